@@ -1,0 +1,161 @@
+"""Every way in which raftsched says no: the codes, the exact texts, and the exceptions that carry them.
+
+Three families, told apart by whose fault it is: the caller's (`StatusError` with InvalidArgument, NotFound, …), not now
+(`StatusError` with Unavailable or ResourceExhausted: the caller may try again), and ours (`FatalError`: the process ends
+with one line). The texts are part of the wire contract: clients recognise errors by message, byte for byte.
+"""
+
+from enum import IntEnum
+from typing import Final
+
+
+class GrpcCode(IntEnum):
+    """The status codes of gRPC."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class StatusError(Exception):
+    """An answer other than OK, as a gRPC code and the message that the client sees."""
+
+    def __init__(self, code: GrpcCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class ConfigError(Exception):
+    """A flag, variable or file of the user's is wrong; the text is the one line to print, `exit_code` ends the process."""
+
+    def __init__(self, message: str, *, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class FatalError(Exception):
+    """Waiting cannot mend it: a failed log write or sync, a corrupt log or store, a foreign directory. One line, exit 1."""
+
+
+class CorruptError(FatalError):
+    """Bytes on disk are not what was written: the text names file, offset and reason."""
+
+
+class NoSpaceError(Exception):
+    """The file system is full where space was to be reserved: refuse writes, keep reading, try again later."""
+
+
+class EtcdError(IntEnum):
+    """Why the store refused. 0 is success; the native code returns these numbers, ETCD_STATUS gives code and text."""
+
+    OK = 0
+    KEY_NOT_PROVIDED = 1
+    KEY_NOT_FOUND = 2
+    VALUE_PROVIDED = 3
+    LEASE_PROVIDED = 4
+    TOO_MANY_OPS = 5
+    DUPLICATE_KEY = 6
+    INVALID_SORT_OPTION = 7
+    INVALID_CLIENT_API_VERSION = 8
+    REQUEST_TOO_LARGE = 9
+    BAD_MEMBER_URLS = 10
+    LEASE_NOT_FOUND = 11
+    LEASE_EXISTS = 12
+    LEASE_TTL_TOO_LARGE = 13
+    MEMBER_NOT_FOUND = 14
+    MEMBER_EXISTS = 15
+    PEER_URL_EXISTS = 16
+    NO_SPACE = 17
+    TOO_MANY_REQUESTS = 18
+    COMPACTED = 19
+    FUTURE_REVISION = 20
+    NO_LEADER = 21
+    LEADER_CHANGED = 22
+    STOPPED = 23
+    TIMEOUT = 24
+    TIMEOUT_LEADER_FAILURE = 25
+    TIMEOUT_CONNECTION_LOST = 26
+    TIMEOUT_WAIT_APPLIED = 27
+    UNHEALTHY = 28
+    CORRUPT = 29
+    NOT_LEADER = 30
+    BAD_LEADER_TRANSFEREE = 31
+    NOT_CAPABLE = 32
+    NOT_SUPPORTED_FOR_LEARNER = 33
+    AUTH_NOT_ENABLED = 34
+    PERMISSION_DENIED = 35
+    INVALID_AUTH_TOKEN = 36
+    USER_EMPTY = 37
+    BAD_DOWNGRADE_VERSION = 38
+    INVALID_DOWNGRADE_TARGET = 39
+    NO_INFLIGHT_DOWNGRADE = 40
+    MALFORMED = 41  # bytes that are no such message; never reaches apply
+    NOT_ENOUGH_STARTED_MEMBERS = 42
+
+
+_P: Final = "etcdserver: "
+ETCD_STATUS: Final[dict[EtcdError, tuple[GrpcCode, str]]] = {
+    EtcdError.KEY_NOT_PROVIDED: (GrpcCode.INVALID_ARGUMENT, _P + "key is not provided"),
+    EtcdError.KEY_NOT_FOUND: (GrpcCode.INVALID_ARGUMENT, _P + "key not found"),
+    EtcdError.VALUE_PROVIDED: (GrpcCode.INVALID_ARGUMENT, _P + "value is provided"),
+    EtcdError.LEASE_PROVIDED: (GrpcCode.INVALID_ARGUMENT, _P + "lease is provided"),
+    EtcdError.TOO_MANY_OPS: (GrpcCode.INVALID_ARGUMENT, _P + "too many operations in txn request"),
+    EtcdError.DUPLICATE_KEY: (GrpcCode.INVALID_ARGUMENT, _P + "duplicate key given in txn request"),
+    EtcdError.INVALID_SORT_OPTION: (GrpcCode.INVALID_ARGUMENT, _P + "invalid sort option"),
+    EtcdError.INVALID_CLIENT_API_VERSION: (GrpcCode.INVALID_ARGUMENT, _P + "invalid client api version"),
+    EtcdError.REQUEST_TOO_LARGE: (GrpcCode.INVALID_ARGUMENT, _P + "request is too large"),
+    EtcdError.BAD_MEMBER_URLS: (GrpcCode.INVALID_ARGUMENT, _P + "given member URLs are invalid"),
+    EtcdError.LEASE_NOT_FOUND: (GrpcCode.NOT_FOUND, _P + "requested lease not found"),
+    EtcdError.LEASE_EXISTS: (GrpcCode.FAILED_PRECONDITION, _P + "lease already exists"),
+    EtcdError.LEASE_TTL_TOO_LARGE: (GrpcCode.OUT_OF_RANGE, _P + "too large lease TTL"),
+    EtcdError.MEMBER_NOT_FOUND: (GrpcCode.NOT_FOUND, _P + "member not found"),
+    EtcdError.MEMBER_EXISTS: (GrpcCode.FAILED_PRECONDITION, _P + "member ID already exist"),
+    EtcdError.PEER_URL_EXISTS: (GrpcCode.FAILED_PRECONDITION, _P + "Peer URLs already exists"),
+    EtcdError.NO_SPACE: (GrpcCode.RESOURCE_EXHAUSTED, _P + "mvcc: database space exceeded"),
+    EtcdError.TOO_MANY_REQUESTS: (GrpcCode.UNKNOWN, _P + "too many requests"),
+    EtcdError.COMPACTED: (GrpcCode.OUT_OF_RANGE, _P + "mvcc: required revision has been compacted"),
+    EtcdError.FUTURE_REVISION: (GrpcCode.OUT_OF_RANGE, _P + "mvcc: required revision is a future revision"),
+    EtcdError.NO_LEADER: (GrpcCode.UNAVAILABLE, _P + "no leader"),
+    EtcdError.LEADER_CHANGED: (GrpcCode.UNAVAILABLE, _P + "leader changed"),
+    EtcdError.STOPPED: (GrpcCode.UNAVAILABLE, _P + "server stopped"),
+    EtcdError.TIMEOUT: (GrpcCode.UNAVAILABLE, _P + "request timed out"),
+    EtcdError.TIMEOUT_LEADER_FAILURE: (GrpcCode.UNAVAILABLE, _P + "request timed out, possibly due to previous leader failure"),
+    EtcdError.TIMEOUT_CONNECTION_LOST: (GrpcCode.UNAVAILABLE, _P + "request timed out, possibly due to connection lost"),
+    EtcdError.TIMEOUT_WAIT_APPLIED: (GrpcCode.UNAVAILABLE, _P + "request timed out, waiting for the applied index took too long"),
+    EtcdError.UNHEALTHY: (GrpcCode.UNAVAILABLE, _P + "unhealthy cluster"),
+    EtcdError.CORRUPT: (GrpcCode.DATA_LOSS, _P + "corrupt cluster"),
+    EtcdError.NOT_LEADER: (GrpcCode.FAILED_PRECONDITION, _P + "not leader"),
+    EtcdError.BAD_LEADER_TRANSFEREE: (GrpcCode.FAILED_PRECONDITION, _P + "bad leader transferee"),
+    EtcdError.NOT_CAPABLE: (GrpcCode.FAILED_PRECONDITION, _P + "not capable"),
+    EtcdError.NOT_SUPPORTED_FOR_LEARNER: (GrpcCode.FAILED_PRECONDITION, _P + "rpc not supported for learner"),
+    EtcdError.AUTH_NOT_ENABLED: (GrpcCode.FAILED_PRECONDITION, _P + "authentication is not enabled"),
+    EtcdError.PERMISSION_DENIED: (GrpcCode.PERMISSION_DENIED, _P + "permission denied"),
+    EtcdError.INVALID_AUTH_TOKEN: (GrpcCode.UNAUTHENTICATED, _P + "invalid auth token"),
+    EtcdError.USER_EMPTY: (GrpcCode.INVALID_ARGUMENT, _P + "user name is empty"),
+    EtcdError.BAD_DOWNGRADE_VERSION: (GrpcCode.INVALID_ARGUMENT, _P + "wrong downgrade target version format"),
+    EtcdError.INVALID_DOWNGRADE_TARGET: (GrpcCode.INVALID_ARGUMENT, _P + "invalid downgrade target version"),
+    EtcdError.NO_INFLIGHT_DOWNGRADE: (GrpcCode.FAILED_PRECONDITION, _P + "no inflight downgrade job"),
+    EtcdError.MALFORMED: (GrpcCode.INTERNAL, "grpc: error unmarshalling request: malformed message"),
+    EtcdError.NOT_ENOUGH_STARTED_MEMBERS: (GrpcCode.UNKNOWN, _P + "re-configuration failed due to not enough started members"),
+}
+
+
+def status_of(error: int) -> StatusError:
+    """The `StatusError` of a non-zero `EtcdError` number."""
+    code, text = ETCD_STATUS[EtcdError(error)]
+    return StatusError(code, text)
