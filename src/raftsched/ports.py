@@ -3,8 +3,8 @@
 Time is always an argument: `now_ms` is wall time in ms since the epoch, `mono_ms` a monotonic clock in ms.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from raftsched.types import Change, MemberInfo, Result, ResultSink, TxnBranch
 
@@ -115,6 +115,80 @@ class StoreNode(Protocol):
         """Field 1 of a response: tag, length and ResponseHeader; revision 0 leaves the revision out."""
 
     def members(self) -> Sequence[MemberInfo]: ...
+
+    # -- what rpc/etcd needs beyond writes and reads; all of it local and immediate unless it is awaitable
+    @property
+    def mvcc(self) -> "StoreReader":
+        """The store's validation and read side (store/mvcc/_store.pyi); never its apply side."""
+
+    def add_change_sink(self, sink: ChangeSink) -> Callable[[], None]:
+        """All changes from the next applied entry on, each batch before its writers are answered; the result ends it.
+        While no sink is there the store may skip collecting changes (`MvccStore.watching`)."""
+
+    def next_lease_id(self) -> int:
+        """A fresh positive id for LeaseGrant with ID 0: 2 bytes of the member id, 5 of ms time, 1 counter (etcd-api §1.3)."""
+
+    async def lease_renew(self, lease: int) -> int:
+        """LeaseKeepAlive: the granted TTL in seconds after renewing; 0 = unknown or expired (waits for its revocation).
+        Raises `StatusError` (NO_LEADER, ...)."""
+
+    async def lease_time_to_live(self, lease: int, *, keys: bool) -> tuple[int, int, Sequence[bytes]]:
+        """(remaining seconds, granted seconds, attached keys sorted if asked); (-1, 0, ()) = unknown."""
+
+    async def lease_ids(self) -> Sequence[int]:
+        """All leases, soonest expiry first."""
+
+    def alarms(self) -> Sequence[tuple[int, int]]:
+        """(member id, alarm type: 1 NOSPACE, 2 CORRUPT) that are raised."""
+
+    def status(self) -> "StoreStatus": ...
+
+    async def scrubbed(self) -> None:
+        """Done when every compaction applied so far has been scrubbed and committed (Compact with physical=true)."""
+
+    async def defragment(self) -> None: ...
+
+    async def hash(self) -> int:
+        """Maintenance.Hash: CRC-32C over the whole backend but meta{term, consistent_index, storageVersion}."""
+
+    def counters(self) -> Mapping[str, float]:
+        """Monotonic counts and present values under etcd's metric names without label (etcd-api §4.5, appendix C);
+        a name that has no true value here is absent."""
+
+    def histograms(self) -> Mapping[str, tuple[Sequence[tuple[float, int]], float]]:
+        """Metric name without suffix -> ([(upper bound, cumulative count)...] ending with inf, sum in the metric's unit)."""
+
+
+class StoreReader(Protocol):
+    """What rpc/etcd and store/watch call of `MvccStore`; same meaning as there."""
+
+    @property
+    def revision(self) -> int: ...
+    @property
+    def compact_revision(self) -> int: ...
+    def check_put(self, request: bytes) -> int: ...
+    def check_range(self, request: bytes) -> int: ...
+    def check_delete_range(self, request: bytes) -> int: ...
+    def check_txn(self, request: bytes) -> int: ...
+    def txn_is_read_only(self, request: bytes) -> int: ...
+    def txn(self, request: bytes) -> Result:
+        """Called by rpc/etcd for read-only transactions only."""
+
+    def previous(self, key: bytes, before_main: int) -> bytes | None: ...
+    def history(self, from_main: int, revisions_max: int) -> tuple[list[Change], int]: ...
+    def hash_kv(self, revision: int) -> tuple[int, int, int, int]: ...
+
+
+class StoreStatus(NamedTuple):
+    """What Maintenance.Status tells beside the header (etcd-api §1.5); sizes in bytes."""
+
+    db_size: int
+    db_size_in_use: int
+    quota: int
+    raft_index: int
+    """Committed."""
+    applied_index: int
+    is_learner: bool
 
 
 class Stream(Protocol):
