@@ -2,7 +2,8 @@
 
 A record is what etcd's bucket `key` holds: at (main, sub) the encoded mvccpb.KeyValue, or a tombstone.
 """
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+cimport cython
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef struct record_t:
     uint64_t main
@@ -11,8 +12,10 @@ cdef struct record_t:
     const uint8_t* value         # encoded KeyValue; of a tombstone only its key field
     uint8_t tombstone
 
+
 # Called per record of a scan, in ascending (main, sub); a non-zero answer stops it.
 ctypedef int (*scan_fn)(void* context, const record_t* record) noexcept nogil
+
 
 cdef class RecordSource:
     """Where records live that are no longer pending. Implemented by backend._lmdb.Backend and by `MemoryRecords`.
@@ -24,12 +27,16 @@ cdef class RecordSource:
     # records with from_main <= main <= to_main, ascending; returns 0, the callback's non-zero answer, or -1
     cdef int scan(self, uint64_t from_main, uint64_t to_main, scan_fn callback, void* context) noexcept nogil
 
+
 cdef class MemoryRecords(RecordSource):
     """A RecordSource in memory, for tests, the simulator and the twin."""
     cdef dict _values
     cdef list _order
     cdef bint _sorted
+    cdef _sort(self)
 
+
+@cython.final
 cdef class Generation:
     """An append-only arena of records with strictly rising (main, sub); pointers into it stay valid while it lives.
 
@@ -47,4 +54,7 @@ cdef class Generation:
     cdef int append(self, uint64_t main, uint32_t sub, bint tombstone, const uint8_t* value, uint32_t length) noexcept nogil
     cdef const record_t* find(self, uint64_t main, uint32_t sub) noexcept nogil
     cdef int scan(self, uint64_t from_main, uint64_t to_main, scan_fn callback, void* context) noexcept nogil
-    cdef void freeze(self) noexcept nogil
+    cdef size_t lower_bound(self, uint64_t main, uint32_t sub) noexcept nogil
+    cpdef void freeze(self) noexcept
+    cdef int grow_records(self) noexcept nogil
+    cdef uint8_t* room(self, uint32_t length) noexcept nogil
