@@ -1,0 +1,168 @@
+"""The scheduler's rows: durable creation, bursts, steady ticks, lateness, start and memory with many jobs.
+
+The load comes from bench/schedload, a Go program whose figures for a real Dapr Scheduler stand in docs/performance.md.
+"""
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import grpc
+
+from bench.load.process import rss_anon_bytes, thread_cpu_ns
+from raftsched.pb.dapr import scheduler_pb2, stored_pb2
+from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
+from raftsched.testing.process import ServerProcess
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+import tools  # noqa: E402  (scripts/ is no package)
+
+Answer = tuple[str, str, str, bool | None]
+
+
+def schedload(server: ServerProcess, command: str, *arguments: str) -> dict[str, float]:
+    """Runs one command of schedload; its `key=value` figures, times in ms."""
+    words = [str(tools.schedload()), command, "-addr", server.scheduler_address, *arguments]
+    answer = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
+    if answer.returncode:
+        raise RuntimeError(f"schedload {command} failed: {answer.stderr.strip()}")
+    print(answer.stdout.strip(), file=sys.stderr)
+    return {key: number(value) for key, value in re.findall(r"(\w+)=(\S+)", answer.stdout) if number(value) is not None}  # type: ignore[misc]
+
+
+def number(text: str) -> float | None:
+    """A figure without its unit; None for words."""
+    match = re.fullmatch(r"(-?[\d.]+)(?:ms|s|us|/s)?", text)
+    return float(match[1]) if match else None
+
+
+def creation(server: ServerProcess, scale: int) -> Iterator[Answer]:
+    figures = schedload(server, "schedule", "-n", str(60_000 // scale), "-c", "64")
+    yield "ScheduleJob durable, 64 callers", ">= 15 000/s (Dapr: 4 000-4 900/s)", f"{figures['qps']:,.0f}/s", figures["qps"] >= 15_000
+
+
+def burst(server: ServerProcess, scale: int) -> Iterator[Answer]:
+    count = 100_000 // scale
+    assert server.process is not None
+    figures = schedload(server, "burst", "-n", str(count), "-lead", "25s")
+    rate, drained = figures["rate"], figures["drained_s"]
+    yield "burst of 100 000: delivered", ">= 100 000/s (Dapr, 10 000: 62 000/s)", f"{rate:,.0f}/s", rate >= 100_000
+    committed = count / drained
+    told = f"{drained:.2f} s = {committed:,.0f}/s"
+    yield "burst of 100 000: acknowledged and committed", "<= 2.5 s (>= 40 000/s)", told, drained <= 2.5
+
+
+def sustained(server: ServerProcess, scale: int) -> Iterator[Answer]:
+    figures = schedload(server, "sustained", "-n", str(30_000 // scale), "-d", "15s")
+    told = f"missed {figures['missed']:.0f}, p50 {figures['p50_ms']:.2f} ms, p99 {figures['p99_ms']:.2f} ms"
+    met = figures["missed"] == 0 and figures["p50_ms"] < 2 and figures["p99_ms"] < 20
+    yield "30 000 jobs @every 1s, one stream", "none missed, p50 < 2 ms, p99 < 20 ms", told, met
+
+
+def lateness(server: ServerProcess) -> Iterator[Answer]:
+    figures = schedload(server, "lateness", "-n", "100")
+    told = f"p50 {figures['p50_ms']:.2f} ms, p99 {figures['p99_ms']:.2f} ms, min {figures['min_ms']:.2f} ms"
+    met = figures["p50_ms"] < 1 and figures["p99_ms"] < 3 and figures["min_ms"] >= 0
+    yield "100 one-shots over 10 s: lateness", "p50 < 1 ms, p99 < 3 ms, none early (Dapr: 1.1, 5.2)", told, met
+
+
+def fill(server: ServerProcess, count: int) -> None:
+    """`count` recurring jobs with counters and a 100-byte payload, written as an import would, by transactions of 5 000 puts."""
+    stub = rpc_pb2_grpc.KVStub(grpc.insecure_channel(server.client_address))
+    target = scheduler_pb2.JobMetadata(app_id="app", namespace="default")
+    target.target.job.SetInParent()
+    job = stored_pb2.Job(partition_id=1)
+    job.start.GetCurrentTime()
+    job.job.schedule = "@every 10000h"
+    job.job.metadata.Pack(target)
+    job.job.payload.type_url, job.job.payload.value = "type.googleapis.com/google.protobuf.BytesValue", b"p" * 100
+    job.job.failure_policy.constant.interval.seconds = 1
+    job.job.failure_policy.constant.max_retries = 3
+    counter = stored_pb2.Counter(job_partition_id=1, count=3)
+    counter.last_trigger.CopyFrom(job.start)
+    job_bytes, counter_bytes = job.SerializeToString(), counter.SerializeToString()
+    for first in range(0, count, 5_000):
+        request = rpc_pb2.TxnRequest()
+        for position in range(first, min(first + 5_000, count)):
+            name = b"app||default||app||job-%08d" % position
+            request.success.add().request_put.CopyFrom(rpc_pb2.PutRequest(key=b"dapr/jobs/" + name, value=job_bytes))
+            request.success.add().request_put.CopyFrom(rpc_pb2.PutRequest(key=b"dapr/counters/" + name, value=counter_bytes))
+        stub.Txn(request, timeout=60)
+
+
+def compact(server: ServerProcess) -> None:
+    """Drops all history, and waits until the scrub is done."""
+    stub = rpc_pb2_grpc.KVStub(grpc.insecure_channel(server.client_address))
+    revision = stub.Range(rpc_pb2.RangeRequest(key=b"x"), timeout=10).header.revision
+    stub.Compact(rpc_pb2.CompactionRequest(revision=revision, physical=True), timeout=300)
+
+
+def many_jobs(folder: Path, count: int) -> Iterator[Answer]:
+    server = ServerProcess(folder / f"jobs-{count}").start()
+    assert server.process is not None
+    empty = rss_anon_bytes(server.process.pid)
+    fill(server, count)
+    compact(server)
+    server.stop(timeout_s=120)
+    server.start(wait=False)
+    ready_s = server.wait_ready(120)
+    stub = rpc_pb2_grpc.KVStub(grpc.insecure_channel(server.client_address))
+    held = stub.Range(rpc_pb2.RangeRequest(key=b"dapr/counters/", range_end=b"dapr/counters0", count_only=True), timeout=60).count
+    wait_loaded(server)
+    assert server.process is not None
+    each = (rss_anon_bytes(server.process.pid) - empty) / count
+    server.stop(timeout_s=120)
+    yield f"start to ready, {count:,} jobs", "< 5 s" if count <= 1_000_000 else "< 60 s", f"{ready_s:.2f} s", ready_s < (
+        5 if count <= 1_000_000 else 60
+    )
+    yield f"memory per recurring job, {count:,} jobs", "<= 500 bytes", f"{each:.0f} bytes ({held:,} counters held)", each <= 500
+
+
+def wait_loaded(server: ServerProcess) -> None:
+    """A read through the scheduler answers only once its engine has loaded everything."""
+    stub_channel = grpc.insecure_channel(server.scheduler_address)
+    from raftsched.pb.dapr import scheduler_pb2_grpc
+
+    metadata = scheduler_pb2.JobMetadata(app_id="app", namespace="default")
+    metadata.target.job.SetInParent()
+    scheduler_pb2_grpc.SchedulerStub(stub_channel).GetJob(
+        scheduler_pb2.GetJobRequest(name="job-00000000", metadata=metadata), timeout=120
+    )
+    stub_channel.close()
+
+
+def burst_cost(server: ServerProcess, count: int) -> Iterator[Answer]:
+    """CPU of the loop thread from the due instant until all results are committed, per trigger."""
+    assert server.process is not None
+    samples: list[int] = []
+    done = threading.Event()
+    created = re.compile(r"created")
+
+    words = [str(tools.schedload()), "burst", "-addr", server.scheduler_address, "-n", str(count), "-lead", "25s"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as load:
+        while not done.wait(0.5) and load.poll() is None:
+            samples.append(thread_cpu_ns(server.process.pid))
+        out = load.communicate()[0]
+    del created
+    if load.returncode:
+        raise RuntimeError(f"schedload burst failed: {out.strip()}")
+    idle = [position for position in range(1, len(samples)) if samples[position] - samples[position - 1] < 20_000_000]
+    before = samples[max(idle[:-1])] if len(idle) > 1 else samples[0]
+    each_us = (thread_cpu_ns(server.process.pid) - before) / count / 1000
+    yield "burst: CPU in the loop thread per trigger", "<= 18 us", f"{each_us:.1f} us", each_us <= 18
+
+
+def rows(folder: Path, quick: bool) -> Iterable[Answer]:
+    if tools.schedload() is None:
+        yield "scheduler under load", "", "missing: go (bench/schedload)", None
+        return
+    scale = 10 if quick else 1
+    with ServerProcess(folder / "jobs") as server:
+        yield from lateness(server)
+        yield from creation(server, scale)
+        yield from burst(server, scale)
+        yield from sustained(server, scale)
+    yield from many_jobs(folder, 1_000_000 // scale)
