@@ -44,10 +44,20 @@ HEADER_LIST_BYTES_MAX: Final = 16_384
 WRITE_BUFFER_BYTES: Final = 1 << 20  # collected and unwritten per connection before it stops collecting
 FIRST_REQUEST_TIMEOUT_MS: Final = 20_000  # a connection that says nothing is closed
 DRAIN_TIMEOUT_MS: Final = 5_000
+CLIENT_VERSIONS_MAX: Final = 100  # different client-api-version values counted one by one; beyond: as "other"
+KEEP_ALIVES_WAITING_MAX: Final = 10_000  # unanswered keep-alives of one stream; beyond: ResourceExhausted
+RANGE_STREAM_CHUNK_KEYS: Final = 10  # first chunk of RangeStream (etcd); grows towards REQUEST_BYTES_MAX
 
 # scheduler
 JOB_NAME_BYTES_MAX: Final = 512
 STREAM_BACKLOG_TRIGGERS_MAX: Final = 200_000  # unread by one stream (spec D16: >= 100 000); beyond: treated as dead
+STREAM_STALL_MS: Final = 5_000  # a full backlog that does not move for so long is a dead stream
+COMMIT_BRANCHES_MAX: Final = 1_024  # results in one Raft entry: about 5 ms of apply
+COMMITS_IN_FLIGHT_MAX: Final = 32  # entries proposed and not yet answered; beyond: results wait
+RESULTS_PENDING_MAX: Final = 200_000  # results not yet committed; beyond: no trigger fires
+ACKS_POSTPONED_MS_MAX: Final = 1_000  # acks wait while a tick is being sent, at most so long
+LOAD_CHANGES_MAX: Final = 1_000_000  # changes kept while a load scans; beyond: the load starts again
+SPEC_CACHE_ENTRIES: Final = 4_096  # parsed schedule texts kept
 GATE_WAITERS_MAX: Final = 100_000  # per concurrency gate; beyond: FAILED
 TRIGGERS_PER_ADVANCE: Final = 4_096  # due jobs that one wheel call hands over
 LEADERSHIP_LEASE_TTL_S: Final = 20

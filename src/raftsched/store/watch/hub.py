@@ -166,7 +166,7 @@ class WatchStream:
     def tick_progress(self) -> None:
         """The progress interval of the stream is over: tells each quiet, synced watcher with progress_notify where it stands."""
         revision = self._hub.revision
-        for watcher in self.reporting.values():
+        for watcher in list(self.reporting.values()):
             if watcher.idle and watcher.synced and watcher.start <= revision and self.writable:
                 self.send(revision, events.watch_id_field(watcher.watch_id))
             watcher.idle = True

@@ -1,0 +1,198 @@
+"""What all etcd services share: the checks before a handler (etcd-api §1.0), answers and their headers, and counting.
+
+Hot methods are batches: `admit` sorts out who may not pass, the store answers through an `AnswerSink`. Cold methods are
+coroutines wrapped by `cold`. Either way a failure becomes the one (code, text) of errors.ETCD_STATUS.
+Must not know: what a method does.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from raftsched.errors import ETCD_STATUS, EtcdError, GrpcCode, StatusError, status_of
+from raftsched.ports import StoreNode, Stream
+from raftsched.rpc.metrics import GrpcStats, MethodStats
+from raftsched.types import Result
+
+if TYPE_CHECKING:
+    from raftsched.rpc.http2._h2 import Call, Engine
+
+Parsed = TypeVar("Parsed", bound=Message)
+
+STATUS: Final[dict[int, tuple[int, str]]] = {int(error): (int(code), text) for error, (code, text) in ETCD_STATUS.items()}
+
+# kinds of proposals: field numbers of InternalRaftRequest
+PUT: Final = 4
+DELETE_RANGE: Final = 5
+TXN: Final = 6
+COMPACTION: Final = 7
+LEASE_GRANT: Final = 8
+LEASE_REVOKE: Final = 9
+ALARM: Final = 10
+
+
+def parse(kind: type[Parsed], message: bytes) -> Parsed:
+    """The message, or MALFORMED as a StatusError."""
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        raise status_of(EtcdError.MALFORMED) from None
+
+
+def valid_version(version: str) -> bool:
+    """Whether a `client-api-version` was UTF-8; the door hands over undecodable headers as latin-1 or with surrogates."""
+    try:
+        version.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    except UnicodeEncodeError:  # not latin-1: the door has decoded it already, or failed to
+        return not any("\ud800" <= letter <= "\udfff" for letter in version)
+    return True
+
+
+class Door:
+    """What every service is given."""
+
+    def __init__(self, engine: "Engine", node: StoreNode, stats: GrpcStats) -> None:
+        self.engine = engine
+        self.node = node
+        self.stats = stats
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task of the loop that is kept alive until it ends."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # -- hot methods
+
+    def admit(self, handles: list[int], messages: list[bytes], check: Callable[[bytes], int] | None, stats: MethodStats) -> bool:
+        """Whether all requests of the batch may go on. If not, those that may not are failed and taken out of both lists."""
+        count = len(handles)
+        stats.started += count
+        stats.received += count
+        metadata = self.engine.metadata
+        versions = [metadata(handle, "client-api-version") for handle in handles]
+        known: dict[str | None, int] = {}
+        for version in versions:
+            known[version] = known.get(version, 0) + 1
+        for version, times in known.items():
+            self.stats.count_client("unary", version, times)
+        errors = list(map(check, messages)) if check else [0] * count
+        if not self.node.leader_id:
+            for index, handle in enumerate(handles):
+                if metadata(handle, "hasleader") == "true":
+                    errors[index] = EtcdError.NO_LEADER
+        for index, version in enumerate(versions):
+            if version is not None and not version.isascii() and not valid_version(version):
+                errors[index] = EtcdError.INVALID_CLIENT_API_VERSION
+        if not any(errors):
+            return True
+        for index in [index for index, error in enumerate(errors) if error][::-1]:
+            self.fail(handles.pop(index), errors[index], stats)
+            del messages[index]
+        return False
+
+    def fail(self, handle: int, error: int, stats: MethodStats) -> None:
+        code, text = STATUS[error]
+        stats.ended(code)
+        self.engine.fail(handle, code, text)
+
+    # -- cold methods
+
+    def cold(self, path: str, handler: Callable[["Call", bytes], Awaitable[bytes]]) -> None:
+        """Registers a coroutine method: checks, counts, answers."""
+        stats = self.stats.method(path)
+
+        async def counted(call: "Call", message: bytes) -> bytes:
+            stats.started += 1
+            stats.received += 1
+            code = int(GrpcCode.CANCELLED)
+            try:
+                self._check(call.metadata)
+                answer = await handler(call, message)
+                code = 0
+                stats.sent += 1
+            except StatusError as error:
+                code = int(error.code)
+                raise
+            except Exception:
+                code = int(GrpcCode.INTERNAL)
+                raise
+            finally:
+                stats.ended(code)
+            return answer
+
+        self.engine.add_unary(path, counted)
+
+    def _check(self, metadata: Callable[[str], str | None]) -> None:
+        version = metadata("client-api-version")
+        if version is not None and not version.isascii() and not valid_version(version):
+            raise status_of(EtcdError.INVALID_CLIENT_API_VERSION)
+        self.stats.count_client("unary", version)
+        if not self.node.leader_id and metadata("hasleader") == "true":
+            raise status_of(EtcdError.NO_LEADER)
+
+    def check_stream(self, stream: Stream) -> StatusError | None:
+        """What a new stream is refused with."""
+        version = stream.metadata("client-api-version")
+        if version is not None and not version.isascii() and not valid_version(version):
+            return status_of(EtcdError.INVALID_CLIENT_API_VERSION)
+        self.stats.count_client("stream", version)
+        if not self.node.leader_id and stream.metadata("hasleader") == "true":
+            return status_of(EtcdError.NO_LEADER)
+        return None
+
+    async def propose(self, kind: int, message: bytes) -> Result:
+        """One proposal; its result, or StatusError."""
+        waiter = _Waiter()
+        self.node.propose_many(kind, [message], [0], waiter)
+        error, revision, body = await waiter.future
+        if error:
+            raise status_of(error)
+        return error, revision, body
+
+    def answer(self, body: bytes, revision: int = -1) -> bytes:
+        """A response with its header; by default with the current revision."""
+        return self.node.header(self.node.mvcc.revision if revision < 0 else revision) + body
+
+
+class _Waiter:
+    """A ResultSink for one awaited proposal."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+    def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
+        if not self.future.done():
+            self.future.set_result(results[0])
+
+
+class AnswerSink:
+    """A ResultSink whose tokens are call handles: answers them, counts them."""
+
+    def __init__(self, door: Door, stats: MethodStats) -> None:
+        self._door = door
+        self._stats = stats
+
+    def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
+        door, stats = self._door, self._stats
+        reply, make_header = door.engine.reply, door.node.header
+        last, header = -1, b""
+        failed = 0
+        for token, (error, revision, body) in zip(tokens, results, strict=True):
+            if error:
+                failed += 1
+                door.fail(token, error, stats)
+            else:
+                if revision != last:
+                    last, header = revision, make_header(revision)
+                reply(token, body, header)
+        done = len(tokens) - failed
+        stats.sent += done
+        if done:
+            stats.ended(0, done)

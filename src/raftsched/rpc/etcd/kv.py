@@ -1,0 +1,232 @@
+"""etcdserverpb.KV (etcd-api §1.1). Puts, ranges, deletions and transactions go in batches and as the client's own bytes: checked
+natively, never decoded here. Compact and RangeStream are rare and use the generated messages.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from raftsched.errors import GrpcCode, StatusError
+from raftsched.limits import RANGE_STREAM_CHUNK_KEYS, REQUEST_BYTES_MAX
+from raftsched.pb.etcd.rpc_pb2 import CompactionRequest, RangeRequest, RangeResponse, RangeStreamResponse
+from raftsched.ports import Stream
+from raftsched.rpc.etcd.calls import COMPACTION, DELETE_RANGE, PUT, STATUS, TXN, AnswerSink, Door, parse
+from raftsched.rpc.metrics import MethodStats
+
+if TYPE_CHECKING:
+    from raftsched.rpc.http2._h2 import Call
+
+SERIALIZABLE: Final = b"\x38\x01"  # RangeRequest.serializable = 7: true; may also stand inside a key: then the message is decoded
+
+
+def is_serializable(message: bytes) -> bool:
+    """Whether a valid RangeRequest asks for a local read. An oddly encoded `true` counts as false: the stronger answer."""
+    return SERIALIZABLE in message and RangeRequest.FromString(message).serializable
+
+
+class KvService:
+    """The six methods of KV."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._node = door.node
+        self._store = door.node.mvcc
+        engine, stats = door.engine, door.stats
+        self._txn_stats = stats.method("/etcdserverpb.KV/Txn")
+        self._txn_sink = AnswerSink(door, self._txn_stats)
+        self._range_stats = stats.method("/etcdserverpb.KV/Range")
+        self._range_sink = AnswerSink(door, self._range_stats)
+        self._write("/etcdserverpb.KV/Put", PUT)
+        self._write("/etcdserverpb.KV/DeleteRange", DELETE_RANGE)
+        engine.add_batch("/etcdserverpb.KV/Range", self._ranges)
+        engine.add_batch("/etcdserverpb.KV/Txn", self._txns)
+        engine.add_stream("/etcdserverpb.KV/RangeStream", partial(RangeStream, door))
+        door.cold("/etcdserverpb.KV/Compact", self._compact)
+
+    def _write(self, path: str, kind: int) -> None:
+        door, propose = self._door, self._node.propose_many
+        check = self._store.check_put if kind == PUT else self._store.check_delete_range
+        stats = door.stats.method(path)
+        sink = AnswerSink(door, stats)
+
+        def handler(handles: list[int], messages: list[bytes]) -> None:
+            if door.admit(handles, messages, check, stats) or handles:
+                propose(kind, messages, handles, sink)
+
+        door.engine.add_batch(path, handler)
+
+    def _ranges(self, handles: list[int], messages: list[bytes]) -> None:
+        if not self._door.admit(handles, messages, self._store.check_range, self._range_stats) and not handles:
+            return
+        local = [index for index, message in enumerate(messages) if SERIALIZABLE in message and is_serializable(message)]
+        if local:
+            self._range_sink.on_results([handles[index] for index in local], [self._node.read_local(messages[index]) for index in local])
+            for index in reversed(local):
+                del handles[index], messages[index]
+        if handles:
+            self._node.read_many(messages, handles, self._range_sink)
+
+    def _txns(self, handles: list[int], messages: list[bytes]) -> None:
+        if not self._door.admit(handles, messages, self._store.check_txn, self._txn_stats) and not handles:
+            return
+        kinds = list(map(self._store.txn_is_read_only, messages))
+        if not any(kinds):
+            self._node.propose_many(TXN, messages, handles, self._txn_sink)
+            return
+        split: tuple[list[int], ...] = ([], [], [])
+        for index, kind in enumerate(kinds):
+            split[kind].append(index)
+        writes, linearizable, local = ([(handles[index], messages[index]) for index in part] for part in split)
+        if writes:
+            self._node.propose_many(TXN, [message for _, message in writes], [handle for handle, _ in writes], self._txn_sink)
+        self._read_txns(local)
+        if linearizable:
+            self._door.spawn(self._read_txns_later(linearizable))
+
+    def _read_txns(self, requests: list[tuple[int, bytes]]) -> None:
+        if requests:
+            evaluate = self._store.txn
+            self._txn_sink.on_results([handle for handle, _ in requests], [evaluate(message) for _, message in requests])
+
+    async def _read_txns_later(self, requests: list[tuple[int, bytes]]) -> None:
+        try:
+            await self._node.read_barrier()
+        except StatusError as error:
+            for handle, _ in requests:
+                self._txn_stats.ended(int(error.code))
+                self._door.engine.fail(handle, int(error.code), error.message)
+        else:
+            self._read_txns(requests)
+
+    async def _compact(self, call: "Call", message: bytes) -> bytes:
+        """With `physical` the answer waits until the records are gone and that is committed."""
+        request = parse(CompactionRequest, message)
+        _, revision, body = await self._door.propose(COMPACTION, message)
+        if request.physical:
+            await self._node.scrubbed()
+        return self._node.header(revision) + body
+
+
+class RangeStream:
+    """One RangeStream call: chunks of a range at one pinned revision; only the last has header, more and count.
+
+    The first chunk has RANGE_STREAM_CHUNK_KEYS keys; later ones grow or shrink towards REQUEST_BYTES_MAX. The next chunk is
+    read when the client has taken the one before.
+    """
+
+    def __init__(self, door: Door, stream: Stream, path: str) -> None:
+        self._door = door
+        self._stream = stream
+        self._stats: MethodStats = door.stats.method(path, "server_stream")
+        self._stats.started += 1
+        self._request: RangeRequest | None = None
+        self._left = 0
+        self._sent = 0
+        self._revision = 0  # of the store when the first chunk was read: header and, unless the client names one, pin
+        self._chunk_keys = RANGE_STREAM_CHUNK_KEYS
+        self._running = False
+        self._over = False
+        refused = door.check_stream(stream)
+        if refused:
+            self._finish(int(refused.code), refused.message)
+
+    def on_messages(self, messages: Sequence[bytes]) -> None:
+        if self._over:
+            return
+        if self._request is not None or len(messages) > 1:
+            self._finish(int(GrpcCode.INTERNAL), "grpc: received more than one request of a server-streaming call")
+            return
+        try:
+            self._start(messages[0])
+        except StatusError as error:
+            self._finish(int(error.code), error.message)
+
+    def on_half_close(self) -> None:
+        if self._request is None and not self._over:
+            self._finish(int(GrpcCode.INTERNAL), "grpc: a server-streaming call without a request")
+
+    def on_writable(self) -> None:
+        if self._running and not self._over:
+            self._pump()
+
+    def on_closed(self, code: int) -> None:
+        if not self._over:
+            self._over = True
+            self._stats.ended(code)
+
+    def _start(self, message: bytes) -> None:
+        self._stats.received += 1
+        error = self._door.node.mvcc.check_range(message)
+        if error:
+            self._fail(error)
+            return
+        request = self._request = parse(RangeRequest, message)
+        if request.sort_order == RangeRequest.DESCEND or request.sort_target != RangeRequest.KEY:
+            self._finish(int(GrpcCode.UNIMPLEMENTED), "RangeStream does not support custom sort orders")
+        elif request.min_mod_revision or request.max_mod_revision or request.min_create_revision or request.max_create_revision:
+            self._finish(int(GrpcCode.UNIMPLEMENTED), "RangeStream does not support revision filters")
+        else:
+            self._left = request.limit if request.limit > 0 else 0
+            self._door.spawn(self._begin(request))
+
+    async def _begin(self, request: RangeRequest) -> None:
+        try:
+            if not request.serializable:
+                await self._door.node.read_barrier()
+        except StatusError as error:
+            self._finish(int(error.code), error.message)
+            return
+        self._running = True
+        self._pump()
+
+    def _pump(self) -> None:
+        while not self._over and self._chunk():
+            pass
+
+    def _chunk(self) -> bool:
+        """Sends one chunk; True when there is more to send and room for it."""
+        request = self._request
+        assert request is not None
+        request.serializable = True  # the barrier, if any, is behind us: the rest is local
+        if not request.count_only:
+            request.limit = min(self._chunk_keys, self._left) if self._left else self._chunk_keys
+        error, revision, body = self._door.node.read_local(request.SerializeToString())
+        if error:
+            self._fail(error)
+            return False
+        part = RangeResponse.FromString(body)
+        self._revision = self._revision or revision
+        if request.count_only:
+            return self._last(RangeResponse(count=part.count))
+        request.revision = request.revision if request.revision > 0 else self._revision
+        self._sent += len(part.kvs)
+        left = self._left - len(part.kvs) if self._left else 0
+        if not part.more or (self._left and not left):
+            return self._last(RangeResponse(kvs=part.kvs, more=part.more, count=self._sent - len(part.kvs) + part.count))
+        self._left = left
+        self._resize(len(body))
+        request.key = part.kvs[-1].key + b"\0"
+        self._stats.sent += 1
+        return self._stream.push(RangeStreamResponse(range_response=RangeResponse(kvs=part.kvs)).SerializeToString())
+
+    def _last(self, response: RangeResponse) -> bool:
+        body = self._door.node.header(self._revision) + response.SerializeToString()
+        self._stats.sent += 1
+        self._stream.push(RangeStreamResponse(range_response=RangeResponse.FromString(body)).SerializeToString())
+        self._finish(0, "")
+        return False
+
+    def _resize(self, chunk_bytes: int) -> None:
+        if chunk_bytes < REQUEST_BYTES_MAX >> 1:
+            self._chunk_keys *= 2
+        elif chunk_bytes > REQUEST_BYTES_MAX * 2:
+            self._chunk_keys = max(1, self._chunk_keys >> 1)
+
+    def _fail(self, error: int) -> None:
+        self._finish(*STATUS[error])
+
+    def _finish(self, code: int, message: str) -> None:
+        if not self._over:
+            self._over = True
+            self._stats.ended(code)
+            self._stream.finish(code, message)

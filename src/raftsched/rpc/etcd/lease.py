@@ -1,0 +1,145 @@
+"""etcdserverpb.Lease (etcd-api §1.3). Grant and revoke go through the log; time-to-live, the list and renewals are the leader's own."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.message import DecodeError
+
+from raftsched.errors import EtcdError, GrpcCode, StatusError
+from raftsched.limits import KEEP_ALIVES_WAITING_MAX, STREAM_ANSWERS_UNREAD_MAX
+from raftsched.pb.etcd.rpc_pb2 import (
+    LeaseGrantRequest,
+    LeaseKeepAliveRequest,
+    LeaseKeepAliveResponse,
+    LeaseLeasesResponse,
+    LeaseRevokeRequest,
+    LeaseStatus,
+    LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse,
+)
+from raftsched.ports import Stream, StreamHandler
+from raftsched.rpc.etcd.calls import LEASE_GRANT, LEASE_REVOKE, STATUS, Door, parse
+
+if TYPE_CHECKING:
+    from raftsched.rpc.http2._h2 import Call
+
+KEEP_ALIVE_PATH: Final = "/etcdserverpb.Lease/LeaseKeepAlive"
+
+
+class LeaseService:
+    """The five methods of Lease."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._node = door.node
+        door.cold("/etcdserverpb.Lease/LeaseGrant", self._grant)
+        door.cold("/etcdserverpb.Lease/LeaseRevoke", self._revoke)
+        door.cold("/etcdserverpb.Lease/LeaseTimeToLive", self._time_to_live)
+        door.cold("/etcdserverpb.Lease/LeaseLeases", self._leases)
+        door.engine.add_stream(KEEP_ALIVE_PATH, self._keep_alive)
+
+    def _keep_alive(self, stream: Stream, path: str) -> StreamHandler:
+        return KeepAlive(self._door, stream)
+
+    async def _grant(self, call: "Call", message: bytes) -> bytes:
+        """ID 0: the server picks one, before the proposal, so that every member applies the same."""
+        request = parse(LeaseGrantRequest, message)
+        if request.ID == 0:
+            request.ID = self._node.next_lease_id()
+            message = request.SerializeToString()
+        _, revision, body = await self._door.propose(LEASE_GRANT, message)
+        return self._door.answer(body, revision)
+
+    async def _revoke(self, call: "Call", message: bytes) -> bytes:
+        parse(LeaseRevokeRequest, message)
+        _, revision, body = await self._door.propose(LEASE_REVOKE, message)
+        return self._door.answer(body, revision)
+
+    async def _time_to_live(self, call: "Call", message: bytes) -> bytes:
+        request = parse(LeaseTimeToLiveRequest, message)
+        remaining, granted, keys = await self._node.lease_time_to_live(request.ID, keys=request.keys)
+        response = LeaseTimeToLiveResponse(ID=request.ID, TTL=remaining, grantedTTL=granted, keys=keys)
+        return self._door.answer(response.SerializeToString())
+
+    async def _leases(self, call: "Call", message: bytes) -> bytes:
+        leases = [LeaseStatus(ID=lease) for lease in await self._node.lease_ids()]
+        return self._door.answer(LeaseLeasesResponse(leases=leases).SerializeToString())
+
+
+class KeepAlive:
+    """One LeaseKeepAlive stream: an answer per message, in order; TTL 0 says that there is no such lease."""
+
+    def __init__(self, door: Door, stream: Stream) -> None:
+        self._door = door
+        self._stream = stream
+        self._stats = door.stats.method(KEEP_ALIVE_PATH, "bidi_stream")
+        self._stats.started += 1
+        self._waiting: deque[int] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._half_closed = False
+        self._over = False
+        self._unread = 0
+        refused = door.check_stream(stream)
+        if refused:
+            self._finish(int(refused.code), refused.message)
+
+    def on_messages(self, messages: Sequence[bytes]) -> None:
+        self._stats.received += len(messages)
+        if self._over:
+            return
+        try:
+            self._waiting.extend(LeaseKeepAliveRequest.FromString(message).ID for message in messages)
+        except DecodeError:
+            self._finish(*STATUS[EtcdError.MALFORMED])
+            return
+        if len(self._waiting) > KEEP_ALIVES_WAITING_MAX or self._unread > STREAM_ANSWERS_UNREAD_MAX:
+            self._finish(int(GrpcCode.RESOURCE_EXHAUSTED), "raftsched: too many keep-alives wait on this stream")
+        elif self._task is None:
+            self._task = self._door.spawn(self._drain())
+
+    def on_half_close(self) -> None:
+        self._half_closed = True
+        if self._task is None:
+            self._finish(0, "")
+
+    def on_writable(self) -> None:
+        self._unread = 0
+
+    def on_closed(self, code: int) -> None:
+        self._end(code)
+
+    async def _drain(self) -> None:
+        """The header is made before the renewal: its revision is never newer than the answer's truth."""
+        node = self._door.node
+        try:
+            while self._waiting and not self._over:
+                lease = self._waiting.popleft()
+                header = node.header(node.mvcc.revision)
+                ttl = await node.lease_renew(lease)
+                if not self._over:
+                    self._push(header + LeaseKeepAliveResponse(ID=lease, TTL=ttl).SerializeToString())
+        except StatusError as error:
+            self._finish(int(error.code), error.message)
+        finally:
+            self._task = None
+        if self._half_closed:
+            self._finish(0, "")
+
+    def _push(self, message: bytes) -> None:
+        self._stats.sent += 1
+        self._unread = 0 if self._stream.push(message) else self._unread + 1
+
+    def _finish(self, code: int, message: str) -> None:
+        if not self._over:
+            self._end(code)
+            self._stream.finish(code, message)
+
+    def _end(self, code: int) -> None:
+        if not self._over:
+            self._over = True
+            self._waiting.clear()
+            self._stats.ended(code)
+            if self._task is not None and self._task is not asyncio.current_task():
+                self._task.cancel()

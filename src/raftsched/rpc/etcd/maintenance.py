@@ -1,0 +1,86 @@
+"""etcdserverpb.Maintenance (etcd-api §1.5) without Snapshot, MoveLeader and Downgrade, which come with later issues."""
+
+from typing import TYPE_CHECKING, Final
+
+from raftsched.errors import ETCD_STATUS, EtcdError, status_of
+from raftsched.pb.etcd.rpc_pb2 import (
+    AlarmMember,
+    AlarmRequest,
+    AlarmResponse,
+    AlarmType,
+    DowngradeInfo,
+    HashKVRequest,
+    HashKVResponse,
+    HashResponse,
+    StatusResponse,
+)
+from raftsched.rpc.etcd.calls import ALARM, Door, parse
+from raftsched.rpc.etcd.version import SERVER_VERSION, STORAGE_VERSION
+
+if TYPE_CHECKING:
+    from raftsched.rpc.http2._h2 import Call
+
+ALARM_NAMES: Final = {1: "NOSPACE", 2: "CORRUPT"}
+
+
+class MaintenanceService:
+    """Status, Alarm, Defragment, Hash, HashKV."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._node = door.node
+        door.cold("/etcdserverpb.Maintenance/Status", self._status)
+        door.cold("/etcdserverpb.Maintenance/Alarm", self._alarm)
+        door.cold("/etcdserverpb.Maintenance/Defragment", self._defragment)
+        door.cold("/etcdserverpb.Maintenance/Hash", self._hash)
+        door.cold("/etcdserverpb.Maintenance/HashKV", self._hash_kv)
+
+    async def _status(self, call: "Call", message: bytes) -> bytes:
+        node, status = self._node, self._node.status()
+        errors = [] if node.leader_id else [ETCD_STATUS[EtcdError.NO_LEADER][1]]
+        errors += [f"memberID:{member} alarm:{ALARM_NAMES.get(kind, kind)}" for member, kind in node.alarms()]
+        response = StatusResponse(
+            version=SERVER_VERSION,
+            dbSize=status.db_size,
+            leader=node.leader_id,
+            raftIndex=status.raft_index,
+            raftTerm=node.term,
+            raftAppliedIndex=status.applied_index,
+            errors=errors,
+            dbSizeInUse=status.db_size_in_use,
+            isLearner=status.is_learner,
+            storageVersion=STORAGE_VERSION,
+            dbSizeQuota=status.quota,
+            downgradeInfo=DowngradeInfo(),
+        )
+        return self._door.answer(response.SerializeToString())
+
+    async def _alarm(self, call: "Call", message: bytes) -> bytes:
+        """GET is a linearizable read; ACTIVATE and DEACTIVATE go through the log."""
+        request = parse(AlarmRequest, message)
+        if request.action != AlarmRequest.GET:
+            _, revision, body = await self._door.propose(ALARM, message)
+            return self._door.answer(body, revision)
+        await self._node.read_barrier()
+        alarms = [
+            AlarmMember(memberID=member, alarm=AlarmType.ValueType(kind))
+            for member, kind in self._node.alarms()
+            if request.alarm in (AlarmType.NONE, kind)
+        ]
+        return self._door.answer(AlarmResponse(alarms=alarms).SerializeToString())
+
+    async def _defragment(self, call: "Call", message: bytes) -> bytes:
+        """The answer has no header (etcd-api §1.0)."""
+        await self._node.defragment()
+        return b""
+
+    async def _hash(self, call: "Call", message: bytes) -> bytes:
+        return self._door.answer(HashResponse(hash=await self._node.hash()).SerializeToString())
+
+    async def _hash_kv(self, call: "Call", message: bytes) -> bytes:
+        store = self._node.mvcc
+        error, value, compact_revision, hash_revision = store.hash_kv(parse(HashKVRequest, message).revision)
+        if error:
+            raise status_of(error)
+        response = HashKVResponse(hash=value, compact_revision=compact_revision, hash_revision=hash_revision)
+        return self._door.answer(response.SerializeToString())

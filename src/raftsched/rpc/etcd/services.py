@@ -1,0 +1,151 @@
+"""Registers all etcd services on a door: the one place that knows them together."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from raftsched.limits import GRPC_OVERHEAD_BYTES, REQUEST_BYTES_MAX, WATCH_PROGRESS_INTERVAL_MS
+from raftsched.ports import StoreNode
+from raftsched.rpc.etcd.auth import AuthService
+from raftsched.rpc.etcd.calls import Door
+from raftsched.rpc.etcd.cluster import ClusterService
+from raftsched.rpc.etcd.kv import KvService
+from raftsched.rpc.etcd.lease import LeaseService
+from raftsched.rpc.etcd.maintenance import MaintenanceService
+from raftsched.rpc.etcd.version import CLUSTER_VERSION, SERVER_VERSION
+from raftsched.rpc.etcd.watch import WatchService
+from raftsched.rpc.metrics import Family, GrpcStats, Histogram
+
+if TYPE_CHECKING:
+    from raftsched.rpc.http2._h2 import Engine
+
+SERVICES: Final = (
+    "etcdserverpb.KV",
+    "etcdserverpb.Watch",
+    "etcdserverpb.Lease",
+    "etcdserverpb.Cluster",
+    "etcdserverpb.Maintenance",
+    "etcdserverpb.Auth",
+    "v3lockpb.Lock",
+    "v3electionpb.Election",
+)
+"""What is not registered of these answers UNIMPLEMENTED "unknown method M for service S"."""
+
+
+class EtcdServices:
+    """The etcd v3 API of `node` on `engine`.
+
+    `request_bytes_max` is --max-request-bytes (fragments of watch answers stay below it plus 512 KiB);
+    `progress_interval_ms` draws the next progress interval of a watch stream; `leader_lost_ms` is three election time-outs.
+    """
+
+    def __init__(
+        self,
+        engine: "Engine",
+        node: StoreNode,
+        *,
+        request_bytes_max: int = REQUEST_BYTES_MAX,
+        progress_interval_ms: Callable[[], float] = lambda: WATCH_PROGRESS_INTERVAL_MS,
+        leader_lost_ms: int = 3_000,
+    ) -> None:
+        self.stats = GrpcStats()
+        self._node = node
+        door = Door(engine, node, self.stats)
+        KvService(door)
+        LeaseService(door)
+        ClusterService(door)
+        MaintenanceService(door)
+        AuthService(door)
+        self.watch = WatchService(
+            door,
+            message_bytes_max=request_bytes_max + GRPC_OVERHEAD_BYTES,
+            progress_interval_ms=progress_interval_ms,
+            leader_lost_ms=leader_lost_ms,
+        )
+        for service in SERVICES:
+            engine.add_unimplemented(service)
+
+    def families(self) -> Iterator[Family]:
+        """Everything that the etcd side has to tell Prometheus (rpc/metrics.py)."""
+        yield from self.stats.families()
+        yield from self.watch.families()
+        yield from store_families(self._node)
+
+
+def store_families(node: StoreNode) -> Iterator[Family]:
+    """The store's own metrics: what `node` counts, and what follows from its face."""
+    member = f"{node.member_id:x}"
+    status = node.status()
+    yield _labelled("etcd_server_version", "Which version is running.", {"server_version": SERVER_VERSION})
+    yield _labelled(
+        "etcd_cluster_version", "Which version of the cluster is running.", {"cluster_version": CLUSTER_VERSION.rpartition(".")[0]}
+    )
+    yield _labelled("etcd_server_id", "Server or member ID in hexadecimal format.", {"server_id": member})
+    gauges = {
+        "etcd_server_has_leader": float(bool(node.leader_id)),
+        "etcd_server_is_leader": float(node.leader_id == node.member_id),
+        "etcd_server_is_learner": float(status.is_learner),
+        "etcd_server_proposals_committed_total": float(status.raft_index),
+        "etcd_server_proposals_applied_total": float(status.applied_index),
+        "etcd_server_quota_backend_bytes": float(status.quota),
+        "etcd_mvcc_db_total_size_in_bytes": float(status.db_size),
+        "etcd_debugging_mvcc_db_total_size_in_bytes": float(status.db_size),
+        "etcd_mvcc_db_total_size_in_use_in_bytes": float(status.db_size_in_use),
+        "etcd_debugging_mvcc_current_revision": float(node.mvcc.revision),
+        "etcd_debugging_mvcc_compact_revision": float(node.mvcc.compact_revision),
+    }
+    for name, value in gauges.items():
+        yield Family(name, "gauge", HELP.get(name, name), (), {(): value})
+    alarms: dict[tuple[str, ...], float | Histogram] = {
+        (f"{one:x}", {1: "NOSPACE", 2: "CORRUPT"}.get(kind, str(kind))): 1.0 for one, kind in node.alarms()
+    }
+    yield Family("etcd_debugging_server_alarms", "gauge", "Raised alarms, by member and type.", ("server_id", "alarm_type"), alarms)
+    for name, value in node.counters().items():
+        yield Family(name, "gauge" if name in GAUGES else "counter", HELP.get(name, name), (), {(): value})
+    for name, histogram in node.histograms().items():
+        yield Family(name, "histogram", HELP.get(name, name), (), {(): histogram})
+
+
+def _labelled(name: str, text: str, labels: dict[str, str]) -> Family:
+    return Family(name, "gauge", text, tuple(labels), {tuple(labels.values()): 1})
+
+
+GAUGES: Final = frozenset(
+    {
+        "etcd_server_proposals_pending",
+        "etcd_server_proposals_committed_total",
+        "etcd_server_proposals_applied_total",
+        "etcd_server_snapshot_apply_in_progress_total",
+        "etcd_mvcc_db_open_read_transactions",
+        "etcd_debugging_mvcc_keys_total",
+        "etcd_debugging_mvcc_total_put_size_in_bytes",
+        "etcd_debugging_mvcc_pending_events_total",
+        "etcd_debugging_mvcc_db_compaction_last",
+        "etcd_debugging_auth_revision",
+        "etcd_disk_wal_write_bytes_total",
+        "etcd_disk_defrag_inflight",
+        "os_fd_limit",
+        "os_fd_used",
+    }
+)
+"""Names among `StoreNode.counters` that may fall, or that etcd declares as gauges although they end in _total."""
+
+HELP: Final[dict[str, str]] = {
+    "etcd_server_has_leader": "Whether or not a leader exists. 1 is existence, 0 is not.",
+    "etcd_server_is_leader": "Whether or not this member is a leader. 1 if is, 0 otherwise.",
+    "etcd_server_is_learner": "Whether or not this member is a learner. 1 if is, 0 otherwise.",
+    "etcd_server_leader_changes_seen_total": "The number of leader changes seen.",
+    "etcd_server_proposals_committed_total": "The total number of consensus proposals committed.",
+    "etcd_server_proposals_applied_total": "The total number of consensus proposals applied.",
+    "etcd_server_proposals_pending": "The current number of pending proposals to commit.",
+    "etcd_server_proposals_failed_total": "The total number of failed proposals seen.",
+    "etcd_server_quota_backend_bytes": "Current backend storage quota size in bytes.",
+    "etcd_mvcc_db_total_size_in_bytes": "Total size of the underlying database physically allocated in bytes.",
+    "etcd_debugging_mvcc_db_total_size_in_bytes": "Total size of the underlying database physically allocated in bytes.",
+    "etcd_mvcc_db_total_size_in_use_in_bytes": "Total size of the underlying database logically in use in bytes.",
+    "etcd_mvcc_put_total": "Total number of puts seen by this member.",
+    "etcd_mvcc_delete_total": "Total number of deletes seen by this member.",
+    "etcd_mvcc_range_total": "Total number of ranges seen by this member.",
+    "etcd_mvcc_txn_total": "Total number of txns seen by this member.",
+    "etcd_disk_wal_fsync_duration_seconds": "The latency distributions of fsync called by WAL.",
+    "etcd_disk_backend_commit_duration_seconds": "The latency distributions of commit called by backend.",
+}

@@ -1,0 +1,210 @@
+"""etcdserverpb.Watch (etcd-api §1.2): decodes requests for the hub (store/watch), puts headers before its answers, and drives it:
+catch-up rounds on the loop, progress intervals, and the end of streams that asked for a leader when there is none.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.message import DecodeError
+
+from raftsched.errors import EtcdError, GrpcCode
+from raftsched.limits import STREAM_ANSWERS_UNREAD_MAX, WATCH_PROGRESS_INTERVAL_MS
+from raftsched.pb.etcd.rpc_pb2 import WatchCreateRequest, WatchRequest
+from raftsched.ports import Stream
+from raftsched.rpc.etcd.calls import STATUS, Door
+from raftsched.rpc.metrics import Family, MethodStats, single
+from raftsched.store.watch.hub import WatchHub
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PATH: Final = "/etcdserverpb.Watch/Watch"
+
+
+class WatchService:
+    """The Watch service and the one hub behind it.
+
+    `progress_interval_ms` returns how long the next progress interval of a stream is; etcd adds up to 10 % by chance.
+    """
+
+    def __init__(
+        self,
+        door: Door,
+        *,
+        message_bytes_max: int,
+        progress_interval_ms: Callable[[], float] = lambda: WATCH_PROGRESS_INTERVAL_MS,
+        leader_lost_ms: int = 3_000,
+    ) -> None:
+        self.door = door
+        self.progress_interval_ms = progress_interval_ms
+        self._leader_lost_ms = leader_lost_ms
+        self.stats: MethodStats = door.stats.method(PATH, "bidi_stream")
+        self.hub = WatchHub(door.node.mvcc, on_work=self._schedule, on_demand=self._subscribe, message_bytes_max=message_bytes_max)
+        self._unsubscribe: Callable[[], None] | None = None
+        self._scheduled = False
+        self._guarded: set[WatchCall] = set()
+        self._guard_timer: asyncio.TimerHandle | None = None
+        self._leaderless_since: float | None = None
+        door.engine.add_stream(PATH, self._open)
+
+    def families(self) -> "Iterator[Family]":
+        hub = self.hub
+        yield single("etcd_debugging_mvcc_watch_stream_total", "gauge", "Total number of watch streams.", hub.stream_count)
+        yield single("etcd_debugging_mvcc_watcher_total", "gauge", "Total number of watchers.", hub.watcher_count)
+        yield single("etcd_debugging_mvcc_slow_watcher_total", "gauge", "Total number of unsynced slow watchers.", hub.slow_count)
+        yield single("etcd_debugging_mvcc_events_total", "counter", "Total number of events sent by this member.", hub.events_total)
+
+    def _open(self, stream: Stream, path: str) -> "WatchCall":
+        call = WatchCall(self, stream)
+        if stream.metadata("hasleader") == "true":
+            self._guarded.add(call)
+            self._watch_leader()
+        return call
+
+    def release(self, call: "WatchCall") -> None:
+        self._guarded.discard(call)
+
+    def _subscribe(self, wanted: bool) -> None:
+        if wanted:
+            self._unsubscribe = self.door.node.add_change_sink(self.hub)
+        elif self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._round)
+
+    def _round(self) -> None:
+        """One bounded round per turn of the loop: others get theirs in between."""
+        self._scheduled = False
+        if self.hub.catch_up():
+            self._schedule()
+
+    def _watch_leader(self) -> None:
+        """While a stream with `hasleader` is open: ends all of those when there was no leader for `leader_lost_ms`."""
+        loop = asyncio.get_running_loop()
+        if self._guard_timer is not None:
+            if loop.time() < self._guard_timer.when():
+                return
+            self._guard_timer.cancel()
+            self._guard_timer = None
+        if not self._guarded:
+            self._leaderless_since = None
+            return
+        if self.door.node.leader_id:
+            self._leaderless_since = None
+        elif self._leaderless_since is None:
+            self._leaderless_since = loop.time()
+        elif (loop.time() - self._leaderless_since) * 1_000 >= self._leader_lost_ms:
+            for call in list(self._guarded):
+                call.finish(*STATUS[EtcdError.NO_LEADER])
+        self._guard_timer = loop.call_later(self._leader_lost_ms / 3_000, self._watch_leader)
+
+
+class WatchCall:
+    """One Watch stream: a StreamHandler for the door and a WatchSink for the hub."""
+
+    def __init__(self, service: WatchService, stream: Stream) -> None:
+        self._service = service
+        self._stream = stream
+        self._stats = service.stats
+        self._header_of = service.door.node.header
+        self._revision = -1
+        self._header = b""
+        self._unread = 0  # answers since the door last said that there is no room
+        self._over = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._watches = service.hub.open(self)
+        self._stats.started += 1
+        refused = service.door.check_stream(stream)
+        if refused:
+            self.finish(int(refused.code), refused.message)
+
+    # -- WatchSink
+
+    def send(self, revision: int, body: bytes) -> bool:
+        if self._over:
+            return False
+        if revision != self._revision:
+            self._revision, self._header = revision, self._header_of(revision)
+        self._stats.sent += 1
+        room = self._stream.push(self._header + body)
+        self._unread = 0 if room else self._unread + 1
+        return room
+
+    # -- StreamHandler
+
+    def on_messages(self, messages: Sequence[bytes]) -> None:
+        self._stats.received += len(messages)
+        for message in messages:
+            if self._over:
+                return
+            if self._unread > STREAM_ANSWERS_UNREAD_MAX:
+                self.finish(int(GrpcCode.RESOURCE_EXHAUSTED), "raftsched: the client does not read the answers of its watch stream")
+                return
+            try:
+                request = WatchRequest.FromString(message)
+            except DecodeError:
+                self.finish(*STATUS[EtcdError.MALFORMED])
+                return
+            self._handle(request)
+
+    def on_half_close(self) -> None:
+        """Nothing: the watches go on until the client cancels."""
+
+    def on_writable(self) -> None:
+        self._unread = 0
+        if not self._over:
+            self._watches.on_writable()
+
+    def on_closed(self, code: int) -> None:
+        self._end(code)
+
+    def finish(self, code: int, message: str) -> None:
+        if not self._over:
+            self._end(code)
+            self._stream.finish(code, message)
+
+    def _handle(self, request: WatchRequest) -> None:
+        kind = request.WhichOneof("request_union")
+        if kind == "create_request":
+            self._create(request.create_request)
+        elif kind == "cancel_request":
+            self._watches.cancel(request.cancel_request.watch_id)
+        elif kind == "progress_request":
+            self._watches.request_progress()
+
+    def _create(self, create: WatchCreateRequest) -> None:
+        self._watches.create(
+            create.key,
+            create.range_end,
+            start_revision=create.start_revision,
+            watch_id=create.watch_id,
+            no_put=WatchCreateRequest.NOPUT in create.filters,
+            no_delete=WatchCreateRequest.NODELETE in create.filters,
+            prev_kv=create.prev_kv,
+            fragment=create.fragment,
+            progress_notify=create.progress_notify,
+        )
+        if create.progress_notify and self._timer is None and not self._over:
+            self._arm()
+
+    def _arm(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._service.progress_interval_ms() / 1_000, self._tick)
+
+    def _tick(self) -> None:
+        self._watches.tick_progress()
+        if not self._over:
+            self._arm()
+
+    def _end(self, code: int) -> None:
+        if not self._over:
+            self._over = True
+            if self._timer is not None:
+                self._timer.cancel()
+            self._watches.close()
+            self._service.release(self)
+            self._stats.ended(code)

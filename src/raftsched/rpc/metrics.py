@@ -1,0 +1,171 @@
+"""What this process tells Prometheus: own counters behind a prometheus-client Collector, etcd's and Dapr's metric names.
+
+Counting is adding to an integer of a plain object; names, labels and text are made when somebody scrapes. Whatever has no true
+value here is left out, never shown as zero. Sources hand over finished `Family` records; nobody else knows prometheus-client.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.samples import Sample
+
+from raftsched.errors import GrpcCode
+from raftsched.limits import CLIENT_VERSIONS_MAX
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+CODE_NAMES: Final[dict[int, str]] = {
+    code: "".join(word.capitalize() for word in code.name.split("_")).replace("Ok", "OK") for code in GrpcCode
+}
+"""As grpc-go prints codes: OK, InvalidArgument, NotFound, ..."""
+
+Histogram = tuple[Sequence[tuple[float, int]], float]
+"""([(upper bound, cumulative count)... ending with inf], sum)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric with its samples: label values in the order of `labels` -> number, or histogram."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    samples: Mapping[tuple[str, ...], float | Histogram] = field(default_factory=dict)
+
+
+Source = Callable[[], Iterable[Family]]
+
+
+class MethodStats:
+    """The counters of one gRPC method, as grpc-prometheus names them."""
+
+    __slots__ = ("grpc_type", "handled", "method", "received", "sent", "service", "started")
+
+    def __init__(self, path: str, grpc_type: Literal["unary", "server_stream", "client_stream", "bidi_stream"]) -> None:
+        self.service, self.method = path.lstrip("/").split("/")
+        self.grpc_type = grpc_type
+        self.started = 0
+        self.received = 0
+        self.sent = 0
+        self.handled: dict[int, int] = {}
+
+    def ended(self, code: int, count: int = 1) -> None:
+        self.handled[code] = self.handled.get(code, 0) + count
+
+
+class GrpcStats:
+    """All methods of one door, and who calls it."""
+
+    def __init__(self) -> None:
+        self.methods: dict[str, MethodStats] = {}
+        self.client_versions: dict[tuple[str, str], int] = {}
+
+    def method(self, path: str, grpc_type: Literal["unary", "server_stream", "client_stream", "bidi_stream"] = "unary") -> MethodStats:
+        """The counters of `path`, made at first use."""
+        return self.methods.setdefault(path, MethodStats(path, grpc_type))
+
+    def count_client(self, call_type: Literal["unary", "stream"], version: str | None, count: int = 1) -> None:
+        """A request by a client that says it is `version`; beyond CLIENT_VERSIONS_MAX different ones they count as "other"."""
+        label = (call_type, version or "unknown")
+        if label not in self.client_versions and len(self.client_versions) >= CLIENT_VERSIONS_MAX:
+            label = (call_type, "other")
+        self.client_versions[label] = self.client_versions.get(label, 0) + count
+
+    def families(self) -> Iterator[Family]:
+        three = ("grpc_service", "grpc_method", "grpc_type")
+        rows = [((one.service, one.method, one.grpc_type), one) for one in self.methods.values()]
+        yield Family("grpc_server_started_total", "counter", "RPCs started on the server.", three, {key: one.started for key, one in rows})
+        yield Family(
+            "grpc_server_handled_total",
+            "counter",
+            "RPCs completed on the server, by code.",
+            (*three, "grpc_code"),
+            {(*key, CODE_NAMES.get(code, str(code))): count for key, one in rows for code, count in one.handled.items()},
+        )
+        yield Family("grpc_server_msg_received_total", "counter", "Messages received.", three, {key: one.received for key, one in rows})
+        yield Family("grpc_server_msg_sent_total", "counter", "Messages sent.", three, {key: one.sent for key, one in rows})
+        yield Family(
+            "etcd_server_client_requests_total",
+            "counter",
+            "Client requests per client version.",
+            ("type", "client_api_version"),
+            {(kind, version): count for (kind, version), count in self.client_versions.items()},
+        )
+
+
+def single(name: str, kind: Literal["counter", "gauge"], text: str, value: float) -> Family:
+    """A metric without labels."""
+    return Family(name, kind, text, (), {(): value})
+
+
+class Metrics(Collector):
+    """All sources of the process, scraped in the order in which they were added, and the `process_*` metrics."""
+
+    def __init__(self) -> None:
+        self._sources: list[Source] = []
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def add(self, source: Source) -> None:
+        self._sources.append(source)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: names are known when scraped."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        seen: set[str] = set()
+        for source in self._sources:
+            for family in source():
+                if family.name not in seen:
+                    seen.add(family.name)
+                    yield _metric(family)
+
+    def render(self) -> bytes:
+        """The text format, version 0.0.4, numbers written as Go writes them: `etcd_mvcc_put_total 2`."""
+        lines: list[str] = []
+        for metric in self._registry.collect():
+            if metric.samples:
+                name = metric.samples[0].name if metric.type in {"counter", "gauge"} else metric.name
+                help_text = metric.documentation.replace("\\", "\\\\").replace("\n", "\\n")
+                lines.append(f"# HELP {name} {help_text}\n# TYPE {name} {metric.type}\n")
+                lines.extend(map(_line, metric.samples))
+        return "".join(lines).encode()
+
+
+def _metric(family: Family) -> Metric:
+    if family.kind == "histogram":
+        histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+        for values, sample in family.samples.items():
+            assert isinstance(sample, tuple)
+            histogram.add_metric(list(values), [(_number(bound), float(count)) for bound, count in sample[0]], sample[1])
+        return histogram
+    made = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    plain = made(family.name, family.help)
+    for values, sample in family.samples.items():
+        assert not isinstance(sample, tuple)
+        # not by add_metric, which gives every counter a name in _total: etcd_server_health_success has none
+        plain.samples.append(Sample(family.name, dict(zip(family.labels, values, strict=True)), sample))
+    return plain
+
+
+def _line(sample: Sample) -> str:
+    labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(sample.labels.items()))
+    return f"{sample.name}{{{labels}}} {_number(sample.value)}\n" if labels else f"{sample.name} {_number(sample.value)}\n"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _number(value: float) -> str:
+    """As Go's %v: integers without a point, infinities as +Inf and -Inf."""
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return str(int(value)) if abs(value) < 1e15 and value == int(value) else repr(float(value))  # NaN fails the first test
