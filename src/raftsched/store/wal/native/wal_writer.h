@@ -1,0 +1,773 @@
+/* The two native threads of the write-ahead log. Neither ever takes the interpreter's lock.
+ *
+ *   loop thread   encodes a batch into the last queued group, or starts a new group
+ *   writer        takes one group: pwritev, fdatasync; of a new segment also rename and fsync of the directory; eventfd
+ *   preparer      writes zeros ahead of the current segment, makes the spare segment and the reserve file, unlinks
+ *
+ * Invariants:
+ *   - A group is written only after the one before it is synced: only the last group on disk can be torn.
+ *   - A segment gets its name after its first group is synced: a segment under its own name begins with a whole batch.
+ *   - Bytes are written only below `zeroed` of their segment, or by the writer after it has allocated them: a full disk
+ *     is met while allocating (`stalled`: waits and tries again), not while writing.
+ *   - `mutex` guards all fields of wal_log_t and wal_segment_t; no file is read, written or synced under it.
+ *   - Any other error sets `error` once, for good: nothing is written after it.
+ */
+#ifndef RAFTSCHED_WAL_WRITER_H
+#define RAFTSCHED_WAL_WRITER_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "wal_format.h"
+
+enum {
+    ZERO_CHUNK_BYTES = 1 << 20,
+    IOVECS_MAX = 512,
+    RESERVE_SPENT_BYTES = 1 << 20, /* less room than this and no space: the reserve file is given up */
+    SPACE_MARGIN_BYTES = 1 << 20,  /* left to others before space is taken */
+    PRIVILEGED_ROOM_BYTES = 1 << 16,
+    RETRY_FULL_MS = 1000,
+    RETRY_STALLED_MS = 200,
+    GROUP_BYTES_MAX = 4 << 20, /* a queued group longer than this takes no more batches */
+    GROUPS_FREE_MAX = 4,
+    GROUP_KEPT_BYTES_MAX = 8 << 20,
+    DROPS_MAX = 4096
+};
+
+typedef struct wal_segment {
+    char name[64];   /* present name inside the directory */
+    char final[64];  /* the name it will have */
+    int fd;
+    int references;
+    int extending;   /* a thread allocates beyond `zeroed` */
+    uint64_t sequence;
+    uint64_t zeroed; /* the file's size: all bytes below are allocated */
+} wal_segment_t;
+
+typedef struct wal_log {
+    pthread_mutex_t mutex;
+    pthread_cond_t work;    /* to the writer */
+    pthread_cond_t prepare; /* to the preparer */
+    pthread_cond_t change;  /* something became durable, an extension ended, an error */
+    pthread_t writer, preparer;
+    int writer_runs, preparer_runs;
+    int notify_fd, directory_fd;
+    uint64_t segment_bytes, ahead_bytes, reserve_bytes;
+
+    /* written by the loop thread */
+    wal_segment_t *current;
+    uint64_t offset; /* end of what is encoded, in `current` */
+    uint32_t crc;
+    uint64_t last_index, batch;
+    wal_state_t state;
+    uint8_t metadata[32];
+    size_t metadata_length;
+
+    /* shared */
+    wal_segment_t *spare;
+    wal_group_t *head, *tail; /* queued */
+    wal_group_t *done;        /* written: the loop thread releases the owners */
+    wal_group_t *idle;        /* for reuse */
+    size_t idle_count;
+    uint64_t queued_bytes, durable_batch, sync_count;
+    int writing, closing, stalled, reserve;
+    int full;  /* the last attempt to take space failed: try again in a second */
+    int tight; /* as `full`, but kept until everything wanted was got */
+    char *drops[DROPS_MAX];
+    size_t drop_first, drop_count;
+    int error;
+    char error_text[256];
+} wal_log_t;
+
+static void log_deadline(struct timespec *at, long milliseconds)
+{
+    clock_gettime(CLOCK_MONOTONIC, at);
+    at->tv_sec += milliseconds / 1000;
+    at->tv_nsec += milliseconds % 1000 * 1000000;
+    if (at->tv_nsec >= 1000000000) {
+        at->tv_sec++;
+        at->tv_nsec -= 1000000000;
+    }
+}
+
+static void log_notify(wal_log_t *log)
+{
+    uint64_t one = 1;
+    while (write(log->notify_fd, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+}
+
+static int is_full(int error)
+{
+    return error == ENOSPC || error == EDQUOT;
+}
+
+/* Ends the log for good; the first reason stays. With the mutex held. */
+static void log_fail(wal_log_t *log, const char *what, const char *name, int error)
+{
+    if (!log->error) {
+        char reason[96];
+        log->error = error;
+        snprintf(log->error_text, sizeof log->error_text, "%s %s: %s", what, name, strerror_r(error, reason, sizeof reason));
+    }
+    pthread_cond_broadcast(&log->change);
+    pthread_cond_broadcast(&log->work);
+    pthread_cond_broadcast(&log->prepare);
+    log_notify(log);
+}
+
+static void segment_release(wal_segment_t *segment)
+{
+    if (segment && --segment->references == 0) {
+        if (segment->fd >= 0)
+            close(segment->fd);
+        free(segment);
+    }
+}
+
+static int64_t free_bytes(wal_log_t *log)
+{
+    struct statvfs info;
+    if (fstatvfs(log->directory_fd, &info))
+        return 0;
+    return (int64_t)info.f_bavail * (int64_t)info.f_frsize;
+}
+
+/* Zeros at [from, to), synced. 0 or an errno; ECANCELED as soon as `stop` (may be NULL) is set. */
+static int write_zeros(int fd, uint64_t from, uint64_t to, const int *stop)
+{
+    static const uint8_t zeros[ZERO_CHUNK_BYTES];
+    while (from < to) {
+        size_t length = to - from < ZERO_CHUNK_BYTES ? (size_t)(to - from) : ZERO_CHUNK_BYTES;
+        ssize_t wrote = pwrite(fd, zeros, length, (off_t)from);
+        if (wrote < 0) {
+            if (errno == EINTR)
+                continue;
+            return errno;
+        }
+#ifdef __linux__
+        /* In small portions, so that the writer's syncs do not queue behind a whole segment of zeros. */
+        sync_file_range(fd, (off_t)from, wrote, SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+#endif
+        from += (uint64_t)wrote;
+        if (stop && __atomic_load_n(stop, __ATOMIC_RELAXED))
+            return ECANCELED;
+    }
+    return fdatasync(fd) ? errno : 0;
+}
+
+/* ---- writer ------------------------------------------------------------------------------------------------------------- */
+
+/* Allocates up to `end`; the segment's `extending` is ours. 0 or an errno. */
+static int allocate_to(wal_segment_t *segment, uint64_t zeroed, uint64_t end)
+{
+#ifdef __linux__
+    while (fallocate(segment->fd, 0, (off_t)zeroed, (off_t)(end - zeroed)))
+        if (errno == EOPNOTSUPP || errno == ENOSYS)
+            return write_zeros(segment->fd, zeroed, end, NULL);
+        else if (errno != EINTR)
+            return errno;
+    return 0;
+#else
+    return write_zeros(segment->fd, zeroed, end, NULL);
+#endif
+}
+
+/* Makes the group's bytes lie below `zeroed`; waits while the disk is full. With the mutex held; -1 = the log has ended. */
+static int make_room(wal_log_t *log, wal_group_t *group)
+{
+    wal_segment_t *segment = group->segment;
+    uint64_t end = (group->offset + group->length + 4095) & ~4095ull;
+    for (;;) {
+        if (log->error)
+            return -1;
+        if (group->offset + group->length <= segment->zeroed)
+            return 0;
+        if (segment->extending) {
+            pthread_cond_wait(&log->change, &log->mutex);
+            continue;
+        }
+        uint64_t zeroed = segment->zeroed;
+        segment->extending = 1;
+        pthread_mutex_unlock(&log->mutex);
+        int error = allocate_to(segment, zeroed, end);
+        pthread_mutex_lock(&log->mutex);
+        segment->extending = 0;
+        pthread_cond_broadcast(&log->change);
+        if (!error) {
+            segment->zeroed = end;
+            log->stalled = 0;
+        } else if (!is_full(error)) {
+            log_fail(log, "cannot allocate", segment->name, error);
+        } else if (log->closing) {
+            log_fail(log, "no space for the last writes to", segment->name, error);
+        } else {
+            struct timespec until;
+            log->stalled = log->full = log->tight = 1;
+            pthread_cond_signal(&log->prepare); /* it gives up the reserve */
+            log_deadline(&until, RETRY_STALLED_MS);
+            pthread_cond_timedwait(&log->work, &log->mutex, &until);
+        }
+    }
+}
+
+/* One pwritev where possible. 0 or an errno. */
+static int write_group(const wal_group_t *group)
+{
+    struct iovec vectors[IOVECS_MAX];
+    uint64_t offset = group->offset;
+    size_t piece = 0, skip = 0;
+    while (piece < group->piece_count) {
+        int count = 0;
+        for (size_t i = piece; i < group->piece_count && count < IOVECS_MAX; i++, count++) {
+            const wal_piece_t *p = &group->pieces[i];
+            const uint8_t *start = p->external ? p->external : group->buffer + p->offset;
+            size_t cut = i == piece ? skip : 0;
+            vectors[count].iov_base = (void *)(uintptr_t)(start + cut);
+            vectors[count].iov_len = p->length - cut;
+        }
+        ssize_t wrote = pwritev(group->segment->fd, vectors, count, (off_t)offset);
+        if (wrote < 0) {
+            if (errno == EINTR)
+                continue;
+            return errno;
+        }
+        if (wrote == 0)
+            return EIO;
+        offset += (uint64_t)wrote;
+        for (skip += (size_t)wrote; piece < group->piece_count && skip >= group->pieces[piece].length; piece++)
+            skip -= group->pieces[piece].length;
+    }
+    return 0;
+}
+
+/* Gives a new segment its name. 0 or an errno. */
+static int publish(wal_log_t *log, wal_segment_t *segment)
+{
+    if (renameat(log->directory_fd, segment->name, log->directory_fd, segment->final))
+        return errno;
+    return fsync(log->directory_fd) ? errno : 0;
+}
+
+/* Writes the group at the head of the queue. With the mutex held; -1 = the log has ended. */
+static int write_head(wal_log_t *log)
+{
+    wal_group_t *group = log->head;
+    const char *what = "cannot write";
+    log->writing = 1; /* from here on the loop thread adds nothing to it */
+    if (make_room(log, group))
+        return -1;
+    pthread_mutex_unlock(&log->mutex);
+    int error = write_group(group);
+    if (!error && fdatasync(group->segment->fd)) {
+        error = errno;
+        what = "cannot sync";
+    }
+    if (!error && group->publishes && (error = publish(log, group->segment)))
+        what = "cannot name";
+    pthread_mutex_lock(&log->mutex);
+    if (error) {
+        log_fail(log, what, group->segment->name, error);
+        return -1;
+    }
+    if (group->publishes)
+        memcpy(group->segment->name, group->segment->final, sizeof group->segment->name);
+    log->head = group->next;
+    if (!log->head)
+        log->tail = NULL;
+    log->writing = 0;
+    log->sync_count++;
+    log->queued_bytes -= group->length;
+    log->durable_batch = group->batch_last;
+    segment_release(group->segment);
+    group->segment = NULL;
+    group->next = log->done;
+    log->done = group;
+    pthread_cond_broadcast(&log->change);
+    log_notify(log);
+    return 0;
+}
+
+static void *log_writer(void *argument)
+{
+    wal_log_t *log = (wal_log_t *)argument;
+    pthread_mutex_lock(&log->mutex);
+    while (!log->error && (log->head || !log->closing)) {
+        if (!log->head)
+            pthread_cond_wait(&log->work, &log->mutex);
+        else if (write_head(log))
+            break;
+    }
+    pthread_mutex_unlock(&log->mutex);
+    return NULL;
+}
+
+/* ---- preparer ----------------------------------------------------------------------------------------------------------- */
+
+static uint64_t log_room(const wal_log_t *log)
+{
+    uint64_t ahead = log->current->zeroed > log->offset ? log->current->zeroed - log->offset : 0;
+    return ahead + (log->spare ? log->spare->zeroed : 0);
+}
+
+static int wants_ahead(const wal_log_t *log)
+{
+    return !log->current->extending && log->current->zeroed < log->segment_bytes
+        && log->current->zeroed < log->offset + log->ahead_bytes;
+}
+
+static int wants_spare(const wal_log_t *log)
+{
+    return !log->spare && log->offset > log->segment_bytes / 2;
+}
+
+/* While little room is left the spare comes first: the bytes of a spent reserve are for the log. */
+static int wants_reserve(const wal_log_t *log)
+{
+    return !log->reserve && !log->stalled && (log_room(log) >= log->ahead_bytes || !wants_spare(log));
+}
+
+static int wants_preparing(const wal_log_t *log)
+{
+    return !log->full && (wants_ahead(log) || wants_spare(log) || wants_reserve(log));
+}
+
+/* Whether `bytes` can be taken now. With the mutex held. */
+static int has_space(wal_log_t *log, uint64_t bytes)
+{
+    if (free_bytes(log) >= (int64_t)(bytes + SPACE_MARGIN_BYTES))
+        return 1;
+    log->full = log->tight = 1;
+    return 0;
+}
+
+/* The end of an attempt to take space; 0 = it worked. With the mutex held. */
+static int prepared(wal_log_t *log, int error, const char *name)
+{
+    if (is_full(error))
+        log->full = log->tight = 1;
+    else if (error && error != ECANCELED)
+        log_fail(log, "cannot prepare", name, error);
+    return error;
+}
+
+static void zero_ahead(wal_log_t *log)
+{
+    wal_segment_t *segment = log->current;
+    uint64_t from = segment->zeroed, to = from + log->ahead_bytes;
+    if (to > log->segment_bytes)
+        to = log->segment_bytes;
+    if (!has_space(log, to - from))
+        return;
+    segment->references++;
+    segment->extending = 1;
+    pthread_mutex_unlock(&log->mutex);
+    int error = write_zeros(segment->fd, from, to, &log->closing);
+    pthread_mutex_lock(&log->mutex);
+    segment->extending = 0;
+    if (!prepared(log, error, segment->name))
+        segment->zeroed = to;
+    pthread_cond_broadcast(&log->change);
+    segment_release(segment);
+}
+
+/* A file of zeros under a temporary name; -1 and errno if it cannot be. */
+static int make_zero_file(wal_log_t *log, const char *name, uint64_t bytes)
+{
+    int fd = openat(log->directory_fd, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return -1;
+    int error = write_zeros(fd, 0, bytes, &log->closing);
+    if (error) {
+        close(fd);
+        unlinkat(log->directory_fd, name, 0);
+        errno = error;
+        return -1;
+    }
+    return fd;
+}
+
+static void make_reserve(wal_log_t *log)
+{
+    if (!has_space(log, log->reserve_bytes))
+        return;
+    pthread_mutex_unlock(&log->mutex);
+    int error = 0, fd = make_zero_file(log, "reserve.tmp", log->reserve_bytes);
+    if (fd < 0 || renameat(log->directory_fd, "reserve.tmp", log->directory_fd, "reserve") || fsync(log->directory_fd))
+        error = errno;
+    if (fd >= 0)
+        close(fd);
+    pthread_mutex_lock(&log->mutex);
+    if (!prepared(log, error, "reserve"))
+        log->reserve = 1;
+}
+
+/* A whole segment where the disk has room for one, else a short one that grows like the first. */
+static void make_spare(wal_log_t *log)
+{
+    uint64_t bytes = log->segment_bytes;
+    if (free_bytes(log) < (int64_t)(bytes + SPACE_MARGIN_BYTES))
+        bytes = log->ahead_bytes < bytes ? log->ahead_bytes : bytes;
+    if (!has_space(log, bytes))
+        return;
+    uint64_t sequence = log->current->sequence + 1;
+    pthread_mutex_unlock(&log->mutex);
+    wal_segment_t *spare = (wal_segment_t *)calloc(1, sizeof *spare);
+    int error = spare ? 0 : ENOMEM;
+    if (spare) {
+        snprintf(spare->name, sizeof spare->name, "spare.%016llx.tmp", (unsigned long long)sequence);
+        spare->fd = make_zero_file(log, spare->name, bytes);
+        spare->zeroed = bytes;
+        spare->references = 1;
+        if (spare->fd < 0)
+            error = errno;
+    }
+    pthread_mutex_lock(&log->mutex);
+    if (!prepared(log, error, "the spare segment"))
+        log->spare = spare;
+    else
+        free(spare);
+}
+
+/* Old segments go one by one, each for good before the next: a crash never leaves a gap. */
+static void drop_oldest(wal_log_t *log)
+{
+    char *name = log->drops[log->drop_first];
+    pthread_mutex_unlock(&log->mutex);
+    int error = 0;
+    if ((unlinkat(log->directory_fd, name, 0) && errno != ENOENT) || fsync(log->directory_fd))
+        error = errno;
+    pthread_mutex_lock(&log->mutex);
+    log->drop_first = (log->drop_first + 1) % DROPS_MAX;
+    log->drop_count--;
+    log->full = 0;
+    if (error)
+        log_fail(log, "cannot remove", name, error);
+    free(name);
+    pthread_cond_broadcast(&log->change);
+}
+
+static void spend_reserve(wal_log_t *log)
+{
+    log->reserve = 0;
+    pthread_mutex_unlock(&log->mutex);
+    int error = unlinkat(log->directory_fd, "reserve", 0) && errno != ENOENT ? errno : 0;
+    pthread_mutex_lock(&log->mutex);
+    log->full = 0;
+    if (error)
+        log_fail(log, "cannot remove", "reserve", error);
+    pthread_cond_broadcast(&log->work);
+}
+
+static void prepare_one(wal_log_t *log)
+{
+    struct timespec until;
+    if (log->drop_count) {
+        drop_oldest(log);
+    } else if (log->full && log->reserve && (log->stalled || log_room(log) < RESERVE_SPENT_BYTES)) {
+        spend_reserve(log);
+    } else if (log->full) {
+        log_deadline(&until, RETRY_FULL_MS);
+        if (pthread_cond_timedwait(&log->prepare, &log->mutex, &until) == ETIMEDOUT)
+            log->full = 0;
+    } else if (wants_ahead(log)) {
+        zero_ahead(log);
+    } else if (wants_reserve(log)) {
+        make_reserve(log);
+    } else if (wants_spare(log)) {
+        make_spare(log);
+    } else {
+        log->tight = 0;
+        pthread_cond_wait(&log->prepare, &log->mutex);
+    }
+}
+
+static void *log_preparer(void *argument)
+{
+    wal_log_t *log = (wal_log_t *)argument;
+    pthread_mutex_lock(&log->mutex);
+    while (!log->error && !log->closing)
+        prepare_one(log);
+    pthread_mutex_unlock(&log->mutex);
+    return NULL;
+}
+
+/* ---- loop thread -------------------------------------------------------------------------------------------------------- */
+
+static void group_free(wal_group_t *group)
+{
+    segment_release(group->segment);
+    free(group->buffer);
+    free(group->pieces);
+    free(group->owners);
+    free(group);
+}
+
+/* An empty group at the end of the queue of encoding; with the mutex held; NULL = out of memory. */
+static wal_group_t *group_new(wal_log_t *log)
+{
+    wal_group_t *group = log->idle;
+    if (group) {
+        log->idle = group->next;
+        log->idle_count--;
+    } else if (!(group = (wal_group_t *)calloc(1, sizeof *group))) {
+        return NULL;
+    }
+    group->next = NULL;
+    group->length = 0;
+    group->used = group->piece_count = group->owner_count = 0;
+    group->publishes = 0;
+    return group;
+}
+
+/* Takes back a written group whose owners were released; with the mutex held. */
+static void group_recycle(wal_log_t *log, wal_group_t *group)
+{
+    if (log->idle_count == GROUPS_FREE_MAX || group->capacity > GROUP_KEPT_BYTES_MAX) {
+        group_free(group);
+        return;
+    }
+    group->next = log->idle;
+    log->idle = group;
+    log->idle_count++;
+}
+
+/* Turns the spare into the current segment: the new group begins with the head that makes older segments dispensable. */
+static void rotate(wal_log_t *log, wal_group_t *group)
+{
+    wal_segment_t *segment = log->spare;
+    log->spare = NULL;
+    segment->sequence = log->current->sequence + 1;
+    snprintf(segment->final, sizeof segment->final, "%016llx-%016llx.wal", (unsigned long long)segment->sequence,
+             (unsigned long long)(log->last_index + 1));
+    segment_release(log->current);
+    log->current = segment;
+    log->offset = 0;
+    group->publishes = 1;
+}
+
+static void group_begin(wal_log_t *log, wal_group_t *group)
+{
+    group->segment = log->current;
+    group->segment->references++;
+    group->offset = log->offset;
+    group_put_batch_start(group, &log->crc, log->current->sequence, log->offset);
+    if (log->offset)
+        return;
+    group_put_record(group, RECORD_METADATA, &log->crc, log->metadata, log->metadata_length);
+    if (log->state.known)
+        group_put_state(group, &log->crc, &log->state);
+}
+
+/* The group that the next batch goes into, with room reserved for it; NULL = out of memory, nothing changed. */
+static wal_group_t *group_for(wal_log_t *log, uint64_t disk, size_t buffer, size_t externals)
+{
+    wal_group_t *group = log->tail;
+    size_t head = 3 * (RECORD_HEAD_BYTES_MAX + STATE_BYTES_MAX);
+    int fits = log->offset + disk + head <= log->segment_bytes;
+    if (group && !(group == log->head && log->writing) && group->length < GROUP_BYTES_MAX && (fits || !log->spare))
+        return group_reserve(group, buffer, externals) ? NULL : group;
+    group = group_new(log);
+    if (!group)
+        return NULL;
+    if (group_reserve(group, buffer + head, externals)) {
+        group_recycle(log, group);
+        return NULL;
+    }
+    if (!fits && log->spare)
+        rotate(log, group);
+    group_begin(log, group);
+    if (log->tail)
+        log->tail->next = group;
+    else
+        log->head = group;
+    log->tail = group;
+    log->offset += group->length;
+    log->queued_bytes += group->length;
+    return group;
+}
+
+/* Queues one batch; 0, or -1 = out of memory and nothing changed. Everything was checked by the caller. */
+static int log_append(wal_log_t *log, const wal_state_t *state, uint64_t first_index, const wal_entry_t *entries, size_t count,
+                      const uint8_t *mark, size_t mark_length)
+{
+    uint64_t disk;
+    size_t buffer, externals;
+    entries_need(entries, count, &disk, &buffer, &externals);
+    disk += 2 * RECORD_HEAD_BYTES_MAX + STATE_BYTES_MAX + mark_length;
+    buffer += 2 * RECORD_HEAD_BYTES_MAX + STATE_BYTES_MAX + mark_length;
+    pthread_mutex_lock(&log->mutex);
+    wal_group_t *group = group_for(log, disk, buffer, externals);
+    if (!group) {
+        pthread_mutex_unlock(&log->mutex);
+        return -1;
+    }
+    uint64_t before = group->length;
+    for (size_t i = 0; i < count; i++)
+        group_put_entry(group, &log->crc, &entries[i], first_index + i);
+    if (count)
+        log->last_index = first_index + count - 1;
+    if (state->known) {
+        group_put_state(group, &log->crc, state);
+        log->state = *state;
+    }
+    if (mark_length)
+        group_put_record(group, RECORD_SNAPSHOT, &log->crc, mark, mark_length);
+    log->offset += group->length - before;
+    log->queued_bytes += group->length - before;
+    group->batch_last = ++log->batch;
+    if (group == log->head && !log->writing)
+        pthread_cond_signal(&log->work);
+    if (wants_preparing(log))
+        pthread_cond_signal(&log->prepare);
+    pthread_mutex_unlock(&log->mutex);
+    return 0;
+}
+
+static int log_start_threads(wal_log_t *log)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals belong to the interpreter's threads */
+    int error = pthread_create(&log->writer, NULL, log_writer, log);
+    log->writer_runs = !error;
+    if (!error) {
+        error = pthread_create(&log->preparer, NULL, log_preparer, log);
+        log->preparer_runs = !error;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error;
+}
+
+static wal_log_t *log_new(void)
+{
+    wal_log_t *log = (wal_log_t *)calloc(1, sizeof *log);
+    pthread_condattr_t monotonic;
+    if (!log)
+        return NULL;
+    log->notify_fd = log->directory_fd = -1;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&log->mutex, NULL);
+    pthread_cond_init(&log->work, &monotonic);
+    pthread_cond_init(&log->prepare, &monotonic);
+    pthread_cond_init(&log->change, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    return log;
+}
+
+/* Opens the directory and its newest segment, and starts the threads. 0 or an errno. */
+static int log_open(wal_log_t *log, const char *directory, const char *name, uint64_t sequence)
+{
+    struct stat info;
+    wal_segment_t *segment = (wal_segment_t *)calloc(1, sizeof *segment);
+    if (!segment)
+        return ENOMEM;
+    segment->references = 1;
+    segment->sequence = sequence;
+    segment->fd = -1;
+    log->current = segment;
+    snprintf(segment->name, sizeof segment->name, "%s", name);
+    memcpy(segment->final, segment->name, sizeof segment->final);
+    log->directory_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (log->directory_fd < 0)
+        return errno;
+    segment->fd = openat(log->directory_fd, name, O_RDWR | O_CLOEXEC);
+    if (segment->fd < 0 || fstat(segment->fd, &info))
+        return errno;
+    segment->zeroed = (uint64_t)info.st_size;
+    log->reserve = !faccessat(log->directory_fd, "reserve", F_OK, 0);
+    log->notify_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (log->notify_fd < 0)
+        return errno;
+    return log_start_threads(log);
+}
+
+/* Writes what is queued, then ends the threads. Without the interpreter's lock. */
+static void log_stop(wal_log_t *log)
+{
+    pthread_mutex_lock(&log->mutex);
+    __atomic_store_n(&log->closing, 1, __ATOMIC_RELAXED);
+    pthread_cond_broadcast(&log->work);
+    pthread_cond_broadcast(&log->prepare);
+    pthread_cond_broadcast(&log->change);
+    pthread_mutex_unlock(&log->mutex);
+    if (log->writer_runs)
+        pthread_join(log->writer, NULL);
+    if (log->preparer_runs)
+        pthread_join(log->preparer, NULL);
+    log->writer_runs = log->preparer_runs = 0;
+}
+
+/* After log_stop, and after the owners of all groups were released. */
+static void log_free(wal_log_t *log)
+{
+    wal_group_t *lists[3] = {log->head, log->done, log->idle};
+    for (int i = 0; i < 3; i++)
+        for (wal_group_t *group = lists[i], *next; group; group = next) {
+            next = group->next;
+            group_free(group);
+        }
+    segment_release(log->current);
+    if (log->spare && log->directory_fd >= 0)
+        unlinkat(log->directory_fd, log->spare->name, 0);
+    segment_release(log->spare);
+    for (; log->drop_count; log->drop_count--, log->drop_first = (log->drop_first + 1) % DROPS_MAX)
+        free(log->drops[log->drop_first]);
+    if (log->notify_fd >= 0)
+        close(log->notify_fd);
+    if (log->directory_fd >= 0)
+        close(log->directory_fd);
+    pthread_cond_destroy(&log->work);
+    pthread_cond_destroy(&log->prepare);
+    pthread_cond_destroy(&log->change);
+    pthread_mutex_destroy(&log->mutex);
+    free(log);
+}
+
+/* Whether a proposal of `bytes` may enter the log; see the stub. */
+static int log_has_room(wal_log_t *log, uint64_t bytes, int privileged)
+{
+    pthread_mutex_lock(&log->mutex);
+    uint64_t room = log_room(log), need = bytes + log->ahead_bytes;
+    int reserve = log->reserve, refuse = log->tight && !reserve;
+    pthread_mutex_unlock(&log->mutex);
+    if (privileged) {
+        need = bytes + PRIVILEGED_ROOM_BYTES;
+        room += reserve ? log->reserve_bytes : 0;
+    } else if (refuse) {
+        return 0;
+    }
+    if (room >= need)
+        return 1;
+    /* The preparer may just be behind: then the disk still has what is missing. */
+    return free_bytes(log) - SPACE_MARGIN_BYTES >= (int64_t)(need - room);
+}
+
+/* 1 = durable, 0 = not within the time, -1 = the log has ended. Without the interpreter's lock. */
+static int log_wait(wal_log_t *log, uint64_t batch, long timeout_ms)
+{
+    struct timespec until;
+    int late = 0;
+    log_deadline(&until, timeout_ms);
+    pthread_mutex_lock(&log->mutex);
+    while (log->durable_batch < batch && !log->error && !late)
+        late = pthread_cond_timedwait(&log->change, &log->mutex, &until) == ETIMEDOUT;
+    int result = log->durable_batch >= batch ? 1 : log->error ? -1 : 0;
+    pthread_mutex_unlock(&log->mutex);
+    return result;
+}
+
+#endif
