@@ -1,0 +1,581 @@
+"""The engine: every job of the store as one native record, from its change to its tick to its committed result.
+
+Invariant: a job has at most one open run; a result is committed only under the ModRevisions of job and counter that its fire
+saw; the record says what the store says, because only the change list writes into it.
+Must not know: clocks (`now_ms` is an argument), sockets, asyncio, how the store is reached. Records are read through a callable
+that answers at once.
+
+Parts: `_engine/ticks.pxi` when is the next tick; `_engine/changes.pxi` what the store says; `_engine/firing.pxi` due jobs and
+their way to a stream; `_engine/results.pxi` acks and commits.
+"""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_ITEM
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset
+
+from raftsched._core cimport TimerWheel
+from raftsched.scheduler.delivery._delivery cimport (
+    PLACE_GATED, PLACE_NONE, PLACE_QUEUED, PLACE_SENT, PLACE_STAGED, RUN_NONE, Delivery, Route, StreamState, ids_put, ids_take,
+    run_at, run_free, run_new, run_set_name, run_t,
+)
+from raftsched.scheduler.jobs._stored cimport (
+    BEGIN_DUE, BRANCH_COUNTER, BRANCH_FINISH, BRANCH_ORPHAN, COUNTERS_PREFIX, COUNTERS_PREFIX_SIZE, JOBS_PREFIX, JOBS_PREFIX_SIZE,
+    PB_BYTES, PB_VARINT, POLICY_CONSTANT, POLICY_DROP, POLICY_UNSET, TARGET_ACTOR, TARGET_NONE, branch_put, branch_size_max,
+    counter_parse, counter_t, instant_t, kv_parse, kv_t, metadata_parse, metadata_t, pb_buffer, pb_field, pb_in, pb_next, pb_open,
+    pb_reserve, policy_parse, policy_t, prefix_match, slice_t, stored_job_parse, stored_job_t, trigger_put, trigger_size,
+)
+
+from raftsched.limits import COMMIT_BRANCHES_MAX, TRIGGERS_PER_ADVANCE
+
+cdef extern from "native/table.h" nogil:
+    const uint32_t JOB_NONE
+    ctypedef struct job_t:
+        uint64_t hash_low
+        uint64_t hash_high
+        uint64_t main
+        uint64_t counter_main
+        uint64_t partition_id
+        uint64_t counter_partition_id
+        uint64_t handle
+        int64_t value
+        int64_t begin_s
+        int64_t last_s
+        int64_t expires_s
+        int32_t begin_ns
+        int32_t last_ns
+        int32_t expires_ns
+        uint32_t sub
+        uint32_t count
+        uint32_t repeats
+        uint32_t attempts
+        uint32_t run
+        uint32_t route
+        uint8_t state
+        uint8_t kind
+        uint8_t flags
+    ctypedef struct job_table:
+        uint32_t used
+        uint32_t live
+        uint64_t key[2]
+    void job_hash(const uint64_t* key, const uint8_t* data, size_t size, uint64_t* low, uint64_t* high) noexcept
+    job_t* job_at(const job_table* table, uint32_t slot) noexcept
+    uint32_t job_find(job_table* table, uint64_t low, uint64_t high) noexcept
+    uint32_t job_insert(job_table* table, uint64_t low, uint64_t high) noexcept
+    void job_remove(job_table* table, uint32_t slot) noexcept
+    void table_init(job_table* table, uint64_t key0, uint64_t key1) noexcept
+    void table_clear(job_table* table) noexcept
+
+cdef enum:  # states.State
+    IDLE = 0
+    ARMED = 1
+    IN_FLIGHT = 2
+    STAGED = 3
+    COMMITTING = 4
+    FINISHING = 5
+
+cdef enum:  # kinds
+    KIND_ONCE = 0
+    KIND_EVERY = 1
+    KIND_CRON = 2
+    KIND_NEVER = 3     # its schedule cannot be used; kept, never fires
+
+cdef enum:  # flags
+    HAS_JOB = 1
+    BEGINS_DUE = 2
+    EXPIRES = 4
+    HAS_LAST = 8
+    REPEATS = 16
+
+cdef enum:
+    TYPES = 3          # target kinds: none ("unknown"), job, actor
+    LATENCY_BOUNDS = 5
+    MISSING_RECORD_RETRY_MS = 1000
+
+ONCE = KIND_ONCE
+EVERY = KIND_EVERY
+CRON = KIND_CRON
+NEVER = KIND_NEVER
+
+cdef int64_t NS = 1000000000
+cdef int64_t DUE_MAX_MS = 253402300799999
+cdef int64_t[5] LATENCY_MS = [100, 500, 1000, 5000, 10000]
+
+
+cdef inline slice_t view(bytes data) noexcept:
+    cdef slice_t s
+    s.data = <const uint8_t*>PyBytes_AS_STRING(data)
+    s.size = PyBytes_GET_SIZE(data)
+    return s
+
+
+cdef inline bytes copy(slice_t s):
+    return PyBytes_FromStringAndSize(<const char*>s.data, s.size)
+
+
+cdef str text(slice_t s):
+    return (<const char*>s.data)[:s.size].decode("utf-8", "replace") if s.size else ""
+
+
+cdef bint decode(bytes record, slice_t* name, stored_job_t* stored) noexcept:
+    # A stored KeyValue under dapr/jobs/; the slices point into `record`, which the caller keeps.
+    cdef kv_t kv
+    if record is None or kv_parse(view(record), &kv) < 0 or kv.key.size < <size_t>JOBS_PREFIX_SIZE:
+        return False
+    name.data = kv.key.data + JOBS_PREFIX_SIZE
+    name.size = kv.key.size - JOBS_PREFIX_SIZE
+    return stored_job_parse(kv.value, stored) == 0
+
+
+cdef int parse_result(slice_t message, uint64_t* id) noexcept:
+    # WatchJobsRequest{result}: its status; -1 = no result in it, -2 = an unknown status.
+    cdef pb_in source = pb_open(message), inner
+    cdef pb_field f, g
+    cdef uint64_t status = 0
+    cdef bint found = False
+    cdef int got = pb_next(&source, &f)
+    id[0] = 0
+    while got == 1:
+        if f.number == 1:
+            found = False
+        elif f.number == 2 and f.type == PB_BYTES:
+            found = True
+            id[0] = status = 0
+            inner = pb_open(f.body)
+            got = pb_next(&inner, &g)
+            while got == 1:
+                if g.type == PB_VARINT:
+                    if g.number == 1:
+                        id[0] = g.value
+                    elif g.number == 2:
+                        status = g.value
+                got = pb_next(&inner, &g)
+            if got < 0:
+                return -1
+        got = pb_next(&source, &f)
+    if got < 0 or not found:
+        return -1
+    return <int>status if status <= 1 else -2
+
+
+cdef struct token_t:
+    uint32_t run
+    uint32_t seq
+
+
+cdef class Commit:
+    """Results that go to the store as one transaction: `request` is the TxnRequest, `count` its branches."""
+
+    cdef readonly bytes request
+    cdef readonly uint32_t count
+    cdef token_t* tokens
+
+    def __dealloc__(self):
+        free(self.tokens)
+
+
+cdef class Engine:
+    """All jobs of one scheduler; see the module's text. Not re-entrant: calls come from one thread, one after another."""
+
+    cdef job_table table
+    cdef readonly TimerWheel wheel
+    cdef readonly Delivery delivery
+    cdef object gates
+    cdef object read_record              # (main, sub, None) -> stored KeyValue or None
+    cdef object compile_schedule         # text -> (kind, value); ValueError
+    cdef object note                     # (event, key or text): told once per occurrence, for the log
+    cdef uint64_t total, index           # of the partition; total 0 = owns nothing
+    cdef bint loading
+    cdef uint32_t cursor                 # of arm_some
+    cdef uint32_t* finish_queue
+    cdef size_t finish_count, finish_capacity
+    cdef pb_buffer branches
+    cdef token_t* tokens
+    cdef uint32_t token_count, branches_max
+    cdef list commits                    # sealed, not yet taken
+    cdef list orphans                    # names of counters whose job was deleted in this batch
+    cdef readonly uint64_t results_pending
+    cdef readonly uint64_t jobs          # records with a job
+    cdef readonly uint64_t undecodable_total
+    cdef readonly uint64_t unknown_acks_total
+    cdef readonly uint64_t fired_total
+    cdef int64_t now_ms
+    cdef uint64_t[3] succeeded, failed, undelivered
+    cdef uint64_t[3][6] latency
+    cdef int64_t[3] latency_sum_ms
+    cdef bytes cached_text               # the last schedule compiled that needs no counting
+    cdef int64_t cached_value
+
+    def __cinit__(self, TimerWheel wheel not None, Delivery delivery not None, gates, read_record, compile_schedule, note, *,
+                  hash_key=(0, 0), uint32_t branches_max=COMMIT_BRANCHES_MAX):
+        table_init(&self.table, hash_key[0], hash_key[1])
+        self.wheel = wheel
+        self.delivery = delivery
+        self.gates = gates
+        self.read_record = read_record
+        self.compile_schedule = compile_schedule
+        self.note = note
+        self.branches_max = branches_max
+        self.commits = []
+        self.orphans = []
+        self.tokens = <token_t*>malloc(branches_max * sizeof(token_t))
+        if self.tokens == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        table_clear(&self.table)
+        free(self.finish_queue)
+        free(self.branches.data)
+        free(self.tokens)
+
+    def on_changes(self, changes):
+        """Changes of dapr/jobs/ and dapr/counters/ in revision order, whole revisions; other keys are passed over.
+
+        `changes` are `types.Change`s. Undecodable records are skipped, noted once and counted (D11).
+        """
+        cdef tuple change
+        cdef bytes key, record
+        cdef slice_t k, name
+        cdef bint deleted
+        for change in changes:
+            key = change[1]
+            k = view(key)
+            deleted = change[0]
+            if k.size >= <size_t>JOBS_PREFIX_SIZE and memcmp(k.data, JOBS_PREFIX, JOBS_PREFIX_SIZE) == 0:
+                name.data = k.data + JOBS_PREFIX_SIZE
+                name.size = k.size - JOBS_PREFIX_SIZE
+                if deleted:
+                    job_deleted(self, name, change[2])
+                else:
+                    record = change[4]
+                    job_put(self, name, change[2], change[3], view(record))
+            elif k.size >= <size_t>COUNTERS_PREFIX_SIZE and memcmp(k.data, COUNTERS_PREFIX, COUNTERS_PREFIX_SIZE) == 0:
+                name.data = k.data + COUNTERS_PREFIX_SIZE
+                name.size = k.size - COUNTERS_PREFIX_SIZE
+                if deleted:
+                    counter_deleted(self, name, change[2])
+                else:
+                    record = change[4]
+                    counter_put(self, name, change[2], view(record))
+        if self.orphans:
+            remove_orphans(self)
+
+    def begin_load(self):
+        """Before a scan: everything known is dropped, nothing is armed until `finish_load`. In-flight results are dropped."""
+        cdef uint32_t slot
+        cdef job_t* job
+        for slot in range(self.table.used):
+            job = job_at(&self.table, slot)
+            if job.flags & HAS_JOB:
+                detach(self, job)
+                release_schedule(self, job)
+                release_route(self, job)
+                if job.handle:
+                    self.wheel.c_disarm(job.handle)
+        table_clear(&self.table)
+        self.jobs = 0
+        self.finish_count = 0
+        self.orphans.clear()
+        self.loading = True
+        self.cursor = 0
+
+    def finish_load(self):
+        """After the scan (all jobs and counters of one revision): `arm_some` until it says that nothing is left."""
+        self.loading = False
+        self.cursor = 0
+
+    def set_partition(self, uint64_t total, uint64_t index):
+        """This replica's place: it owns partition_id % total == index. total 0 = nothing. Then `arm_some` until it is done."""
+        self.total = total
+        self.index = index
+        self.cursor = 0
+
+    def arm_some(self, uint32_t limit):
+        """Looks at up to `limit` records and arms what is ours, disarms what is not; False = all were looked at."""
+        cdef uint32_t end = min(self.table.used, self.cursor + limit)
+        cdef job_t* job
+        while self.cursor < end:
+            job = job_at(&self.table, self.cursor)
+            if job.flags & HAS_JOB and ((job.state == IDLE) == mine(self, job)):
+                settle(self, self.cursor)
+            self.cursor += 1
+        return self.cursor < self.table.used
+
+    def advance(self, int64_t now_ms):
+        """Fires up to TRIGGERS_PER_ADVANCE due jobs and returns their number; while `more`, call again with the same time."""
+        cdef uint64_t[4096] handles
+        cdef uint32_t[4096] tags
+        cdef int64_t[4096] due
+        cdef int count, i
+        cdef job_t* job
+        self.now_ms = now_ms
+        count = self.wheel.c_advance(now_ms, handles, tags, due, TRIGGERS_PER_ADVANCE)
+        for i in range(count):
+            job = job_at(&self.table, tags[i])
+            if job.state == ARMED and job.handle == handles[i]:
+                fire(self, tags[i])
+        self.fired_total += count
+        return count
+
+    @property
+    def more(self):
+        """The last `advance` did not hand out all that is due."""
+        return self.wheel.c_more()
+
+    @property
+    def finish_pending(self):
+        """Jobs found finished whose end is not yet on its way."""
+        return self.finish_count
+
+    def open_stream(self, push, owner, prefixes, namespace="", limits=()):
+        """Registers a stream; what was parked for it is queued at once. The `StreamState`.
+
+        `prefixes`: (prefix, target kind, (namespace, actor type) or None) each; `limits`: `gates.Limit`s.
+        """
+        cdef StreamState stream = self.delivery.open_stream(push, owner, [(prefix, kind) for prefix, kind, _ in prefixes])
+        cdef Route route
+        for route, (_, _, target) in zip(stream.routes, prefixes):
+            if route.target is None:
+                route.target = target
+        admitted = self.gates.declare(stream, namespace, limits)
+        refresh_gated(self)
+        let_go(self, admitted)
+        for route in stream.routes:
+            requeue(self, route)
+        return stream
+
+    def close_stream(self, StreamState stream not None):
+        """The stream is gone: what it had goes to another one at once, or is parked. Nothing is written. Idempotent."""
+        cdef Route route
+        cdef run_t* r
+        cdef uint32_t run
+        cdef list freed = []
+        runs, gone = self.delivery.close_stream(stream)
+        admitted, dropped = self.gates.withdraw(stream)
+        for route in gone:
+            if route.target is not None:
+                dropped += self.gates.evict(*route.target)
+        refresh_gated(self)
+        for run in runs:
+            r = run_at(&self.delivery.runs, run)
+            if r.gated:
+                r.gated = False
+                freed += self.gates.release(run)
+        for run in dropped:
+            run_at(&self.delivery.runs, run).place = PLACE_NONE
+        for run in runs + dropped:
+            r = run_at(&self.delivery.runs, run)
+            if r.job == JOB_NONE:
+                collect(self, run)
+                continue
+            self.undelivered[r.kind] += 1
+            if (<Route>PyList_GET_ITEM(self.delivery.routes, r.route)).streams:
+                submit(self, run)
+            else:
+                park(self, run)
+        let_go(self, admitted + freed)
+
+    def set_gate_share(self, index, total):
+        """The place of this replica among all, for the shares of the gates."""
+        let_go(self, self.gates.set_share(index, total))
+
+    def stream_writable(self, StreamState stream not None):
+        """There is room again after `push` said no."""
+        if stream.open:
+            stream.writable = True
+            if stream.queue.count:
+                self.delivery.mark_ready(stream)
+
+    def flush(self, uint32_t budget):
+        """Sends up to `budget` queued triggers, reading each record now; the number sent. `sendable` tells whether more could go."""
+        cdef list ready = self.delivery.ready
+        cdef StreamState stream
+        cdef Route route
+        cdef uint32_t sent = 0
+        while ready and sent < budget:
+            stream = ready.pop(0)
+            sent += flush_stream(self, stream, min(budget - sent, 512))
+            if stream.open and stream.writable and stream.queue.count:
+                ready.append(stream)
+                continue
+            stream.dirty = False
+            if stream.open and stream.queue.count < self.delivery.backlog_max // 2:
+                for route in stream.routes:
+                    if route.staged:
+                        requeue(self, route)
+        return sent
+
+    @property
+    def sendable(self):
+        """Some stream has triggers queued and room for them."""
+        return bool(self.delivery.ready)
+
+    def on_acks(self, StreamState stream not None, messages, int64_t now_ms):
+        """WatchJobsRequests after the first. None, or why the stream must be closed (the rest is not looked at).
+
+        An unknown or repeated id is dropped, counted and noted (D4).
+        """
+        cdef bytes message
+        cdef uint64_t id
+        cdef int status
+        cdef uint32_t run
+        self.now_ms = max(self.now_ms, now_ms)
+        for message in messages:
+            status = parse_result(view(message), &id)
+            if status < 0:
+                return "unexpected message: a result is required" if status == -1 else "unknown trigger result status"
+            run = ids_take(&stream.ids, id)
+            if run == RUN_NONE:
+                self.unknown_acks_total += 1
+                self.note("unknown trigger id", b"%d" % id)
+                continue
+            run_at(&self.delivery.runs, run).place = PLACE_NONE
+            result(self, run, status)
+        return None
+
+    def finish_some(self, uint32_t limit):
+        """Sends up to `limit` jobs that were found finished on their way out; True = there are more."""
+        cdef uint32_t slot, run
+        cdef job_t* job
+        cdef run_t* r
+        cdef stored_job_t stored
+        cdef slice_t name
+        cdef bytes record
+        while limit and self.finish_count:
+            self.finish_count -= 1
+            slot = self.finish_queue[self.finish_count]
+            job = job_at(&self.table, slot)
+            if job.state != FINISHING:
+                continue
+            limit -= 1
+            record = self.read_record(job.main, job.sub, None)
+            if not decode(record, &name, &stored):
+                self.note("record not found", b"%d.%d" % (job.main, job.sub))
+                job.state = IDLE
+                continue
+            run = run_new(&self.delivery.runs)
+            if run == RUN_NONE:
+                raise MemoryError
+            r = run_at(&self.delivery.runs, run)
+            r.job = slot
+            r.main = job.main
+            r.counter_main = job.counter_main
+            if run_set_name(r, name.data, name.size) < 0:
+                raise MemoryError
+            job.run = run
+            job.state = COMMITTING
+            append_branch(self, run, BRANCH_FINISH, NULL)
+        return self.finish_count > 0
+
+    def take_commits(self, limit=1 << 30):
+        """Up to `limit` `Commit`s, oldest first: all results so far. Each is answered once by `on_outcomes`."""
+        if self.token_count and len(self.commits) < limit:
+            seal(self)
+        taken = self.commits[:limit]
+        del self.commits[:limit]
+        return taken
+
+    @property
+    def commit_waiting(self):
+        """Results wait for `take_commits`."""
+        return self.token_count > 0 or bool(self.commits)
+
+    def on_outcomes(self, Commit commit not None, bytes outcomes not None):
+        """One byte per branch: 1 = done, 0 = a guard failed. All changes up to the answer's revision have been told before.
+
+        Returns how many branches were done without their change having come: 0 unless the change list has a hole.
+        """
+        cdef uint32_t i, run, missing = 0
+        cdef run_t* r
+        cdef job_t* job
+        if <uint32_t>PyBytes_GET_SIZE(outcomes) != commit.count:
+            raise ValueError("as many outcomes as branches")
+        if commit.tokens == NULL:
+            raise ValueError("answered twice")
+        for i in range(commit.count):
+            run = commit.tokens[i].run
+            r = run_at(&self.delivery.runs, run)
+            if r.seq != commit.tokens[i].seq:
+                raise ValueError("a run was given away before its outcome")
+            r.pending -= 1
+            self.results_pending -= 1
+            if r.job == JOB_NONE:
+                collect(self, run)
+                continue
+            job = job_at(&self.table, r.job)
+            if job.state != COMMITTING or r.pending:
+                continue
+            if outcomes[i]:
+                missing += 1
+            else:
+                settle(self, r.job)
+        free(commit.tokens)
+        commit.tokens = NULL
+        return missing
+
+    # -- reading, for tests and status
+    def state_of(self, bytes name not None):
+        """The state of a job by composed name, or None."""
+        cdef uint32_t slot = find(self, view(name))
+        return None if slot == JOB_NONE or not job_at(&self.table, slot).flags & HAS_JOB else job_at(&self.table, slot).state
+
+    def describe(self, bytes name not None):
+        """What is known of a name: a dict of the record's fields, or None."""
+        cdef uint32_t slot = find(self, view(name))
+        cdef job_t* job
+        cdef instant_t tick
+        if slot == JOB_NONE:
+            return None
+        job = job_at(&self.table, slot)
+        cdef int known = next_tick(self, job, &tick) if job.flags & HAS_JOB else -1
+        return {
+            "state": job.state, "has_job": bool(job.flags & HAS_JOB), "main": job.main, "counter_main": job.counter_main,
+            "count": job.count if counted(self, job) else 0, "attempts": job.attempts if counted(self, job) else 0,
+            "last": (job.last_s, job.last_ns) if counted(self, job) and job.flags & HAS_LAST else None,
+            "tick": (tick.s, tick.ns) if known == 1 else None, "finished": known == 0,
+            "due_ms": self.wheel.c_due(job.handle) if job.handle and job.state == ARMED else None,
+        }
+
+    def metrics(self):
+        """Counters by target kind (0 unknown, 1 job, 2 actor): triggered, failed, undelivered, latency buckets and sums."""
+        return {
+            "triggered": [self.succeeded[i] for i in range(TYPES)],
+            "failed": [self.failed[i] for i in range(TYPES)],
+            "undelivered": [self.undelivered[i] for i in range(TYPES)],
+            "latency": [[self.latency[i][j] for j in range(LATENCY_BOUNDS + 1)] for i in range(TYPES)],
+            "latency_sum_ms": [self.latency_sum_ms[i] for i in range(TYPES)],
+        }
+
+    def check_invariants(self):
+        """Debug: walks all records; AssertionError names what is broken."""
+        cdef uint32_t slot
+        cdef job_t* job
+        cdef run_t* run
+        cdef uint64_t jobs = 0
+        for slot in range(self.table.used):
+            job = job_at(&self.table, slot)
+            if not job.flags & HAS_JOB:
+                assert job.main == 0, "a record without a job has a revision"
+                continue
+            jobs += 1
+            assert job.state <= FINISHING, "unknown state"
+            if job.run != JOB_NONE:
+                run = run_at(&self.delivery.runs, job.run)
+                assert run.job == slot, "the open run names another job"
+                assert job.state in (IN_FLIGHT, STAGED, COMMITTING) or (job.state == ARMED and job.attempts > 0), "an open run too many"
+                assert (run.place == PLACE_STAGED) == (job.state == STAGED), "staged in one place only"
+                if job.state == IN_FLIGHT:
+                    assert run.place in (PLACE_QUEUED, PLACE_SENT, PLACE_GATED), "in flight, but nowhere"
+            else:
+                assert job.state in (IDLE, ARMED, FINISHING), "no open run"
+            if job.state == ARMED:
+                assert self.wheel.c_due(job.handle) >= 0, "armed, but not in the wheel"
+            elif job.handle:
+                assert self.wheel.c_due(job.handle) == -1, "in the wheel, but not armed"
+        assert jobs == self.jobs, "the count of jobs is wrong"
+
+
+include "_engine/ticks.pxi"
+include "_engine/changes.pxi"
+include "_engine/firing.pxi"
+include "_engine/results.pxi"

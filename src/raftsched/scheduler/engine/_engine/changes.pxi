@@ -1,0 +1,229 @@
+# What the store says: the only writer of the record's stored fields.
+
+cdef uint32_t find(Engine self, slice_t name) noexcept:
+    cdef uint64_t low = 0, high = 0
+    job_hash(self.table.key, name.data, name.size, &low, &high)
+    return job_find(&self.table, low, high)
+
+
+cdef uint32_t find_or_add(Engine self, slice_t name) except? 0xffffffff:
+    cdef uint64_t low = 0, high = 0
+    cdef uint32_t slot
+    job_hash(self.table.key, name.data, name.size, &low, &high)
+    slot = job_find(&self.table, low, high)
+    if slot == JOB_NONE:
+        slot = job_insert(&self.table, low, high)
+        if slot == JOB_NONE:
+            raise MemoryError("the job table is full")
+    return slot
+
+
+cdef int job_put(Engine self, slice_t name, uint64_t main, uint32_t sub, slice_t record) except -1:
+    cdef kv_t kv
+    cdef stored_job_t stored
+    cdef uint32_t slot
+    cdef job_t* job
+    if kv_parse(record, &kv) < 0 or stored_job_parse(kv.value, &stored) < 0:
+        self.undecodable_total += 1
+        self.note("undecodable job", copy(name))
+        return job_forgotten(self, name, main)
+    slot = find_or_add(self, name)
+    job = job_at(&self.table, slot)
+    if job.main >= main:
+        return 0  # seen already
+    detach(self, job)
+    release_schedule(self, job)
+    assign_route(self, job, name, &stored)
+    if not job.flags & HAS_JOB:
+        self.jobs += 1
+    job.flags = HAS_JOB | (job.flags & HAS_LAST)
+    job.main = main
+    job.sub = sub
+    job.partition_id = stored.partition_id
+    job.begin_s = stored.begin.s
+    job.begin_ns = stored.begin.ns
+    job.repeats = stored.repeats
+    job.flags |= REPEATS if stored.has_repeats else 0
+    job.flags |= BEGINS_DUE if stored.begin_kind == BEGIN_DUE else 0
+    if stored.has_expiration:
+        job.flags |= EXPIRES
+        job.expires_s = stored.expiration.s
+        job.expires_ns = stored.expiration.ns
+    assign_schedule(self, job, name, &stored)
+    return settle(self, slot)
+
+
+cdef int assign_schedule(Engine self, job_t* job, slice_t name, const stored_job_t* stored) except -1:
+    cdef bytes text
+    job.kind = KIND_ONCE
+    job.value = 0
+    if not stored.has_schedule or stored.schedule.size == 0:
+        return 0
+    if (self.cached_text is not None and <size_t>PyBytes_GET_SIZE(self.cached_text) == stored.schedule.size
+            and memcmp(PyBytes_AS_STRING(self.cached_text), stored.schedule.data, stored.schedule.size) == 0):
+        job.kind = KIND_EVERY
+        job.value = self.cached_value
+        return 0
+    text = copy(stored.schedule)
+    try:
+        kind, value = self.compile_schedule(text.decode())
+    except ValueError:
+        job.kind = KIND_NEVER
+        self.undecodable_total += 1
+        self.note("schedule that never fires", copy(name))
+        return 0
+    job.kind = kind
+    job.value = value
+    if job.kind == KIND_EVERY:
+        self.cached_text = text
+        self.cached_value = job.value
+    return 0
+
+
+cdef int release_schedule(Engine self, job_t* job) except -1:
+    if job.kind == KIND_CRON and job.flags & HAS_JOB:
+        self.wheel.cron.release(<int>job.value)
+        job.kind = KIND_ONCE
+    return 0
+
+
+cdef int assign_route(Engine self, job_t* job, slice_t name, const stored_job_t* stored) except -1:
+    # Metadata that do not lead to the key make a job that nobody can take (D11): its route is the empty prefix.
+    cdef metadata_t metadata
+    cdef size_t size = 0
+    cdef uint8_t kind = TARGET_NONE
+    cdef Route route
+    if stored.has_metadata and metadata_parse(stored.metadata, &metadata) == 0 and prefix_match(name, &metadata, &size):
+        kind = metadata.target
+    else:
+        size = 0
+        self.note("metadata do not match the key", copy(name))
+    name.size = size
+    route = self.delivery.hold_route(copy(name), kind)
+    release_route(self, job)
+    job.route = route.index
+    if kind == TARGET_ACTOR and route.target is None:
+        route.target = (text(metadata.name_space), text(metadata.actor_type))
+        route.gated = self.gates.gated(*route.target)
+    return 0
+
+
+cdef int release_route(Engine self, job_t* job) except -1:
+    if job.route != JOB_NONE:
+        self.delivery.drop_route(<Route>PyList_GET_ITEM(self.delivery.routes, job.route))
+        job.route = JOB_NONE
+    return 0
+
+
+cdef int job_deleted(Engine self, slice_t name, uint64_t main) except -1:
+    cdef uint32_t slot = find(self, name)
+    cdef job_t* job
+    if slot == JOB_NONE:
+        return 0
+    job = job_at(&self.table, slot)
+    if not job.flags & HAS_JOB or job.main >= main:
+        return 0
+    return forget(self, slot, name, True)
+
+
+cdef int job_forgotten(Engine self, slice_t name, uint64_t main) except -1:
+    # Overwritten by something undecodable: the former schedule holds no more, the counter is left alone.
+    cdef uint32_t slot = find(self, name)
+    if slot == JOB_NONE or not job_at(&self.table, slot).flags & HAS_JOB or job_at(&self.table, slot).main >= main:
+        return 0
+    return forget(self, slot, name, False)
+
+
+cdef int forget(Engine self, uint32_t slot, slice_t name, bint collect_counter) except -1:
+    cdef job_t* job = job_at(&self.table, slot)
+    cdef bint owned = mine(self, job)
+    detach(self, job)
+    release_schedule(self, job)
+    release_route(self, job)
+    if job.handle:
+        self.wheel.c_disarm(job.handle)
+        job.handle = 0
+    job.flags &= HAS_LAST
+    job.state = IDLE
+    job.kind = KIND_ONCE
+    job.main = 0
+    self.jobs -= 1
+    if job.counter_main == 0:
+        job_remove(&self.table, slot)
+    elif owned and collect_counter and not self.loading:
+        self.orphans.append(copy(name))
+    return 0
+
+
+cdef int counter_put(Engine self, slice_t name, uint64_t main, slice_t record) except -1:
+    cdef kv_t kv
+    cdef counter_t counter
+    cdef uint32_t slot
+    cdef job_t* job
+    if kv_parse(record, &kv) < 0 or counter_parse(kv.value, &counter) < 0:
+        # Taken as a counter of no job: the job starts from zero and overwrites it.
+        self.undecodable_total += 1
+        self.note("undecodable counter", copy(name))
+        memset(&counter, 0, sizeof(counter))
+    slot = find_or_add(self, name)
+    job = job_at(&self.table, slot)
+    if job.counter_main >= main:
+        return 0
+    job.counter_main = main
+    job.counter_partition_id = counter.partition_id
+    job.count = counter.count
+    job.attempts = counter.attempts
+    job.flags = (job.flags & ~HAS_LAST) | (HAS_LAST if counter.has_last else 0)
+    job.last_s = counter.last.s
+    job.last_ns = counter.last.ns
+    return counter_changed(self, slot)
+
+
+cdef int counter_deleted(Engine self, slice_t name, uint64_t main) except -1:
+    cdef uint32_t slot = find(self, name)
+    cdef job_t* job
+    if slot == JOB_NONE:
+        return 0
+    job = job_at(&self.table, slot)
+    if job.counter_main == 0 or job.counter_main >= main:
+        return 0
+    job.counter_main = 0
+    job.flags &= ~HAS_LAST
+    job.count = job.attempts = 0
+    if not job.flags & HAS_JOB:
+        job_remove(&self.table, slot)
+        return 0
+    return counter_changed(self, slot)
+
+
+cdef int counter_changed(Engine self, uint32_t slot) except -1:
+    cdef job_t* job = job_at(&self.table, slot)
+    if not job.flags & HAS_JOB or job.state == IN_FLIGHT:
+        return 0
+    return settle(self, slot)
+
+
+cdef int remove_orphans(Engine self) except -1:
+    # A job deleted without its counter, by hand: nothing else would ever remove the counter.
+    cdef bytes name
+    cdef uint32_t slot, run
+    cdef job_t* job
+    cdef run_t* r
+    for name in self.orphans:
+        slot = find(self, view(name))
+        if slot == JOB_NONE or job_at(&self.table, slot).flags & HAS_JOB:
+            continue
+        job = job_at(&self.table, slot)
+        run = run_new(&self.delivery.runs)
+        if run == RUN_NONE:
+            raise MemoryError
+        r = run_at(&self.delivery.runs, run)
+        r.counter_main = job.counter_main
+        if run_set_name(r, view(name).data, view(name).size) < 0:
+            raise MemoryError
+        append_branch(self, run, BRANCH_ORPHAN, NULL)
+    self.orphans.clear()
+    return 0
+
+
+# -- load and ownership

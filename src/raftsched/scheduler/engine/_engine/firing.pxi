@@ -1,0 +1,195 @@
+# Due jobs, and their way to a stream.
+
+cdef int fire(Engine self, uint32_t slot) except -1:
+    cdef job_t* job = job_at(&self.table, slot)
+    cdef instant_t tick
+    cdef run_t* r
+    cdef uint32_t run = job.run
+    if not mine(self, job) or next_tick(self, job, &tick) != 1:
+        return settle(self, slot)
+    if run == RUN_NONE:
+        run = run_new(&self.delivery.runs)
+        if run == RUN_NONE:
+            raise MemoryError
+        job.run = run
+        r = run_at(&self.delivery.runs, run)
+        r.job = slot
+        r.planned_s = tick.s
+        r.planned_ns = tick.ns
+    r = run_at(&self.delivery.runs, run)
+    r.tick_s = tick.s
+    r.tick_ns = tick.ns
+    r.main = job.main
+    r.counter_main = job.counter_main
+    r.route = job.route
+    r.started_ms = self.now_ms
+    r.kind = (<Route>PyList_GET_ITEM(self.delivery.routes, job.route)).kind
+    job.state = IN_FLIGHT
+    return submit(self, run)
+
+
+cdef int submit(Engine self, uint32_t run) except -1:
+    # A run that is nowhere goes to a stream, to a gate, or to the staging of its route.
+    cdef run_t* r = run_at(&self.delivery.runs, run)
+    cdef Route route = <Route>PyList_GET_ITEM(self.delivery.routes, r.route)
+    if not route.streams:
+        self.undelivered[r.kind] += 1
+        return park(self, run)
+    if route.gated and not r.gated:
+        return submit_gated(self, run, route)
+    return queue_or_park(self, run)
+
+
+cdef int queue_or_park(Engine self, uint32_t run) except -1:
+    cdef run_t* r = run_at(&self.delivery.runs, run)
+    if not self.delivery.enqueue(run, self.now_ms):
+        return park(self, run)  # streams there are, but full: `requeue` when one has room
+    job_at(&self.table, r.job).state = IN_FLIGHT
+    return 0
+
+
+cdef int park(Engine self, uint32_t run) except -1:
+    job_at(&self.table, run_at(&self.delivery.runs, run).job).state = STAGED
+    self.delivery.stage(run)
+    return 0
+
+
+cdef int submit_gated(Engine self, uint32_t run, Route route) except -1:
+    cdef run_t* r = run_at(&self.delivery.runs, run)
+    cdef job_t* job = job_at(&self.table, r.job)
+    cdef stored_job_t stored
+    cdef metadata_t metadata
+    cdef slice_t name
+    cdef bytes record = self.read_record(job.main, job.sub, None)
+    if not decode(record, &name, &stored) or metadata_parse(stored.metadata, &metadata) < 0:
+        return record_missing(self, run)
+    if run_set_name(r, name.data, name.size) < 0:
+        raise MemoryError
+    key = text(metadata.concurrency_key) if metadata.has_concurrency_key else None
+    answer = self.gates.admit(run, route.target[0], route.target[1], key)
+    if answer == 0:
+        r.gated = True
+        return queue_or_park(self, run)
+    if answer == 1:
+        r.place = PLACE_GATED
+        job.state = IN_FLIGHT
+        return 0
+    return result(self, run, 1)
+
+
+cdef int release_gate(Engine self, uint32_t run) except -1:
+    cdef run_t* r = run_at(&self.delivery.runs, run)
+    if not r.gated:
+        return 0
+    r.gated = False
+    let_go(self, self.gates.release(run))
+    return 0
+
+
+cdef int let_go(Engine self, list admitted) except -1:
+    # Waiters that got their slots.
+    cdef run_t* r
+    cdef uint32_t run
+    for run in admitted:
+        r = run_at(&self.delivery.runs, run)
+        r.place = PLACE_NONE
+        r.gated = True
+        if (<Route>PyList_GET_ITEM(self.delivery.routes, r.route)).streams:
+            queue_or_park(self, run)
+        else:
+            self.undelivered[r.kind] += 1
+            park(self, run)
+            release_gate(self, run)
+    return 0
+
+
+cdef int requeue(Engine self, Route route) except -1:
+    # Parked runs of a route, oldest first, as far as there is room.
+    cdef uint32_t count = route.staged, run
+    while count and route.streams:
+        count -= 1
+        run = route.staged_head
+        self.delivery.unstage(run)
+        submit(self, run)
+        if run_at(&self.delivery.runs, run).place == PLACE_STAGED:
+            break
+    return 0
+
+
+cdef int record_missing(Engine self, uint32_t run) except -1:
+    # Between a deletion and its change the record may be gone already; otherwise it comes again, and is told.
+    cdef run_t* r = run_at(&self.delivery.runs, run)
+    cdef uint32_t slot = r.job
+    cdef job_t* job = job_at(&self.table, slot)
+    self.note("record not found", (<str>"%d.%d" % (job.main, job.sub)).encode())
+    r.place = PLACE_NONE
+    detach(self, job)
+    return arm(self, slot, self.now_ms + MISSING_RECORD_RETRY_MS)
+
+
+# -- streams
+
+
+cdef int refresh_gated(Engine self) except -1:
+    cdef Route route
+    declared = self.gates.declared_types()
+    for found in self.delivery.routes:
+        if found is not None:
+            route = found
+            route.gated = route.target is not None and route.target in declared
+    return 0
+
+
+cdef uint32_t flush_stream(Engine self, StreamState stream, uint32_t budget) except? 0xffffffff:
+    cdef uint32_t run, sent = 0
+    cdef run_t* r
+    cdef job_t* job
+    cdef bytes message, record
+    cdef object push = stream.push
+    while sent < budget and stream.queue.count and stream.writable and stream.open:
+        run = self.delivery.unqueue(stream)
+        r = run_at(&self.delivery.runs, run)
+        r.place = PLACE_NONE
+        if r.job == JOB_NONE:
+            release_gate(self, run)
+            collect(self, run)
+            continue
+        job = job_at(&self.table, r.job)
+        if job.counter_main != r.counter_main:
+            settle(self, r.job)  # the counter was changed meanwhile, and nothing was sent yet
+            continue
+        record = self.read_record(job.main, job.sub, None)
+        message = encode(self, record, stream.next_id, r)
+        if message is None:
+            record_missing(self, run)
+            continue
+        if ids_put(&stream.ids, stream.next_id, run) < 0:
+            raise MemoryError
+        r.place = PLACE_SENT
+        r.stream_id = stream.next_id
+        stream.next_id += 1
+        sent += 1
+        if not push(message):
+            stream.writable = False
+    return sent
+
+
+cdef bytes encode(Engine self, bytes record, uint64_t id, run_t* r):
+    # The stored record as WatchJobsResponse, or None; keeps the composed name for the result.
+    cdef stored_job_t stored
+    cdef metadata_t metadata
+    cdef slice_t name
+    cdef size_t prefix, route
+    cdef bytes message
+    if not decode(record, &name, &stored) or not stored.has_metadata or metadata_parse(stored.metadata, &metadata) < 0:
+        return None
+    prefix = prefix_match(name, &metadata, &route)
+    if prefix == 0:
+        return None
+    if run_set_name(r, name.data, name.size) < 0:
+        raise MemoryError
+    name.data += prefix
+    name.size -= prefix
+    message = PyBytes_FromStringAndSize(NULL, trigger_size(name, id, &stored))
+    trigger_put(<uint8_t*>PyBytes_AS_STRING(message), name, id, &stored)
+    return message

@@ -1,0 +1,126 @@
+# What workers answer, and what becomes of it in the store.
+
+cdef int result(Engine self, uint32_t run, int status) except -1:
+    # SUCCESS 0 or FAILED 1 of a run that is nowhere now.
+    cdef run_t* r = run_at(&self.delivery.runs, run)
+    cdef uint32_t slot = r.job
+    cdef job_t* job
+    cdef job_t later
+    cdef counter_t counter
+    cdef instant_t tick
+    cdef bint retry = False
+    count_result(self, r, status)
+    if r.gated:
+        release_gate(self, run)
+    if slot == JOB_NONE:
+        collect(self, run)
+        return 0
+    job = job_at(&self.table, slot)
+    if job.main != r.main or job.counter_main != r.counter_main:
+        return settle(self, slot)  # stale: somebody changed the counter; the tick is decided anew
+    counter_of(self, job, &counter)
+    if status == 1:
+        retry = plan_retry(self, r, job, counter.attempts + 1)
+    r.retry = retry
+    if retry:
+        counter.attempts += 1
+    else:
+        counter.count += 1
+        counter.attempts = 0
+        counter.has_last = True
+        counter.last.s = r.tick_s
+        counter.last.ns = r.tick_ns
+    later = job[0]
+    later.counter_main = 1
+    later.counter_partition_id = later.partition_id
+    later.count = counter.count
+    later.last_s = counter.last.s
+    later.last_ns = counter.last.ns
+    later.flags = (later.flags & ~HAS_LAST) | (HAS_LAST if counter.has_last else 0)
+    job.state = COMMITTING
+    return append_branch(self, run, BRANCH_FINISH if next_tick(self, &later, &tick) == 0 else BRANCH_COUNTER, &counter)
+
+
+cdef void counter_of(Engine self, const job_t* job, counter_t* counter) noexcept:
+    # The job's counter as it stands; zero if there is none of this partition id.
+    memset(counter, 0, sizeof(counter_t))
+    counter.partition_id = job.partition_id
+    if counted(self, job):
+        counter.count = job.count
+        counter.attempts = job.attempts
+        counter.has_last = job.flags & HAS_LAST != 0
+        if counter.has_last:
+            counter.last.s = job.last_s
+            counter.last.ns = job.last_ns
+
+
+cdef bint plan_retry(Engine self, run_t* r, const job_t* job, uint32_t attempts) except -1:
+    # True: the same tick again, at the previous planned time + interval (spec §5.4). The policy stays on disk.
+    cdef policy_t policy
+    cdef stored_job_t stored
+    cdef slice_t name
+    cdef int64_t ns
+    cdef bytes record = self.read_record(job.main, job.sub, None)
+    if (not decode(record, &name, &stored) or not stored.has_policy or policy_parse(stored.policy, &policy) < 0
+            or policy.kind == POLICY_UNSET):
+        policy.kind = POLICY_CONSTANT
+        policy.has_max = True
+        policy.max_retries = 3
+        policy.interval_ns = NS
+    if policy.kind == POLICY_DROP or (policy.has_max and policy.max_retries < attempts):
+        return False
+    if policy.interval_ns > 0:
+        ns = r.planned_ns + policy.interval_ns % NS
+        r.planned_s += policy.interval_ns // NS + ns // NS
+        r.planned_ns = <int32_t>(ns % NS)
+    return True
+
+
+cdef void count_result(Engine self, const run_t* r, int status) noexcept:
+    cdef int64_t elapsed = max(0, self.now_ms - r.started_ms)
+    cdef int bucket = 0
+    if status == 0:
+        self.succeeded[r.kind] += 1
+    else:
+        self.failed[r.kind] += 1
+    while bucket < LATENCY_BOUNDS and elapsed > LATENCY_MS[bucket]:
+        bucket += 1
+    self.latency[r.kind][bucket] += 1
+    self.latency_sum_ms[r.kind] += elapsed
+
+
+# -- commits
+
+
+cdef int append_branch(Engine self, uint32_t run, int kind, const counter_t* counter) except -1:
+    cdef run_t* r = run_at(&self.delivery.runs, run)
+    cdef slice_t name
+    cdef uint8_t* room
+    name.data = <const uint8_t*>r.name
+    name.size = r.name_size
+    room = pb_reserve(&self.branches, branch_size_max(name.size))
+    if room == NULL:
+        raise MemoryError
+    self.branches.size += branch_put(room, kind, name, r.main, r.counter_main, counter) - room
+    self.tokens[self.token_count].run = run
+    self.tokens[self.token_count].seq = r.seq
+    self.token_count += 1
+    r.pending += 1
+    self.results_pending += 1
+    if self.token_count == self.branches_max:
+        seal(self)
+    return 0
+
+
+cdef int seal(Engine self) except -1:
+    cdef Commit commit = Commit()
+    commit.request = PyBytes_FromStringAndSize(<const char*>self.branches.data, self.branches.size)
+    commit.count = self.token_count
+    commit.tokens = <token_t*>malloc(self.token_count * sizeof(token_t))
+    if commit.tokens == NULL:
+        raise MemoryError
+    memcpy(commit.tokens, self.tokens, self.token_count * sizeof(token_t))
+    self.commits.append(commit)
+    self.branches.size = 0
+    self.token_count = 0
+    return 0

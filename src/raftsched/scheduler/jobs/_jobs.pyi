@@ -1,0 +1,83 @@
+"""The wire work of a job, native; see `_jobs.pyx`."""
+
+from typing import Final
+
+DEFAULT_POLICY: Final[bytes]
+"""JobFailurePolicy constant{interval 1 s, max_retries 3}: what an unset policy means (spec §5.2)."""
+
+Instant = tuple[int, int]
+"""(seconds since the epoch, nanoseconds 0 … 999 999 999)."""
+Metadata = tuple[str, str, int, str, str, str | None]
+"""(app id, namespace, target 0 none | 1 job | 2 actor, actor id, actor type, concurrency key or None)."""
+JobFields = tuple[str | None, int | None, str | None, str | None, bytes | None, bytes | None]
+"""(schedule, repeats, due_time, ttl, data Any, failure_policy); None = absent; an empty policy oneof counts as absent."""
+
+class WireError(ValueError):
+    """The bytes are no such message."""
+
+def parse_metadata(body: bytes) -> Metadata: ...
+def parse_request(request: bytes) -> tuple[bytes | int | None, bytes | int | None, bytes | int | None, bytes | int | None]:
+    """Fields 1 to 4 of a request: length-delimited ones as bytes, varints as int, None = absent. Raises `WireError`."""
+
+def parse_schedule_request(request: bytes) -> tuple[str, JobFields | None, bytes, Metadata | None, bool]:
+    """ScheduleJobRequest as (name, job, metadata bytes, metadata, overwrite). Raises `WireError`."""
+
+def encode_stored_job(
+    partition_id: int,
+    due: bool,
+    begin_s: int,
+    begin_ns: int,
+    expiration: Instant | None,
+    schedule: bytes | None,
+    due_time: bytes | None,
+    ttl: bytes | None,
+    repeats: int | None,
+    metadata: bytes,
+    payload: bytes | None,
+    failure_policy: bytes | None,
+) -> bytes:
+    """The bytes of stored.Job (spec §6.1); None leaves a field out. `due`: begin is the due time, else the receipt."""
+
+def decode_stored_job(
+    value: bytes,
+) -> tuple[
+    int,
+    bool,
+    Instant,
+    Instant | None,
+    bytes | None,
+    bytes | None,
+    bytes | None,
+    int | None,
+    bytes | None,
+    bytes | None,
+    bytes | None,
+]:
+    """(partition_id, due, begin, expiration, schedule, due_time, ttl, repeats, metadata, payload, policy). Raises `WireError`."""
+
+def encode_counter(partition_id: int, count: int, last: Instant | None, attempts: int) -> bytes: ...
+def decode_counter(value: bytes) -> tuple[int, int, Instant | None, int]:
+    """(job_partition_id, count, last trigger, attempts). Raises `WireError`."""
+
+def get_job_response(value: bytes) -> bytes:
+    """stored.Job → GetJobResponse, the failure policy filled in. Raises `WireError`."""
+
+class JobPage:
+    """One RangeResponse over dapr/jobs/ as a piece of ListJobsResponse: pieces of one revision simply follow each other."""
+
+    jobs: bytes
+    last_key: bytes | None
+    count: int
+    more: bool
+    mismatch: tuple[bytes, bytes] | None
+    """(key, JobMetadata bytes) of the first record whose metadata do not lead to its key."""
+    undecodable: list[bytes]
+
+def list_page(body: bytes) -> JobPage: ...
+def range_kvs(body: bytes) -> list[tuple[bytes, bytes, int, int]]:
+    """RangeResponse → (key, value, mod_revision, lease) each. Raises `WireError`."""
+
+def parse_kv(record: bytes) -> tuple[bytes, bytes, int, int]: ...
+def txn_succeeded(body: bytes) -> bool: ...
+def txn_outcomes(body: bytes, count: int) -> bytes:
+    """TxnResponse of a packed request of `count` branches → one byte 0 or 1 each. Raises `WireError`."""
