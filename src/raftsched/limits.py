@@ -53,13 +53,13 @@ JOB_NAME_BYTES_MAX: Final = 512
 STREAM_BACKLOG_TRIGGERS_MAX: Final = 200_000  # unread by one stream (spec D16: >= 100 000); beyond: treated as dead
 STREAM_STALL_MS: Final = 5_000  # a full backlog that does not move for so long is a dead stream
 COMMIT_BRANCHES_MAX: Final = 1_024  # results in one Raft entry: about 5 ms of apply
-COMMITS_IN_FLIGHT_MAX: Final = 32  # entries proposed and not yet answered; beyond: results wait
+COMMITS_IN_FLIGHT_MAX: Final = 8  # entries proposed and not yet answered; beyond: results wait
 RESULTS_PENDING_MAX: Final = 200_000  # results not yet committed; beyond: no trigger fires
 ACKS_POSTPONED_MS_MAX: Final = 1_000  # acks wait while a tick is being sent, at most so long
-LOAD_CHANGES_MAX: Final = 1_000_000  # changes kept while a load scans; beyond: the load starts again
+SCAN_PAGE_KEYS: Final = 1_000  # of a load, per loop slice
 SPEC_CACHE_ENTRIES: Final = 4_096  # parsed schedule texts kept
 GATE_WAITERS_MAX: Final = 100_000  # per concurrency gate; beyond: FAILED
 TRIGGERS_PER_ADVANCE: Final = 4_096  # due jobs that one wheel call hands over
 LEADERSHIP_LEASE_TTL_S: Final = 20
-STORE_RETRY_MS_MIN: Final = 1_000
-STORE_RETRY_MS_MAX: Final = 30_000
+STORE_RETRY_MS_MIN: Final = 50  # doubling; a leader change is over in less than a second
+STORE_RETRY_MS_MAX: Final = 5_000  # a full store: looks again so often

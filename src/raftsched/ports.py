@@ -6,15 +6,11 @@ Time is always an argument: `now_ms` is wall time in ms since the epoch, `mono_m
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from raftsched.types import Change, MemberInfo, Result, ResultSink, TxnBranch
+from raftsched.types import Change, MemberInfo, Result, ResultSink
 
 # --------------------------------------------------------------------------------------------------------------------
 # The bridge: what the scheduler knows of any etcd (docs/architecture.md, "Two towers and one bridge")
 # --------------------------------------------------------------------------------------------------------------------
-
-
-class KvChange(Change):
-    """A `Change`, as the bridge hands it over; `sub` locates the record in embedded mode, a name table in external mode."""
 
 
 class ChangeSink(Protocol):
@@ -39,24 +35,31 @@ class KvClient(Protocol):
     async def txn(self, request: bytes) -> tuple[int, bytes]:
         """An etcdserverpb.TxnRequest; (revision, TxnResponse without header). Raises `StatusError`."""
 
-    def txn_many(self, branches: Sequence[TxnBranch], done: Callable[[Sequence[bool] | None], None]) -> None:
-        """Many independent guarded changes as one request: one Raft entry, one revision, each branch decides for itself.
+    def write_many(self, kind: int, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
+        """Independent writes: `kind` 4 PutRequests, 5 DeleteRangeRequests, 6 TxnRequests. Each token is answered once, see
+        `StoreNode.propose_many`; transient refusals are the caller's to repeat."""
 
-        `done(succeeded per branch)` or `done(None)` when the outcome is unknown: then re-read. Form: one Txn whose success
-        operations are nested Txns; an external etcd gets it cut to its operation limit.
+    def txn_packed(self, request: bytes, count: int, done: Callable[[int, int, bytes], None]) -> None:
+        """Many independent guarded changes as one Raft entry: a TxnRequest whose success operations are `count` nested Txns,
+        each of which decides for itself.
+
+        `done(error, revision, outcomes)`, once: error 0, one byte per branch, 1 = its guards held; before it the subscribers
+        have been told all changes up to `revision`. Else an `EtcdError`: refused, or with TIMEOUT and the like unknown.
+        Guards on ModRevision make it safe to send the same request again. An external etcd gets it cut to its operation limit.
         """
 
-    def subscribe(self, prefixes: Sequence[bytes], sink: ChangeSink) -> Callable[[], None]:
-        """Changes of these prefixes from now on; call the result to end it."""
+    def subscribe(self, sink: ChangeSink) -> Callable[[], None]:
+        """Changes of all of the scheduler's keys from now on (others may be among them); call the result to end it."""
 
     async def scan(self, prefix: bytes, on_page: Callable[[Sequence[Change]], None]) -> int:
-        """All live keys of a prefix at one revision, paged, in key order; returns that revision.
+        """All live keys of a prefix, paged, in key order; the revision of the last page.
 
-        A page's items are `Change`s with deleted=False, and main, sub of the record.
+        A page's items are `Change`s with deleted=False, and main, sub of the record. Subscribed changes come between the
+        pages; a page is never older than the changes told before it.
         """
 
-    def read_record(self, main: int, sub: int, key: bytes | None) -> bytes | None:
-        """The stored mvccpb.KeyValue put at (main, sub), or None if compacted away. Local and immediate (embedded)."""
+    def read_record(self, main: int, sub: int) -> bytes | None:
+        """The stored mvccpb.KeyValue put at (main, sub), or None if compacted away. Local and immediate."""
 
     async def lease_grant(self, ttl_s: int) -> int:
         """A new lease; its id."""
@@ -64,7 +67,11 @@ class KvClient(Protocol):
     def lease_keep_alive(self, lease: int, lost: Callable[[], None]) -> Callable[[], None]:
         """Renews until the result is called; `lost` is called once when the lease is gone."""
 
-    async def lease_revoke(self, lease: int) -> None: ...
+    async def lease_revoke(self, lease: int) -> None:
+        """Its keys go with it; a lease that is not there is no error."""
+
+    def owns_directory(self) -> bool:
+        """Embedded: this process holds the lock of the data directory, so an older lease on its own leadership key is its own."""
 
     def peers(self) -> Sequence[int]:
         """Embedded: ids of the members that the leader heard within one election timeout. External: empty."""
@@ -174,6 +181,8 @@ class StoreReader(Protocol):
     def txn(self, request: bytes) -> Result:
         """Called by rpc/etcd for read-only transactions only."""
 
+    def record(self, main: int, sub: int) -> bytes | None: ...
+    def live(self, start: bytes, end: bytes, after: bytes | None, limit: int) -> list[Change]: ...
     def previous(self, key: bytes, before_main: int) -> bytes | None: ...
     def history(self, from_main: int, revisions_max: int) -> tuple[list[Change], int]: ...
     def hash_kv(self, revision: int) -> tuple[int, int, int, int]: ...

@@ -35,25 +35,6 @@ class Change(NamedTuple):
     """The stored mvccpb.KeyValue; of a delete only key (field 1) is set, add mod_revision = main when encoding events."""
 
 
-class TxnOp(NamedTuple):
-    """One operation of a `TxnBranch`."""
-
-    delete: bool
-    key: bytes
-    value: bytes
-    """Empty for a delete."""
-    lease: int
-
-
-class TxnBranch(NamedTuple):
-    """A guarded change of its own: if every guard holds, `success` is done, else `failure`."""
-
-    guards: tuple[tuple[bytes, int], ...]
-    """(key, mod_revision the caller saw); 0 = the key does not exist."""
-    success: tuple[TxnOp, ...]
-    failure: tuple[TxnOp, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class HardState:
     """What Raft must not forget (thesis §3.8): written before a message that depends on it leaves."""
