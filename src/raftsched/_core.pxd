@@ -27,6 +27,12 @@ cdef class CronTable:
 cdef class TimerWheel:
     cdef wheel_t* wheel
     cdef readonly CronTable cron
+    cdef bint busy                                           # a call that released the GIL is under way
+    cdef bint debug
+    cdef unsigned long owner                                 # thread, checked when debug
+    cdef int enter(self) except -1
+    cdef int check_job(self, int64_t due, int64_t period, int64_t spec, int flags) except -1
+    cdef int check_slots(self, const unsigned char* keys, const uint32_t[::1] offsets, Py_ssize_t count) except -1
     # Hands out what is due at `now` (ms): handles, tags and scheduled times; `tags` may be NULL. capacity >= 128, else nothing
     # moves. Returns the count; while c_more(), call again with the same `now`. A `now` in the past stands still.
     cdef int c_advance(self, int64_t now, uint64_t* handles, uint32_t* tags, int64_t* due, size_t capacity) noexcept nogil
