@@ -20,7 +20,7 @@ from raftsched.scheduler.delivery._delivery cimport (
     run_at, run_free, run_new, run_set_name, run_t,
 )
 from raftsched.scheduler.jobs._stored cimport (
-    BEGIN_DUE, BRANCH_COUNTER, BRANCH_FINISH, BRANCH_ORPHAN, COUNTERS_PREFIX, COUNTERS_PREFIX_SIZE, JOBS_PREFIX, JOBS_PREFIX_SIZE,
+    BEGIN_DUE, BRANCH_COUNTER, BRANCH_FINISH, BRANCH_ORPHAN, COUNTERS_PREFIX, COUNTERS_PREFIX_SIZE, JOBS_PREFIX, LEADERSHIP_PREFIX, LEADERSHIP_PREFIX_SIZE, JOBS_PREFIX_SIZE,
     PB_BYTES, PB_VARINT, POLICY_CONSTANT, POLICY_DROP, POLICY_UNSET, TARGET_ACTOR, TARGET_NONE, branch_put, branch_size_max,
     counter_parse, counter_t, instant_t, kv_parse, kv_t, metadata_parse, metadata_t, pb_buffer, pb_field, pb_in, pb_next, pb_open,
     pb_reserve, policy_parse, policy_t, prefix_match, slice_t, stored_job_parse, stored_job_t, trigger_put, trigger_size,
@@ -181,7 +181,7 @@ cdef class Engine:
     cdef readonly TimerWheel wheel
     cdef readonly Delivery delivery
     cdef object gates
-    cdef object read_record              # (main, sub, None) -> stored KeyValue or None
+    cdef object read_record              # (main, sub) -> stored KeyValue or None
     cdef object compile_schedule         # text -> (kind, value); ValueError
     cdef object note                     # (event, key or text): told once per occurrence, for the log
     cdef uint64_t total, index           # of the partition; total 0 = owns nothing
@@ -229,15 +229,17 @@ cdef class Engine:
         free(self.tokens)
 
     def on_changes(self, changes):
-        """Changes of dapr/jobs/ and dapr/counters/ in revision order, whole revisions; other keys are passed over.
+        """Changes of dapr/jobs/ and dapr/counters/ in revision order, whole revisions; those of dapr/leadership/ are returned.
 
-        `changes` are `types.Change`s. Undecodable records are skipped, noted once and counted (D11).
+        `changes` are `types.Change`s; other keys are passed over. Undecodable records are skipped, noted once and counted (D11).
         """
         cdef tuple change
         cdef bytes key, record
         cdef slice_t k, name
         cdef bint deleted
-        for change in changes:
+        cdef list others = []
+        for found in changes:
+            change = <tuple>found  # a NamedTuple: no exact tuple, but laid out as one
             key = change[1]
             k = view(key)
             deleted = change[0]
@@ -257,8 +259,11 @@ cdef class Engine:
                 else:
                     record = change[4]
                     counter_put(self, name, change[2], view(record))
+            elif k.size >= <size_t>LEADERSHIP_PREFIX_SIZE and memcmp(k.data, LEADERSHIP_PREFIX, LEADERSHIP_PREFIX_SIZE) == 0:
+                others.append(change)
         if self.orphans:
             remove_orphans(self)
+        return others
 
     def begin_load(self):
         """Before a scan: everything known is dropped, nothing is armed until `finish_load`. In-flight results are dropped."""
@@ -448,7 +453,7 @@ cdef class Engine:
             if job.state != FINISHING:
                 continue
             limit -= 1
-            record = self.read_record(job.main, job.sub, None)
+            record = self.read_record(job.main, job.sub)
             if not decode(record, &name, &stored):
                 self.note("record not found", b"%d.%d" % (job.main, job.sub))
                 job.state = IDLE

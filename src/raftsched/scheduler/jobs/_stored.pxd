@@ -86,8 +86,10 @@ cdef extern from "../jobs/native/stored.h" nogil:
         INSTANT_SIZE_MAX
         JOBS_PREFIX_SIZE
         COUNTERS_PREFIX_SIZE
+        LEADERSHIP_PREFIX_SIZE
     const char* JOBS_PREFIX
     const char* COUNTERS_PREFIX
+    const char* LEADERSHIP_PREFIX
     const char* METADATA_TYPE_URL
 
     pb_in pb_open(slice_t body) noexcept

@@ -60,7 +60,7 @@ cdef int submit_gated(Engine self, uint32_t run, Route route) except -1:
     cdef stored_job_t stored
     cdef metadata_t metadata
     cdef slice_t name
-    cdef bytes record = self.read_record(job.main, job.sub, None)
+    cdef bytes record = self.read_record(job.main, job.sub)
     if not decode(record, &name, &stored) or metadata_parse(stored.metadata, &metadata) < 0:
         return record_missing(self, run)
     if run_set_name(r, name.data, name.size) < 0:
@@ -158,7 +158,7 @@ cdef uint32_t flush_stream(Engine self, StreamState stream, uint32_t budget) exc
         if job.counter_main != r.counter_main:
             settle(self, r.job)  # the counter was changed meanwhile, and nothing was sent yet
             continue
-        record = self.read_record(job.main, job.sub, None)
+        record = self.read_record(job.main, job.sub)
         message = encode(self, record, stream.next_id, r)
         if message is None:
             record_missing(self, run)

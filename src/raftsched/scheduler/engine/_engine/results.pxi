@@ -60,7 +60,7 @@ cdef bint plan_retry(Engine self, run_t* r, const job_t* job, uint32_t attempts)
     cdef stored_job_t stored
     cdef slice_t name
     cdef int64_t ns
-    cdef bytes record = self.read_record(job.main, job.sub, None)
+    cdef bytes record = self.read_record(job.main, job.sub)
     if (not decode(record, &name, &stored) or not stored.has_policy or policy_parse(stored.policy, &policy) < 0
             or policy.kind == POLICY_UNSET):
         policy.kind = POLICY_CONSTANT

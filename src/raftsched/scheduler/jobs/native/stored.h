@@ -8,6 +8,8 @@
 #define METADATA_TYPE_URL "type.googleapis.com/dapr.proto.scheduler.v1.JobMetadata"
 #define JOBS_PREFIX "dapr/jobs/"
 #define COUNTERS_PREFIX "dapr/counters/"
+#define LEADERSHIP_PREFIX "dapr/leadership/"
+enum { LEADERSHIP_PREFIX_SIZE = sizeof(LEADERSHIP_PREFIX) - 1 };
 enum { JOBS_PREFIX_SIZE = sizeof(JOBS_PREFIX) - 1, COUNTERS_PREFIX_SIZE = sizeof(COUNTERS_PREFIX) - 1 };
 #define SECONDS_MIN (-62135596800LL)
 #define SECONDS_MAX 253402300799LL

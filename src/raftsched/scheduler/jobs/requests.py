@@ -1,0 +1,77 @@
+"""The few etcd requests that the scheduler sends, as bytes; answers are read by `_jobs`.
+
+Invariant: what is written here is what etcd's own clients would send. Must not know: who carries it.
+Field numbers: spec etcd-api, appendix; messages are small, so plain joining does.
+"""
+
+from typing import Final
+
+from raftsched.scheduler.jobs.names import COUNTERS, JOBS, prefix_end
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def field(number: int, body: bytes) -> bytes:
+    """A length-delimited field."""
+    return _varint(number << 3 | 2) + _varint(len(body)) + body
+
+
+def number_field(number: int, value: int) -> bytes:
+    """A varint field; negative numbers as 64-bit two's complement."""
+    return _varint(number << 3) + _varint(value & 0xFFFF_FFFF_FFFF_FFFF)
+
+
+def put_request(key: bytes, value: bytes, lease: int = 0) -> bytes:
+    """PutRequest."""
+    return field(1, key) + field(2, value) + (number_field(3, lease) if lease else b"")
+
+
+def range_request(key: bytes, end: bytes = b"", *, limit: int = 0, revision: int = 0) -> bytes:
+    """RangeRequest; ascending by key, as ranges come."""
+    tail = (field(2, end) if end else b"") + (number_field(3, limit) if limit else b"")
+    return field(1, key) + tail + (number_field(4, revision) if revision else b"")
+
+
+def create_request(key: bytes, value: bytes, lease: int = 0) -> bytes:
+    """Txn: if the key is not there, put it; else read it."""
+    compare = number_field(2, 1) + field(3, key) + number_field(5, 0)  # target CREATE, create_revision 0
+    put = field(2, put_request(key, value, lease))
+    read = field(1, field(1, key))
+    return field(1, compare) + field(2, put) + field(3, read)
+
+
+def replace_request(key: bytes, old: bytes, value: bytes, lease: int) -> bytes:
+    """Txn: if the key has value `old`, put `value`."""
+    compare = number_field(2, 3) + field(3, key) + field(7, old)  # target VALUE
+    return field(1, compare) + field(2, field(2, put_request(key, value, lease)))
+
+
+def _delete_op(key: bytes, end: bytes = b"") -> bytes:
+    return field(2, field(3, field(1, key) + (field(2, end) if end else b"")))
+
+
+def delete_job_request(composed: bytes) -> bytes:
+    """Txn: the job and its counter go together."""
+    return _delete_op(JOBS + composed) + _delete_op(COUNTERS + composed)
+
+
+def delete_prefix_request(prefix: bytes) -> bytes:
+    """Txn: all jobs and counters whose composed name starts with `prefix`."""
+    return b"".join(_delete_op(root + prefix, prefix_end(root + prefix)) for root in (JOBS, COUNTERS))
+
+
+HOST_TYPE_URL: Final = b"type.googleapis.com/dapr.proto.scheduler.v1.Host"
+
+
+def leadership_value(total: int, uid: int, address: str) -> bytes:
+    """cron.stored.Leadership{total, uid, replica_data Any(Host)}."""
+    host = field(1, address.encode()) if address else b""
+    replica = field(1, HOST_TYPE_URL) + (field(2, host) if host else b"")
+    return (number_field(1, total) if total else b"") + (number_field(2, uid) if uid else b"") + field(3, replica)
