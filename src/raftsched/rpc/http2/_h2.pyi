@@ -4,19 +4,65 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from raftsched.ports import Stream, StreamHandler
+from raftsched.ports import StreamHandler
+from raftsched.rpc.http2.http1 import HttpRequest as HttpRequest
 
 class Call:
     """A unary call on the cold path."""
 
-    handle: int
-    method: str
-    """/package.Service/Method"""
-    deadline: float
-    """Loop time at which the client gives up; 0.0 = never."""
-    peer: str
+    @property
+    def handle(self) -> int: ...
+    @property
+    def method(self) -> str:
+        """/package.Service/Method"""
+
+    @property
+    def deadline(self) -> float:
+        """Loop time at which the client gives up; 0.0 = never."""
+
+    @property
+    def peer(self) -> str:
+        """host:port; empty for a unix socket."""
+
     def metadata(self, name: str) -> str | None:
-        """First value of a request header, lower-case name; None if absent. `-bin` values come decoded as latin-1."""
+        """First value of a request header, lower-case name; None if absent or the call is gone. `-bin` values come decoded as latin-1."""
+
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """As `ssl.SSLSocket.getpeercert()`; None without TLS or without a client certificate."""
+
+    def set_trailer(self, name: str, value: str | bytes) -> None:
+        """Sent with the status; `-bin` values are encoded here. At most 31; ValueError for what no header may carry."""
+
+class Stream:
+    """One open gRPC stream: `ports.Stream` and more. Everything is ignored once the stream is gone."""
+
+    @property
+    def handle(self) -> int: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def deadline(self) -> float:
+        """Loop time at which the client gives up; 0.0 = never."""
+
+    @property
+    def peer(self) -> str: ...
+    @property
+    def queued_bytes(self) -> int:
+        """Pushed and not yet collected for the connection."""
+
+    def push(self, message: bytes) -> bool:
+        """Queues one message; False = no room any more (or the stream is gone): stop until `on_writable`. Taken in any case."""
+
+    def push_many(self, messages: Sequence[bytes]) -> bool:
+        """All of them, in order; the room after the last."""
+
+    def finish(self, code: int = 0, message: str = "") -> None:
+        """Trailers behind what was pushed. `on_closed(code)` follows in the next tick."""
+
+    def reset(self, error_code: int = 8) -> None:
+        """RST_STREAM with an HTTP/2 error code: what is queued is dropped, the handler hears `on_closed(1)`."""
+
+    def metadata(self, name: str) -> str | None: ...
     def peer_certificate(self) -> dict[str, Any] | None: ...
     def set_trailer(self, name: str, value: str | bytes) -> None: ...
 
@@ -32,46 +78,66 @@ class Engine:
         header_list_bytes_max: int = ...,
         connections_max: int = 0,
         write_buffer_bytes: int = ...,
+        stream_buffer_bytes: int = ...,
         ping_interval_min_ms: int = 5_000,
         server_ping_idle_ms: int = 0,
         server_ping_timeout_ms: int = 20_000,
+        first_request_timeout_ms: int = ...,
+        http_body_bytes_max: int = ...,
+        resets_burst: int = ...,
+        resets_per_s: float = ...,
+        control_frames_burst: int = ...,
+        control_frames_per_s: float = ...,
         on_http: Callable[[HttpRequest], None] | None = None,
         on_error: Callable[[str, BaseException], None] | None = None,
-    ) -> None: ...
+    ) -> None:
+        """`bodies_bytes_max` 0 = a quarter of RAM; `connections_max` 0 = no limit; `server_ping_idle_ms` 0 = no pings.
 
-    # -- methods: one of three kinds per path
+        Without `on_http` a connection that is not HTTP/2 is closed. `on_error(where, error)` hears of a handler's exception;
+        without it the loop's exception handler does.
+        """
+    # -- methods: one of three kinds per path; ValueError for a path that is there already or is none
     def add_batch(self, path: str, handler: Callable[[list[int], list[bytes]], None]) -> None:
         """Hot unary: once per tick, with all requests of that path that are complete: handles and messages, in order of
         arrival. The handler answers each handle by `reply`/`fail`, now or later; an exception fails the whole batch INTERNAL."""
+
     def add_unary(self, path: str, handler: Callable[[Call, bytes], Awaitable[bytes]]) -> None:
         """Cold unary: a task per call, cancelled when the client goes or its deadline passes. `StatusError` becomes the status."""
-    def add_stream(self, path: str, handler: Callable[[Stream, str], StreamHandler]) -> None:
-        """Bidi or server stream: the factory is called with (stream, path) when the headers have arrived."""
+
+    def add_stream(self, path: str, handler: Callable[[Stream, str], StreamHandler], *, hold_bytes: int = ...) -> None:
+        """Bidi or server stream: the factory is called with (stream, path) when the headers have arrived.
+
+        A peer that does not read gets no more of its own messages delivered while more than `hold_bytes` of answers wait
+        for it (0 = never held). `StatusError` from any method of the handler ends the stream with that status.
+        """
+
     def add_unimplemented(self, service: str) -> None:
         """Paths of `service` answer UNIMPLEMENTED `unknown method M for service S`; other services `unknown service S`."""
-
     # -- answers; a handle whose call is gone is ignored
     def reply(self, handle: int, message: bytes, header: bytes = b"") -> None:
         """Status 0 with one message = header + message, without joining them in Python."""
-    def reply_many(self, handles: Sequence[int], messages: Sequence[bytes]) -> None: ...
-    def fail(self, handle: int, code: int, message: str) -> None: ...
+
+    def reply_many(self, handles: Sequence[int], messages: Sequence[bytes], headers: Sequence[bytes] | None = None) -> None: ...
+    def fail(self, handle: int, code: int, message: str) -> None:
+        """Ends a call with a status, trailers-only when nothing was sent."""
+
     def alive(self, handle: int) -> bool: ...
     def metadata(self, handle: int, name: str) -> str | None: ...
     def deadline(self, handle: int) -> float: ...
-
+    def peer(self, handle: int) -> str: ...
+    def peer_certificate(self, handle: int) -> dict[str, Any] | None: ...
+    def set_trailer(self, handle: int, name: str, value: str | bytes) -> None: ...
+    def flush(self) -> int:
+        """Write answers now instead of in the next iteration of the loop: for who answers many handles outside of a handler."""
     # -- listeners and lifecycle
-    async def listen(self, host: str, port: int, *, ssl: Any = None) -> asyncio.Server: ...
+    async def listen(self, host: str, port: int, *, ssl: Any = None) -> asyncio.Server:
+        """An empty host = all addresses. OSError as from `loop.create_server`."""
+
     async def listen_unix(self, path: str) -> asyncio.Server: ...
     async def drain(self, timeout_ms: int) -> None:
-        """GOAWAY in two steps, refuse new streams, wait for open ones up to the limit, then cut with UNAVAILABLE."""
+        """Close the listeners, GOAWAY in two steps, wait for open streams up to the limit, then cut with UNAVAILABLE.
+        Afterwards no connection is left."""
+
     def counters(self) -> dict[str, int]:
-        """connections, streams, requests_total, messages_in/out, bytes_in/out, resets_total, floods_total, buffered_bytes."""
-
-class HttpRequest:
-    """An HTTP/1.1 request on the same port, whole (bounded body)."""
-
-    method: str
-    target: str
-    headers: list[tuple[str, str]]
-    body: bytes
-    def respond(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None: ...
+        """connections, streams, streams_live (structs not yet freed), requests_total, http_requests_total, messages_in/out,
+        bytes_in/out, resets_total, floods_total, refused_total, bodies_bytes, buffered_bytes."""
