@@ -200,6 +200,15 @@ class StoreStatus(NamedTuple):
     is_learner: bool
 
 
+class Log(Protocol):
+    """Where log lines go: one message, then fields in the order given. structlog's bound loggers are such."""
+
+    def debug(self, message: str, /, **fields: object) -> object: ...
+    def info(self, message: str, /, **fields: object) -> object: ...
+    def warning(self, message: str, /, **fields: object) -> object: ...
+    def error(self, message: str, /, **fields: object) -> object: ...
+
+
 class Stream(Protocol):
     """One open gRPC stream, as a handler sees it (rpc/http2)."""
 
