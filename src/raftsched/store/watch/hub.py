@@ -217,8 +217,10 @@ class WatchHub:
         on_work: Callable[[], None],
         on_demand: Callable[[bool], None] = lambda wanted: None,
         message_bytes_max: int = REQUEST_BYTES_MAX + GRPC_OVERHEAD_BYTES,
+        catch_up_bytes: int = CATCH_UP_MESSAGE_BYTES,
     ) -> None:
         self._store = store
+        self._catch_up_bytes = catch_up_bytes
         self._on_work = on_work
         self._on_demand = on_demand
         self._message_bytes_max = message_bytes_max
@@ -412,7 +414,7 @@ class WatchHub:
                 break
             size += len(event.encoded(watcher.prev_kv))
             last = index + 1 == len(batch)
-            if last or (size >= CATCH_UP_MESSAGE_BYTES and batch[index + 1].change.main != event.change.main):
+            if last or (size >= self._catch_up_bytes and batch[index + 1].change.main != event.change.main):
                 self._send_events(watcher, max(revision, event.change.main), batch[first : index + 1])
                 first, size = index + 1, 0
         if first < len(batch):  # no room for the rest
