@@ -32,7 +32,6 @@ WATCH_CATCH_UP_WATCHERS: Final = 512
 WATCH_CATCH_UP_INTERVAL_MS: Final = 100
 WATCH_PROGRESS_INTERVAL_MS: Final = 600_000
 WATCHERS_MAX: Final = 1_000_000  # of all streams; beyond: created and canceled, "etcdserver: too many requests"
-STREAM_ANSWERS_UNREAD_MAX: Final = 10_000  # watch control and keep-alive answers of a client that does not read; beyond: ResourceExhausted
 LEASE_TTL_S_MAX: Final = 9_000_000_000
 LEASE_TTL_S_MIN: Final = 2
 LEASE_REVOKES_PER_TICK: Final = 500

@@ -110,10 +110,8 @@ class Expected:
     prev_kv: bool
     fragment: bool
     progress_notify: bool
-    canceled: bool = False
-    compacted: int = 0
+    canceled: bool = False  # by a compaction
     received: list[Event] = field(default_factory=list)
-    partial: int = 0  # revision of an answer whose last fragment has not come
 
     def wants(self, change: Change) -> bool:
         if change.main < self.start or (self.no_delete if change.deleted else self.no_put):
@@ -130,7 +128,6 @@ class Client:
         self.sink = SlowSink()
         self.stream: WatchStream = hub.open(self.sink)
         self.watchers: dict[int, Expected] = {}
-        self.past: list[Expected] = []
         self.read = 0
         self.open = True
 
@@ -312,7 +309,9 @@ class HubMachine(RuleBasedStateMachine):
     def counts_are_true(self) -> None:
         if not hasattr(self, "hub"):
             return
-        watchers = [watcher for client in self.clients for watcher in client.stream.watchers.values()]
+        held = [watcher for client in self.clients for watcher in client.stream.watchers.values()]
+        watchers = [watcher for watcher in held if not watcher.compacted]
+        assert self.hub.compacted_count == len(held) - len(watchers)
         assert self.hub.watcher_count == len(watchers)
         assert self.hub.slow_count == sum(not watcher.synced for watcher in watchers)
         assert self.subscribed == bool(watchers)
@@ -330,15 +329,17 @@ class HubMachine(RuleBasedStateMachine):
             self._events(watcher, message)
 
     def _canceled(self, one: Client, message: WatchResponse) -> None:
-        watcher = one.watchers.pop(message.watch_id)
-        one.past.append(watcher)
+        if not message.compact_revision:
+            del one.watchers[message.watch_id]
+            return
+        watcher = one.watchers[message.watch_id]
+        assert not watcher.canceled
         watcher.canceled = True
-        if message.compact_revision:
-            assert not message.header.revision
-            assert not message.cancel_reason
-            missing = [change for change in self.store.log if watcher.wants(change)][len(watcher.received) :]
-            lost = missing[0].main if missing else watcher.start
-            assert min(lost, watcher.start) < message.compact_revision
+        assert not message.header.revision
+        assert not message.cancel_reason
+        missing = [change for change in self.store.log if watcher.wants(change)][len(watcher.received) :]
+        lost = missing[0].main if missing else watcher.start
+        assert min(lost, watcher.start) < message.compact_revision
 
     def _events(self, watcher: Expected, message: WatchResponse) -> None:
         assert not message.fragment or watcher.fragment
@@ -389,7 +390,8 @@ class HubMachine(RuleBasedStateMachine):
         for one in self.clients:
             self._read(one)
             for watcher in one.watchers.values():
-                assert len(watcher.received) == len([change for change in self.store.log if watcher.wants(change)])
+                if not watcher.canceled:
+                    assert len(watcher.received) == len([change for change in self.store.log if watcher.wants(change)])
             one.stream.close()
         assert self.hub.watcher_count == self.hub.slow_count == self.hub.stream_count == 0
         assert not self.subscribed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from google.protobuf.message import DecodeError
 
 from raftsched.errors import EtcdError, GrpcCode, StatusError
-from raftsched.limits import KEEP_ALIVES_WAITING_MAX, STREAM_ANSWERS_UNREAD_MAX
+from raftsched.limits import KEEP_ALIVES_WAITING_MAX
 from raftsched.pb.etcd.rpc_pb2 import (
     LeaseGrantRequest,
     LeaseKeepAliveRequest,
@@ -80,7 +80,6 @@ class KeepAlive:
         self._task: asyncio.Task[None] | None = None
         self._half_closed = False
         self._over = False
-        self._unread = 0
         refused = door.check_stream(stream)
         if refused:
             self._finish(int(refused.code), refused.message)
@@ -94,7 +93,7 @@ class KeepAlive:
         except DecodeError:
             self._finish(*STATUS[EtcdError.MALFORMED])
             return
-        if len(self._waiting) > KEEP_ALIVES_WAITING_MAX or self._unread > STREAM_ANSWERS_UNREAD_MAX:
+        if len(self._waiting) > KEEP_ALIVES_WAITING_MAX:
             self._finish(int(GrpcCode.RESOURCE_EXHAUSTED), "raftsched: too many keep-alives wait on this stream")
         elif self._task is None:
             self._task = self._door.spawn(self._drain())
@@ -105,7 +104,7 @@ class KeepAlive:
             self._finish(0, "")
 
     def on_writable(self) -> None:
-        self._unread = 0
+        """Nothing: the door delivers no more requests while the client leaves its answers unread."""
 
     def on_closed(self, code: int) -> None:
         self._end(code)
@@ -129,7 +128,7 @@ class KeepAlive:
 
     def _push(self, message: bytes) -> None:
         self._stats.sent += 1
-        self._unread = 0 if self._stream.push(message) else self._unread + 1
+        self._stream.push(message)
 
     def _finish(self, code: int, message: str) -> None:
         if not self._over:

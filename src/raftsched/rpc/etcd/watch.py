@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
-from raftsched.errors import EtcdError, GrpcCode
-from raftsched.limits import STREAM_ANSWERS_UNREAD_MAX, WATCH_PROGRESS_INTERVAL_MS
+from raftsched.errors import EtcdError
+from raftsched.limits import WATCH_PROGRESS_INTERVAL_MS
 from raftsched.pb.etcd.rpc_pb2 import WatchCreateRequest, WatchRequest
 from raftsched.ports import Stream
 from raftsched.rpc.etcd.calls import STATUS, Door
@@ -114,7 +114,6 @@ class WatchCall:
         self._header_of = service.door.node.header
         self._revision = -1
         self._header = b""
-        self._unread = 0  # answers since the door last said that there is no room
         self._over = False
         self._timer: asyncio.TimerHandle | None = None
         self._watches = service.hub.open(self)
@@ -131,9 +130,7 @@ class WatchCall:
         if revision != self._revision:
             self._revision, self._header = revision, self._header_of(revision)
         self._stats.sent += 1
-        room = self._stream.push(self._header + body)
-        self._unread = 0 if room else self._unread + 1
-        return room
+        return self._stream.push(self._header + body)
 
     # -- StreamHandler
 
@@ -141,9 +138,6 @@ class WatchCall:
         self._stats.received += len(messages)
         for message in messages:
             if self._over:
-                return
-            if self._unread > STREAM_ANSWERS_UNREAD_MAX:
-                self.finish(int(GrpcCode.RESOURCE_EXHAUSTED), "raftsched: the client does not read the answers of its watch stream")
                 return
             try:
                 request = WatchRequest.FromString(message)
@@ -156,7 +150,6 @@ class WatchCall:
         """Nothing: the watches go on until the client cancels."""
 
     def on_writable(self) -> None:
-        self._unread = 0
         if not self._over:
             self._watches.on_writable()
 

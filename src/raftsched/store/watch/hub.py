@@ -54,6 +54,7 @@ class Watcher:
     """One watch of one stream; see the module's invariant for `next` and `synced`."""
 
     __slots__ = (
+        "compacted",
         "end",
         "fragment",
         "idle",
@@ -76,6 +77,7 @@ class Watcher:
         self.start = start
         self.next = start
         self.synced = True
+        self.compacted = False  # told that its history is gone: keeps only its id, until the client cancels it (as in etcd)
         self.idle = True  # no change was sent since the last progress tick
         self.wants_puts = True
         self.wants_deletes = True
@@ -197,7 +199,7 @@ class WatchStream:
             return EMPTY_RANGE
         if watch_id and watch_id in self.watchers:
             return DUPLICATE_ID
-        return TOO_MANY if self._hub.watcher_count >= WATCHERS_MAX else ""
+        return TOO_MANY if self._hub.watcher_count + self._hub.compacted_count >= WATCHERS_MAX else ""
 
     def _pick_id(self) -> int:
         while self._next_id in self.watchers:
@@ -231,6 +233,7 @@ class WatchHub:
         self._streams: set[WatchStream] = set()
         self.watcher_count = 0
         self.slow_count = 0  # unsynced, with room or without
+        self.compacted_count = 0  # canceled by a compaction and not yet by the client
         self.events_total = 0
 
     @property
@@ -304,17 +307,14 @@ class WatchHub:
             watcher.next = max(watcher.start, self._dispatched + 1)
 
     def remove(self, watcher: Watcher) -> None:
+        """The client's cancel, or the end of its stream."""
         stream = watcher.stream
         del stream.watchers[watcher.watch_id]
         stream.reporting.pop(watcher.watch_id, None)
-        self._matcher.remove(watcher.key, watcher.end, watcher)
-        if not watcher.synced:
-            self.slow_count -= 1
-            self._ready.pop(watcher, None)
-            stream.stalled.pop(watcher, None)
-        self.watcher_count -= 1
-        if not self.watcher_count:
-            self._on_demand(False)
+        if watcher.compacted:
+            self.compacted_count -= 1
+        else:
+            self._detach(watcher)
 
     def resume(self, watchers: Iterable[Watcher]) -> None:
         self._ready.update(dict.fromkeys(watchers))
@@ -377,7 +377,9 @@ class WatchHub:
     def _cancel_compacted(self) -> None:
         compacted = self._store.compact_revision
         for watcher in [one for one in self._ready if one.next < compacted]:
-            self.remove(watcher)
+            self._detach(watcher)
+            watcher.compacted = True
+            self.compacted_count += 1
             watcher.stream.send(0, events.canceled(watcher.watch_id, compacted))
 
     def _choose(self, start: int, following: int) -> list[Watcher]:
@@ -447,6 +449,17 @@ class WatchHub:
             self._ready[watcher] = None
         else:
             watcher.stream.stalled[watcher] = None
+
+    def _detach(self, watcher: Watcher) -> None:
+        """No change reaches it any more."""
+        self._matcher.remove(watcher.key, watcher.end, watcher)
+        if not watcher.synced:
+            self.slow_count -= 1
+            self._ready.pop(watcher, None)
+            watcher.stream.stalled.pop(watcher, None)
+        self.watcher_count -= 1
+        if not self.watcher_count:
+            self._on_demand(False)
 
     def _work(self) -> None:
         if self._ready:
