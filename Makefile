@@ -1,0 +1,38 @@
+# Two commands: `make run` and `make test`. Both set up what is missing first; see scripts/setup.sh.
+.PHONY: help run test lint bench wheel proto tools lower-bounds setup clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+setup: ## system packages, .venv, dependencies, native modules
+	@scripts/setup.sh
+
+run: setup ## a server with its data in ./data; further flags: make run ARGS="--port=6000"
+	@exec .venv/bin/python scripts/run.py $(ARGS)
+
+test: setup ## every check and test; further options for pytest: make test ARGS="-k wheel"
+	@scripts/test.sh $(ARGS)
+
+lint: setup ## ruff, mypy, cython-lint, the house rules
+	@scripts/lint.sh
+
+tools: setup ## the real etcd 3.7, its tools and the load generators (needs Go)
+	@.venv/bin/python scripts/tools.py build
+	@.venv/bin/python scripts/tools.py
+
+bench: tools ## every target of docs/performance.md beside a real etcd; make bench ARGS="--only store --quick"
+	@.venv/bin/python -m bench.load.report $(ARGS)
+
+proto: setup ## regenerate src/raftsched/pb from proto/
+	@.venv/bin/python scripts/generate_proto.py
+
+wheel: setup ## a wheel with its libraries inside and an sdist, both tried in clean environments
+	@.venv/bin/python scripts/wheel.py
+
+lower-bounds: setup ## the unit tests on the oldest dependencies that pyproject.toml allows
+	@.venv/bin/python scripts/lower_bounds.py
+
+clean: ## what was built; .venv, .cache and ./data stay
+	@rm -rf build dist wheelhouse .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find src \( -name '*.so' -o -name '*.c' -not -path '*/native/*' \) -delete
