@@ -80,7 +80,9 @@ cdef class LogReader:
                 crc = crc32c_update(self.crc, frame.data, frame.length)
             if crc != frame.crc:
                 return REASONS[<int> READ_CHECKSUM], ""
-            illegal = self.take(&frame, sequence, offset[0], position)
+            if frame.type == RECORD_CRC and not is_batch_start(&frame, sequence, offset[0]):
+                return "a batch start that belongs elsewhere", ""   # its stamp, which no checksum covers, may be torn off
+            illegal = self.take(&frame, position)
             if illegal:
                 return "", illegal
             self.crc = crc
@@ -90,7 +92,7 @@ cdef class LogReader:
             self.record_count += 1
             offset[0] = frame.end
 
-    cdef str take(self, wal_frame_t* frame, uint64_t sequence, uint64_t offset, uint64_t position):
+    cdef str take(self, wal_frame_t* frame, uint64_t position):
         """Takes in a record that verifies; the reason if it cannot be."""
         if position == 0 and frame.type != RECORD_CRC or position == 1 and frame.type != RECORD_METADATA:
             return "a segment starts with a checksum and metadata"
@@ -99,7 +101,7 @@ cdef class LogReader:
         if frame.type == RECORD_STATE:
             return self.take_state(frame)
         if frame.type == RECORD_CRC:
-            return "" if is_batch_start(frame, sequence, offset) else "a batch start that belongs elsewhere"
+            return ""
         if frame.type == RECORD_SNAPSHOT:
             return self.take_mark(frame)
         if frame.type == RECORD_METADATA and position == 1:

@@ -628,11 +628,13 @@ static int log_append(wal_log_t *log, const wal_state_t *state, uint64_t first_i
     log->offset += group->length - before;
     log->queued_bytes += group->length - before;
     group->batch_last = ++log->batch;
-    if (group == log->head && !log->writing)
-        pthread_cond_signal(&log->work);
-    if (wants_preparing(log))
-        pthread_cond_signal(&log->prepare);
+    int work = group == log->head && !log->writing, prepare = wants_preparing(log);
     pthread_mutex_unlock(&log->mutex);
+    /* After the unlock: else the woken thread would run into the mutex at once. */
+    if (work)
+        pthread_cond_signal(&log->work);
+    if (prepare)
+        pthread_cond_signal(&log->prepare);
     return 0;
 }
 

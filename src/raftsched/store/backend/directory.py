@@ -1,0 +1,178 @@
+"""Where a member keeps its data: layout, lock, version, and whose files are already there.
+
+    <data-dir>/dapr-scheduler-existing-cluster      Dapr's marker: without it a Dapr Scheduler would wipe the directory
+    <data-dir>/<NAMESPACE>-<id>/raftsched-1/        (kubernetes mode: <data-dir>/raftsched-1/)
+        LOCK  VERSION  wal/  snap/  db.<n>/
+
+Invariant: nothing that is not ours is ever written to or removed; a fresh start never happens over a Dapr Scheduler's data
+(spec D13). Of several `db.<n>` the highest is in use: it got its name complete and with no commit between (Defragment).
+Must not know: what the files hold.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+from pathlib import Path
+
+from raftsched.errors import FatalError, NoSpaceError
+from raftsched.store.backend._lmdb import Backend, stored_applied_index
+
+LAYOUT = 1
+OWN_NAME = f"raftsched-{LAYOUT}"
+MARKER_NAME = "dapr-scheduler-existing-cluster"
+FOREIGN_PATTERN = "dapr-*"  # dapr-0.1 in Dapr 1.14 to 1.19
+DATABASE_NAME = re.compile(r"db\.(\d+)")
+
+
+class DirectoryInUseError(Exception):
+    """Another process holds the directory's lock. Not fatal: the caller may try again."""
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make(path: Path) -> None:
+    """The directory and its parents, each 0700 and durable."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(mode=0o700, exist_ok=True)
+        _sync(one.parent)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    _sync(path.parent)
+
+
+class DataDirectory:
+    """One member's directory, locked for this process until `close`."""
+
+    def __init__(self, data_dir: str | Path, *, instance: str | None) -> None:
+        """`instance`: `<NAMESPACE>-<id>`; None in kubernetes mode, where the volume is the member's own.
+
+        Raises FatalError (foreign or newer data, no permission), DirectoryInUseError, NoSpaceError.
+        """
+        root = Path(data_dir)
+        base = root if instance is None else root / instance
+        self.path = base / OWN_NAME
+        self.wal_path = self.path / "wal"
+        self.snap_path = self.path / "snap"
+        self._lock = -1
+        try:
+            self._prepare(root, base)
+        except OSError as error:
+            self.close()
+            full = error.errno in {28, 122}  # ENOSPC, EDQUOT
+            raise (NoSpaceError if full else FatalError)(f"data directory {error.filename or self.path}: {error.strerror}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, root: Path, base: Path) -> None:
+        version = self.path / "VERSION"
+        if not version.exists():
+            refuse_foreign(base)
+        _make(self.path)
+        self._take_lock()
+        self._check_version(version)
+        _make(self.wal_path)
+        _make(self.snap_path)
+        if not (root / MARKER_NAME).exists():
+            _write(root / MARKER_NAME, "")
+        if not version.exists():
+            _write(version, f"{OWN_NAME}\n")
+        self._tidy()
+
+    def _take_lock(self) -> None:
+        self._lock = os.open(self.path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DirectoryInUseError(f"data directory {self.path} is in use by another process") from error
+
+    def _check_version(self, version: Path) -> None:
+        if version.exists() and (text := version.read_text(encoding="ascii", errors="replace").strip()) != OWN_NAME:
+            raise FatalError(f"{version} says {text!r}: data of another version, this one reads {OWN_NAME!r}")
+
+    def _tidy(self) -> None:
+        """Finishes or discards what a killed Defragment left: unfinished copies, and databases that a newer one replaced."""
+        numbers = self._databases()
+        for entry in list(self.path.iterdir()):
+            match = DATABASE_NAME.fullmatch(entry.name.removesuffix(".tmp"))
+            if match and (entry.name.endswith(".tmp") or int(match[1]) < numbers[-1]):
+                shutil.rmtree(entry)
+
+    def _databases(self) -> list[int]:
+        found = (DATABASE_NAME.fullmatch(entry.name) for entry in self.path.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    @property
+    def database_path(self) -> str:
+        """The database in use (`db.0` in a fresh directory, not made yet)."""
+        return str(self.path / f"db.{max(self._databases(), default=0)}")
+
+    @property
+    def copy_path(self) -> str:
+        """Where Defragment writes its copy."""
+        return str(self.path / f"db.{max(self._databases(), default=0) + 1}.tmp")
+
+    def start_defragment(self, backend: Backend) -> int:
+        """Begins the compacting copy on the bulk thread; its job number. No commit may start until `finish_defragment`.
+
+        Raises NoSpaceError if less is free than the database has in use.
+        """
+        backend.measure_now()
+        info = os.statvfs(self.path)
+        free = info.f_bavail * info.f_frsize
+        if free < backend.in_use_bytes:
+            raise NoSpaceError(f"defragment needs {backend.in_use_bytes} bytes in {self.path}, {free} are free")
+        shutil.rmtree(self.copy_path, ignore_errors=True)
+        return backend.start_copy(self.copy_path)
+
+    def finish_defragment(self, backend: Backend) -> None:
+        """Puts the finished copy in the database's place. All pointers into the backend become invalid.
+
+        Raises ValueError, with the copy thrown away and the old database in place, if there was a commit since the copy began.
+        """
+        copy, old = self.copy_path, backend.path
+        if backend.committing or stored_applied_index(copy) != backend.applied_index:
+            shutil.rmtree(copy, ignore_errors=True)
+            raise ValueError("a commit came in between")
+        new = copy.removesuffix(".tmp")
+        os.rename(copy, new)
+        _sync(self.path)
+        backend.swap(new)
+        shutil.rmtree(old)
+
+    def discard_copy(self) -> None:
+        """After a copy that failed."""
+        shutil.rmtree(self.copy_path, ignore_errors=True)
+
+    def close(self) -> None:
+        """Gives the lock back. Idempotent."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def refuse_foreign(base: Path) -> None:
+    """FatalError if a Dapr Scheduler's store lies in `base`, where ours would begin empty."""
+    for foreign in sorted(base.glob(FOREIGN_PATTERN)):
+        if foreign.is_dir() and any(foreign.iterdir()):
+            raise FatalError(
+                f"{foreign} holds the data of a Dapr Scheduler and {base / OWN_NAME} none: refusing to start empty over it. "
+                "Nothing was changed. `raftsched import dapr`, which a later version brings, will take it over; "
+                "until then keep running Dapr's scheduler on it, or use another --etcd-data-dir"
+            )
