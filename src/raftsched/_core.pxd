@@ -14,11 +14,13 @@ cdef struct cron_masks_t:            # bit n = value n; 40 bytes
     uint8_t day_star                 # the field carries the star: it does not restrict
     uint8_t weekday_star
 
-cdef struct cron_table_t             # _core/cron.pxi
+cdef struct cron_spec_t              # _core/cron_table.pxi
+cdef struct cron_table_t
 cdef struct wheel_t                  # _core/layout.pxi
 
 cdef class CronTable:
     cdef cron_table_t* table
+    cdef int read_spec(self, masks, int zone, cron_spec_t* spec) except -1
     # The first fire strictly after `after_s` (seconds since the epoch, any sign); -1 = none up to the end of 9999, or no such spec.
     cdef int64_t c_next(self, int spec, int64_t after_s) noexcept nogil
     # The last fire <= `until_s` and > `after_s`; -1 = none.

@@ -42,6 +42,9 @@ class CronTable:
     def next(self, spec: int, after_s: int) -> int:
         """The first fire strictly after `after_s` (seconds since the epoch); -1 = none within the horizon."""
 
+    def next_of(self, masks: Sequence[int], zone: int, after_s: int) -> int:
+        """The same for masks that have no number here. ValueError as `add`."""
+
     def last(self, spec: int, after_s: int, until_s: int) -> int:
         """The last fire with after_s < fire <= until_s; -1 = none."""
 

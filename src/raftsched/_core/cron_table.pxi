@@ -103,17 +103,18 @@ cdef int64_t add_spec(cron_table_t* table, cron_spec_t* wanted) noexcept nogil:
     return number
 
 
+cdef inline int64_t spec_next(cron_table_t* table, const cron_spec_t* spec, int64_t after) noexcept nogil:
+    """The first fire > after, or -1. The second -1 itself (1969) is passed over, for that reason."""
+    cdef zone_t* zone = NULL if spec.zone < 0 else &table.zones[spec.zone]
+    cdef int64_t found = cron_next(&spec.masks, zone, after)
+    return cron_next(&spec.masks, zone, -1) if found == -1 and after < -1 else found
+
+
 cdef inline int64_t table_next(cron_table_t* table, int64_t number, int64_t after) noexcept nogil:
-    """The first fire > after; -1 = none, or no such spec. The second -1 itself (1969) is passed over, for that reason."""
-    cdef cron_spec_t* spec
-    cdef zone_t* zone
-    cdef int64_t found
+    """As spec_next; -1 also when there is no such spec."""
     if number < 0 or number >= table.count or table.specs[number].users == 0:
         return -1
-    spec = &table.specs[number]
-    zone = NULL if spec.zone < 0 else &table.zones[spec.zone]
-    found = cron_next(&spec.masks, zone, after)
-    return cron_next(&spec.masks, zone, -1) if found == -1 and after < -1 else found
+    return spec_next(table, &table.specs[number], after)
 
 
 cdef int64_t table_last(cron_table_t* table, int64_t number, int64_t after, int64_t until) noexcept nogil:
@@ -165,11 +166,9 @@ cdef class CronTable:
     def __len__(self):
         return self.table.used
 
-    def add(self, masks not None, int zone=-1):
-        cdef cron_spec_t spec
-        cdef int64_t number
+    cdef int read_spec(self, masks, int zone, cron_spec_t* spec) except -1:
         seconds, minutes, hours, days, months, weekdays, day_star, weekday_star = masks
-        memset(&spec, 0, sizeof(spec))
+        memset(spec, 0, sizeof(cron_spec_t))
         spec.masks.seconds = seconds
         spec.masks.minutes = minutes
         spec.masks.hours = hours
@@ -184,6 +183,12 @@ cdef class CronTable:
             raise ValueError("a cron mask is empty or has bits outside its field")
         if zone < -1 or zone >= CRON_ZONES_MAX or (zone >= 0 and self.table.zones[zone].count == 0):
             raise ValueError("zone is not set")
+        return 0
+
+    def add(self, masks not None, int zone=-1):
+        cdef cron_spec_t spec
+        cdef int64_t number
+        self.read_spec(masks, zone, &spec)
         number = add_spec(self.table, &spec)
         if number < 0:
             raise MemoryError("too many cron specs")
@@ -231,6 +236,11 @@ cdef class CronTable:
 
     def next(self, int spec, int64_t after_s):
         return table_next(self.table, spec, after_s)
+
+    def next_of(self, masks not None, int zone, int64_t after_s):
+        cdef cron_spec_t spec
+        self.read_spec(masks, zone, &spec)
+        return spec_next(self.table, &spec, after_s)
 
     def last(self, int spec, int64_t after_s, int64_t until_s):
         return table_last(self.table, spec, after_s, until_s)

@@ -1,0 +1,8 @@
+"""The one way in which this room says no.
+
+Must not know: status codes; the caller puts `job failed validation: ` in front of the text.
+"""
+
+
+class InvalidJobError(ValueError):
+    """The caller's fault. The text is part of the wire contract (spec/scheduler.md §5), byte for byte."""
