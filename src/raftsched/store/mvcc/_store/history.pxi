@@ -1,0 +1,122 @@
+# What is older than the latest: compaction and its scrub, reading changes by revision, the hash, and the load at start.
+
+cdef int scan_all(MvccStore store, uint64_t from_main, uint64_t to_main, scan_fn callback, void* context) except? -1:
+    """All records of [from_main, to_main] in order, from the source and both generations, each once.
+
+    While a commit is being taken over the source may already show the committing records: it is read up to them only.
+    """
+    cdef uint64_t source_to = to_main, committing_to = to_main
+    cdef int status = 0
+    cdef bint committing = store.committing is not None and store.committing.count
+    if store.filling.count and store.filling.records[0].main <= to_main:
+        source_to = committing_to = store.filling.records[0].main - 1
+    if committing and store.committing.records[0].main <= source_to:
+        source_to = store.committing.records[0].main - 1
+    if from_main <= source_to:
+        status = store.source.scan(from_main, source_to, callback, context)
+        if status == -1:
+            raise FatalError(store.source.error() or "the records cannot be read")
+    if not status and committing and from_main <= committing_to:
+        status = store.committing.scan(from_main, committing_to, callback, context)
+    if not status:
+        status = store.filling.scan(from_main, to_main, callback, context)
+    return status
+
+
+# -- compaction ------------------------------------------------------------------------------------------------------
+
+cdef list drop_older(MvccStore store, entry_t* entry, uint32_t count, list dropped):
+    cdef uint32_t i
+    for i in range(count):
+        dropped.append((entry.older.item[i].main, <uint32_t> entry.older.item[i].sub, bool(entry.older.item[i].tombstone)))
+    core_drop_older(&store.core, entry, count)
+    return dropped
+
+
+cdef int scrub_entry(MvccStore store, size_t position, list dropped) except -1:
+    cdef uint32_t handle = store.core.dirty[position]
+    cdef entry_t* entry = core_entry(&store.core, handle)
+    cdef int everything = 0
+    cdef uint32_t count = entry_compactable(entry, <uint64_t> store.compacted, &everything)
+    if count:
+        drop_older(store, entry, count, dropped)
+    if everything:
+        dropped.append((entry.main, entry.sub, True))
+        if core_drop_entry(&store.core, handle):
+            raise MemoryError
+        core_clean(&store.core, position)
+    elif entry.older == NULL and not entry.dead:
+        entry.dirty = 0
+        core_clean(&store.core, position)
+    return 0
+
+
+# -- changes by revision ---------------------------------------------------------------------------------------------
+
+cdef struct history_context:
+    void* changes
+    int64_t revisions_left
+    uint64_t main
+    uint64_t next
+    int failed
+
+
+cdef int take_record(void* raw, const record_t* record) noexcept nogil:
+    cdef history_context* context = <history_context*> raw
+    if record.main != context.main:
+        if context.revisions_left == 0:
+            context.next = record.main
+            return 1
+        context.revisions_left -= 1
+        context.main = record.main
+    with gil:
+        try:
+            (<list> context.changes).append(change_of(record))
+        except BaseException:
+            context.failed = 1
+            return 1
+    return 0
+
+
+# -- the hash --------------------------------------------------------------------------------------------------------
+
+cdef int hash_one(void* plan, const record_t* record) noexcept nogil:
+    hash_record(<hash_plan*> plan, record.main, record.sub, record.tombstone, record.value, record.length)
+    return 0
+
+
+# -- start -----------------------------------------------------------------------------------------------------------
+
+cdef struct load_context:
+    core_t* core
+    uint64_t main
+    uint32_t sub
+    int error
+
+
+cdef int load_one(void* raw, const record_t* record) noexcept nogil:
+    cdef load_context* context = <load_context*> raw
+    context.main = record.main
+    context.sub = record.sub
+    context.error = core_load(context.core, record.main, record.sub, record.tombstone, record.value, record.length)
+    return 1 if context.error else 0
+
+
+cdef list attached_keys(MvccStore store):
+    """(lease, key) of every live key with a lease, in key order."""
+    cdef index_walk walk
+    cdef wire_span start, end
+    cdef uint8_t zero = 0
+    cdef uint32_t handle
+    cdef entry_t* entry
+    attached = []
+    start.data = end.data = &zero
+    start.length = end.length = 1
+    core_walk_from(&store.core, start, end, &walk)
+    handle = core_walk_next(&store.core, &walk)
+    while handle:
+        entry = core_entry(&store.core, handle)
+        if entry.lease:
+            attached.append((entry.lease, key_bytes(store, entry)))
+        handle = core_walk_next(&store.core, &walk)
+    return attached
