@@ -67,7 +67,7 @@ typedef struct door_stream {
   uint8_t kind, events;
   unsigned queued : 1, timed : 1, held : 1, opened : 1; /* opened: Python has made a handler of it */
   unsigned post : 1, grpc : 1, bad_timeout : 1, has_timeout : 1, headers_too_large : 1, encoding_unknown : 1, path_seen : 1;
-  unsigned half_closed : 1, started : 1, finished : 1, deferred : 1, want_writable : 1, trailers_sent : 1, input_held : 1;
+  unsigned half_closed : 1, complete : 1, started : 1, finished : 1, deferred : 1, want_writable : 1, trailers_sent : 1, input_held : 1;
   uint32_t header_bytes;
   double timeout_s, deadline; /* loop time; 0 = none */
   door_field *fields, inline_fields[INLINE_FIELDS];

@@ -229,10 +229,6 @@ static int prefix_check(door_stream *stream) {
     stream_finish(stream, 13, text, (size_t)length);
     return -1;
   }
-  if (stream->kind != KIND_STREAM && stream->message) {
-    stream_fail(stream, 13, "cardinality violation: received multiple request messages for non-client-streaming RPC");
-    return -1;
-  }
   stream->partial_declared = declared;
   stream->partial_length = 0;
   return 0;
@@ -252,6 +248,8 @@ static int message_complete(door_stream *stream, PyObject *message) {
   stream->prefix_length = 0;
   if (stream->kind != KIND_STREAM) {
     stream->message = message;
+    stream->complete = 1;
+    stream_event(stream, EVENT_REQUEST, engine);
     return 0;
   }
   if (!stream->message) stream->message = PyList_New(0);
@@ -295,9 +293,10 @@ static int message_whole(door_stream *stream, const uint8_t *data) {
   return message ? message_complete(stream, message) : out_of_memory(stream);
 }
 
-/* Body bytes of an open request. After a verdict the rest is thrown away. */
+/* Body bytes of an open request. Behind a verdict, or the message of a unary call, the rest is thrown away: grpc-go serves
+ * a unary call as soon as its message is there and never looks further. */
 static void request_data(door_stream *stream, const uint8_t *data, size_t length) {
-  while (length && !stream->finished) {
+  while (length && !stream->finished && !stream->complete) {
     if (stream->prefix_length < PREFIX_BYTES) {
       size_t part = PREFIX_BYTES - stream->prefix_length;
       if (part > length) part = length;
@@ -320,14 +319,12 @@ static void request_data(door_stream *stream, const uint8_t *data, size_t length
 static void request_end(door_stream *stream) {
   stream->half_closed = 1;
   if (stream->finished || !stream->kind) return;
-  if (stream->partial || stream->prefix_length) {
-    stream_fail(stream, 13, "unexpected EOF");
-  } else if (stream->kind == KIND_STREAM) {
-    stream_event(stream, EVENT_HALF_CLOSE, stream->connection->engine);
-  } else if (!stream->message) {
-    stream_fail(stream, 13, "cardinality violation: received no request message from non-client-streaming RPC");
-  } else {
-    stream_event(stream, EVENT_REQUEST, stream->connection->engine);
+  int cut = stream->partial || stream->prefix_length;
+  if (stream->kind == KIND_STREAM) {
+    if (cut) stream_fail(stream, 13, "unexpected EOF");
+    else stream_event(stream, EVENT_HALF_CLOSE, stream->connection->engine);
+  } else if (!stream->complete) {
+    stream_fail(stream, 2, cut ? "unexpected EOF" : "EOF");
   }
 }
 

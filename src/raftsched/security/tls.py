@@ -1,0 +1,81 @@
+"""TLS for the listeners: from files and options to one `ssl.SSLContext`, with errors that a person can act on.
+
+Invariant: `http/1.1` is chosen whenever the client offers it, else `h2`: JSON never arrives on HTTP/2 (etcd-api §4.4).
+Must not know: gRPC, who the client is allowed to be.
+"""
+
+import ssl
+from pathlib import Path
+from typing import Final
+
+from raftsched.errors import ConfigError
+
+ALPN: Final = ("http/1.1", "h2")  # the server's order decides
+VERSIONS: Final = {"": ssl.TLSVersion.TLSv1_2, "TLS1.2": ssl.TLSVersion.TLSv1_2, "TLS1.3": ssl.TLSVersion.TLSv1_3}
+
+
+def server_context(
+    certificate: str,
+    key: str,
+    *,
+    client_ca: str = "",
+    client_certificate_required: bool = False,
+    min_version: str = "",
+    max_version: str = "",
+) -> ssl.SSLContext:
+    """A server's context from PEM files.
+
+    `client_ca` makes a client's certificate, if it sends one, be checked; `client_certificate_required` refuses those that
+    send none. Versions are etcd's `TLS1.2` and `TLS1.3`; the default minimum is 1.2, without a maximum. ConfigError names
+    the file or option that is wrong.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _version(min_version)
+    if max_version:
+        context.maximum_version = _version(max_version)
+        if context.maximum_version < context.minimum_version:
+            raise ConfigError("the maximum TLS version is below the minimum")
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(ALPN)
+    _load_pair(context, certificate, key)
+    if client_ca:
+        _load_client_ca(context, client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED if client_certificate_required else ssl.CERT_OPTIONAL
+    elif client_certificate_required:
+        raise ConfigError("client certificates cannot be required without a client CA file")
+    return context
+
+
+def _version(name: str) -> ssl.TLSVersion:
+    if name not in VERSIONS:
+        raise ConfigError(f"unknown TLS version {name!r}: use TLS1.2 or TLS1.3")
+    return VERSIONS[name]
+
+
+def _read(path: str, what: str) -> None:
+    """Says which file it is before OpenSSL says only that there is none."""
+    try:
+        Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from None
+
+
+def _load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    _read(certificate, "certificate file")
+    _read(key, "key file")
+
+    def no_password() -> str:
+        raise ConfigError(f"the key file {key} is encrypted")
+
+    try:
+        context.load_cert_chain(certificate, key, password=no_password)
+    except ssl.SSLError as error:
+        raise ConfigError(f"cannot use certificate {certificate} with key {key}: {error.reason or error}") from None
+
+
+def _load_client_ca(context: ssl.SSLContext, client_ca: str) -> None:
+    _read(client_ca, "client CA file")
+    try:
+        context.load_verify_locations(client_ca)
+    except ssl.SSLError as error:
+        raise ConfigError(f"cannot use client CA file {client_ca}: {error.reason or error}") from None
