@@ -64,6 +64,7 @@ COMMIT_BRANCHES_MAX: Final = 1_024  # results in one Raft entry: about 5 ms of a
 COMMITS_IN_FLIGHT_MAX: Final = 8  # entries proposed and not yet answered; beyond: results wait
 RESULTS_PENDING_MAX: Final = 200_000  # results not yet committed; beyond: no trigger fires
 ACKS_POSTPONED_MS_MAX: Final = 1_000  # acks wait while a tick is being sent, at most so long
+LIST_PAGE_JOBS: Final = 1_000  # of ListJobs, as Dapr asks
 SCAN_PAGE_KEYS: Final = 1_000  # of a load, per loop slice
 SPEC_CACHE_ENTRIES: Final = 4_096  # parsed schedule texts kept
 GATE_WAITERS_MAX: Final = 100_000  # per concurrency gate; beyond: FAILED

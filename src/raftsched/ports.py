@@ -4,7 +4,7 @@ Time is always an argument: `now_ms` is wall time in ms since the epoch, `mono_m
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from raftsched.types import Change, MemberInfo, Result, ResultSink
 
@@ -221,6 +221,9 @@ class Stream(Protocol):
     def finish(self, code: int = 0, message: str = "") -> None: ...
 
     def metadata(self, name: str) -> str | None: ...
+
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """What the peer showed, as `ssl` gives it; None without TLS."""
 
 
 class StreamHandler(Protocol):

@@ -38,6 +38,12 @@ def encode_stored_job(
 ) -> bytes:
     """The bytes of stored.Job (spec §6.1); None leaves a field out. `due`: begin is the due time, else the receipt."""
 
+def put_job_request(name: bytes, value: bytes) -> bytes:
+    """PutRequest of a job by composed name."""
+
+def create_job_request(name: bytes, value: bytes) -> bytes:
+    """TxnRequest: if there is no job of this composed name, put it; else read it."""
+
 def decode_stored_job(
     value: bytes,
 ) -> tuple[
@@ -79,5 +85,8 @@ def range_kvs(body: bytes) -> list[tuple[bytes, bytes, int, int]]:
 
 def parse_kv(record: bytes) -> tuple[bytes, bytes, int, int]: ...
 def txn_succeeded(body: bytes) -> bool: ...
+def parse_leadership(value: bytes) -> tuple[int, int, str]:
+    """cron.stored.Leadership as (total, uid, address of the host). Raises `WireError`."""
+
 def txn_outcomes(body: bytes, count: int) -> bytes:
     """TxnResponse of a packed request of `count` branches → one byte 0 or 1 each. Raises `WireError`."""

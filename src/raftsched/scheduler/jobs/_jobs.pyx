@@ -8,9 +8,9 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport strlen
 
 from raftsched.scheduler.jobs._stored cimport (
-    BEGIN_DUE, BEGIN_START, INSTANT_SIZE_MAX, JOBS_PREFIX_SIZE, METADATA_TYPE_URL, PB_BYTES, PB_VARINT, POLICY_UNSET,
+    BEGIN_DUE, BEGIN_START, INSTANT_SIZE_MAX, JOBS_PREFIX, JOBS_PREFIX_SIZE, METADATA_TYPE_URL, PB_BYTES, PB_VARINT, POLICY_UNSET,
     counter_parse, counter_put, counter_t, instant_t, kv_parse, kv_t, metadata_parse, metadata_t, outcomes_parse, pb_bytes_size,
-    pb_field, pb_in, pb_next, pb_number_size, pb_open, pb_put_bytes, pb_put_head, pb_put_instant, pb_put_number, policy_parse,
+    pb_field, pb_in, pb_next, pb_number_size, pb_open, pb_put_bytes, pb_put_head, pb_put_instant, pb_put_number, pb_put_raw, policy_parse,
     policy_t, prefix_match, slice_t, stored_job_parse, stored_job_t,
 )
 
@@ -195,6 +195,46 @@ def encode_stored_job(uint64_t partition_id, bint due, int64_t begin_s, int32_t 
     if failure_policy is not None:
         at = pb_put_bytes(at, 7, PyBytes_AS_STRING(failure_policy), len(failure_policy))
     return result[:at - start]
+
+
+cdef size_t key_size(bytes name) noexcept:
+    return JOBS_PREFIX_SIZE + PyBytes_GET_SIZE(name)
+
+
+cdef uint8_t* put_key(uint8_t* at, uint32_t number, bytes name) noexcept:
+    at = pb_put_head(at, number, key_size(name))
+    at = pb_put_raw(at, JOBS_PREFIX, JOBS_PREFIX_SIZE)
+    return pb_put_raw(at, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+
+
+def put_job_request(bytes name not None, bytes value not None):
+    """PutRequest of a job by composed name."""
+    cdef size_t size = pb_bytes_size(1, key_size(name)) + pb_bytes_size(2, PyBytes_GET_SIZE(value))
+    cdef bytes result = PyBytes_FromStringAndSize(NULL, size)
+    cdef uint8_t* at = put_key(<uint8_t*>PyBytes_AS_STRING(result), 1, name)
+    pb_put_bytes(at, 2, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+    return result
+
+
+def create_job_request(bytes name not None, bytes value not None):
+    """TxnRequest: if there is no job of this composed name, put it; else read it."""
+    cdef size_t key = pb_bytes_size(1, key_size(name))
+    cdef size_t compare = 2 + key + 2                   # target CREATE, the key, create_revision 0
+    cdef size_t put = key + pb_bytes_size(2, PyBytes_GET_SIZE(value))
+    cdef size_t size = pb_bytes_size(1, compare) + pb_bytes_size(2, pb_bytes_size(2, put)) + pb_bytes_size(3, pb_bytes_size(1, key))
+    cdef bytes result = PyBytes_FromStringAndSize(NULL, size)
+    cdef uint8_t* at = pb_put_head(<uint8_t*>PyBytes_AS_STRING(result), 1, compare)
+    at = pb_put_number(at, 2, 1)
+    at = put_key(at, 3, name)
+    at = pb_put_number(at, 5, 0)
+    at = pb_put_head(at, 2, pb_bytes_size(2, put))
+    at = pb_put_head(at, 2, put)
+    at = put_key(at, 1, name)
+    at = pb_put_bytes(at, 2, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+    at = pb_put_head(at, 3, pb_bytes_size(1, key))
+    at = pb_put_head(at, 1, key)
+    put_key(at, 1, name)
+    return result
 
 
 def decode_stored_job(bytes value not None):
@@ -392,6 +432,39 @@ def txn_succeeded(bytes body not None):
     if got < 0:
         raise WireError("malformed TxnResponse")
     return succeeded
+
+
+def parse_leadership(bytes value not None):
+    """cron.stored.Leadership as (total, uid, address of the host); address "" if the replica data hold none. Raises `WireError`."""
+    cdef pb_in source = pb_open(view(value)), inner
+    cdef pb_field f, g
+    cdef int got = pb_next(&source, &f)
+    total = uid = 0
+    address = ""
+    while got == 1:
+        if f.number == 1 and f.type == PB_VARINT:
+            total = f.value
+        elif f.number == 2 and f.type == PB_VARINT:
+            uid = f.value
+        elif f.number == 3 and f.type == PB_BYTES:
+            inner = pb_open(f.body)
+            while pb_next(&inner, &g) == 1:
+                if g.number == 2 and g.type == PB_BYTES:
+                    address = host_address(g.body)
+        got = pb_next(&source, &f)
+    if got < 0:
+        raise WireError("malformed Leadership")
+    return (total, uid, address)
+
+
+cdef str host_address(slice_t host):
+    cdef pb_in source = pb_open(host)
+    cdef pb_field f
+    address = ""
+    while pb_next(&source, &f) == 1:
+        if f.number == 1 and f.type == PB_BYTES:
+            address = text(f.body)
+    return address
 
 
 def txn_outcomes(bytes body not None, size_t count):

@@ -57,7 +57,7 @@ cdef int assign_schedule(Engine self, job_t* job, slice_t name, const stored_job
     cdef bytes text
     job.kind = KIND_ONCE
     job.value = 0
-    if not stored.has_schedule or stored.schedule.size == 0:
+    if not stored.has_schedule:
         return 0
     if (self.cached_text is not None and <size_t>PyBytes_GET_SIZE(self.cached_text) == stored.schedule.size
             and memcmp(PyBytes_AS_STRING(self.cached_text), stored.schedule.data, stored.schedule.size) == 0):

@@ -1,0 +1,90 @@
+"""The engine, native; see `_engine.pyx`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from raftsched._core import TimerWheel
+from raftsched.scheduler.delivery._delivery import Delivery, StreamState
+from raftsched.scheduler.delivery.gates import Gates, Limit
+from raftsched.types import Change
+
+ONCE: Final[int]
+EVERY: Final[int]
+CRON: Final[int]
+NEVER: Final[int]
+
+class Commit:
+    """Results that go to the store as one transaction: `request` is the TxnRequest, `count` its branches."""
+
+    request: bytes
+    count: int
+
+class Engine:
+    """All jobs of one scheduler. Not re-entrant: one thread, one call after another."""
+
+    wheel: TimerWheel
+    delivery: Delivery
+    jobs: int
+    results_pending: int
+    """Results not yet answered by `on_outcomes`."""
+    undecodable_total: int
+    unknown_acks_total: int
+    fired_total: int
+    def __init__(
+        self,
+        wheel: TimerWheel,
+        delivery: Delivery,
+        gates: Gates,
+        read_record: Callable[[int, int], bytes | None],
+        compile_schedule: Callable[[str], tuple[int, int]],
+        note: Callable[[str, bytes], None],
+        *,
+        hash_key: tuple[int, int] = ...,
+        branches_max: int = ...,
+    ) -> None:
+        """`read_record(main, sub)`: the stored KeyValue, at once. `compile_schedule(text)`: (EVERY, ns) or (CRON, number in
+        `wheel.cron`, counted once more), ValueError if it cannot fire. `note(event, key)`: something for the log."""
+    # -- what the store says
+    def on_changes(self, changes: Sequence[Change]) -> list[Change]:
+        """Whole revisions in order; returns the changes under dapr/leadership/."""
+
+    def begin_load(self) -> None: ...
+    def finish_load(self) -> None: ...
+    def set_partition(self, total: int, index: int) -> None: ...
+    def arm_some(self, limit: int) -> bool: ...
+    # -- time
+    def advance(self, now_ms: int) -> int:
+        """Fires up to TRIGGERS_PER_ADVANCE due jobs; their number. While `more`, call again with the same time."""
+
+    @property
+    def more(self) -> bool: ...
+    # -- streams
+    def open_stream(
+        self,
+        push: Callable[[bytes], bool],
+        owner: Any,
+        prefixes: Sequence[tuple[bytes, int, tuple[str, str] | None]],
+        namespace: str = "",
+        limits: Sequence[Limit] = (),
+    ) -> StreamState: ...
+    def close_stream(self, stream: StreamState) -> None: ...
+    def stream_writable(self, stream: StreamState) -> None: ...
+    def set_gate_share(self, index: int, total: int) -> None: ...
+    def flush(self, budget: int) -> int: ...
+    @property
+    def sendable(self) -> bool: ...
+    def on_acks(self, stream: StreamState, messages: Sequence[bytes], now_ms: int) -> str | None: ...
+    # -- commits
+    @property
+    def finish_pending(self) -> int: ...
+    def finish_some(self, limit: int) -> bool: ...
+    @property
+    def commit_waiting(self) -> bool: ...
+    def take_commits(self, limit: int = ...) -> list[Commit]: ...
+    def on_outcomes(self, commit: Commit, outcomes: bytes) -> int:
+        """One byte per branch; returns how many were done without their change having come: 0 unless a change was missed."""
+    # -- reading
+    def state_of(self, name: bytes) -> int | None: ...
+    def describe(self, name: bytes) -> dict[str, Any] | None: ...
+    def metrics(self) -> dict[str, list[Any]]: ...
+    def check_invariants(self) -> None: ...

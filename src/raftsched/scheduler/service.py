@@ -1,0 +1,379 @@
+"""The asyncio driver of the scheduler: reads the clocks, turns the wheel, carries batches between engine, streams and store.
+
+Invariant: all decisions are the engine's; this file only says when. A store error pauses triggers and never ends the process.
+Must not know: gRPC, the wire form of requests, etcd's insides.
+
+One turn (`_turn`): fire what is due, send what is queued, then, when the tick is on its way, work off the acks, and hand all
+results so far to the store as one entry. A turn takes at most a few milliseconds; what is left comes in the next one.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from raftsched._core import TimerWheel
+from raftsched.errors import EtcdError, status_of
+from raftsched.limits import (
+    ACKS_POSTPONED_MS_MAX,
+    COMMITS_IN_FLIGHT_MAX,
+    RESULTS_PENDING_MAX,
+    STORE_RETRY_MS_MAX,
+    STORE_RETRY_MS_MIN,
+)
+from raftsched.ports import KvClient, Log
+from raftsched.scheduler._timer import LoopTimer
+from raftsched.scheduler.delivery._delivery import Delivery, StreamState
+from raftsched.scheduler.delivery.gates import Gates, Limit
+from raftsched.scheduler.engine._engine import Commit, Engine
+from raftsched.scheduler.engine.clock import TickClock
+from raftsched.scheduler.jobs.names import COUNTERS, JOBS
+from raftsched.scheduler.schedule import Schedules, ZoneSource
+from raftsched.scheduler.leadership import Leadership, Partition
+from raftsched.types import Change
+
+SEND_PER_TURN: Final = 1_024  # about 5 ms of reading, encoding and pushing
+ACK_MESSAGES_PER_TURN: Final = 1_024
+FINISH_PER_TURN: Final = 512
+ARM_PER_TURN: Final = 20_000
+PRE_CASCADE_NS: Final = 64_000_000  # a large wheel moves entries down ahead of time (docs/timing-wheel.md §4, Sleep)
+PRE_CASCADE_JOBS: Final = 50_000
+FROZEN_POLL_NS: Final = 10_000_000  # while the wall clock is behind, after a step back
+FENCE_POLL_NS: Final = 50_000_000
+UNHEALTHY_AFTER_MS: Final = 5_000  # results that cannot be stored; the contract: 503 within 10 s
+NOTES_PER_SECOND: Final = 20
+
+
+class StreamOwner(Protocol):
+    """Who opened a stream: told when it is to be cut off."""
+
+    def cut_off(self, reason: str) -> None: ...
+
+
+class SchedulerService:
+    """One scheduler over one `KvClient`. All methods on the loop's thread."""
+
+    def __init__(
+        self,
+        kv: KvClient,
+        *,
+        scheduler_id: str,
+        address: str,
+        zone_source: ZoneSource,
+        rng: Callable[[], int],
+        log: Log,
+        engine_log: Log,
+        workers: int = 2048,
+        wall_ns: Callable[[], int] = time.time_ns,
+        mono_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """`address`: the broadcast host:port. `rng`: 64 random bits a call. `zone_source`: tables of IANA zones by name."""
+        self.kv = kv
+        self.random = rng
+        self._log = log
+        self._engine_log = engine_log
+        self._id = scheduler_id
+        self._workers = workers
+        self._wall_ns, self._mono_ns = wall_ns, mono_ns
+        self._clock = TickClock(wall_ns(), mono_ns())
+        wheel = TimerWheel(wall_ns() // 1_000_000, hash_seed=rng())
+        self.gates = Gates()
+        self.delivery = Delivery()
+        self.schedules = Schedules(zone_source, wheel.cron)
+        self.engine = Engine(
+            wheel, self.delivery, self.gates, kv.read_record, self.schedules.compile, self._note, hash_key=(rng(), rng())
+        )
+        self.leadership = Leadership(
+            kv, scheduler_id=scheduler_id, address=address, uid=rng(), log=engine_log, on_partition=self._on_partition
+        )
+        self.ready = asyncio.Event()
+        self._ready_waiters: list[Callable[[], None]] = []
+        self.closing = False
+        self.hosts: tuple[str, ...] = ()
+        self.host_listeners: set[Callable[[tuple[str, ...]], None]] = set()
+        self._acks: deque[tuple[StreamState, Sequence[bytes]]] = deque()
+        self._acks_since_ms = 0
+        self._commits_in_flight = 0
+        self._refused: deque[Commit] = deque()
+        self._retry_delay_ms = STORE_RETRY_MS_MIN
+        self._failing_since_ms = 0
+        self._loaded = False
+        self._turn_set = False
+        self._arming = False
+        self._notes: dict[int, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._reload = asyncio.Event()
+        self._unsubscribe: Callable[[], None] | None = None
+        self._timer: LoopTimer | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # -- lifecycle
+    async def start(self) -> None:
+        """Subscribes, then loads and claims the leadership key in the background; `ready` is set at the first quorum."""
+        self._loop = asyncio.get_running_loop()
+        self._timer = LoopTimer(self._loop, self._wake)
+        self._unsubscribe = self.kv.subscribe(self)
+        self._reload.set()
+        self._tasks = [self._loop.create_task(self._load_loop()), self._loop.create_task(self.leadership.run())]
+
+    async def stop(self) -> None:
+        """No trigger any more; what has results is committed as far as the store answers; the lease is revoked."""
+        self.closing = True
+        self.engine.set_partition(0, 0)
+        if self.engine.commit_waiting:
+            self._commit()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.leadership.stop()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+        self._engine_log.info("cron instance shutdown")
+
+    @property
+    def healthy(self) -> bool:
+        """False while trigger results cannot be stored."""
+        return not self._failing_since_ms or self._mono_ms() - self._failing_since_ms < UNHEALTHY_AFTER_MS
+
+    def now_ns(self) -> int:
+        """The scheduler's present instant, ns since the epoch."""
+        return self._clock.read(self._wall_ns(), self._mono_ns())
+
+    # -- load and ownership
+    async def _load_loop(self) -> None:
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            self._loaded = False
+            self.engine.begin_load()
+            for prefix in (JOBS, COUNTERS):
+                await self.kv.scan(prefix, self.engine.on_changes)
+            await self.leadership.reload()
+            if self._reload.is_set():
+                continue
+            self.engine.finish_load()
+            self._loaded = True
+            self._arming = True
+            self._engine_log.info("jobs loaded", count=self.engine.jobs)
+            self._wake()
+
+    def _on_partition(self, partition: Partition | None) -> None:
+        if partition is None:
+            self.engine.set_partition(0, 0)
+        else:
+            self.engine.set_partition(partition.total, partition.index)
+            self.engine.set_gate_share(partition.index, partition.total)
+            self._first_quorum()
+            if partition.hosts != self.hosts:
+                self.hosts = partition.hosts
+                for listener in list(self.host_listeners):
+                    listener(partition.hosts)
+        self._arming = True
+        self._wake()
+
+    def _first_quorum(self) -> None:
+        if not self.ready.is_set():
+            self._engine_log.info("Starting queue with workers", id=self._id, count=self._workers)
+            self._log.info("Cron is ready")
+            self.ready.set()
+            waiting, self._ready_waiters = self._ready_waiters, []
+            for callback in waiting:
+                callback()
+
+    def when_ready(self, callback: Callable[[], None]) -> None:
+        """Calls it at the first quorum, at once if that has been."""
+        if self.ready.is_set():
+            callback()
+        else:
+            self._ready_waiters.append(callback)
+
+    # -- ChangeSink
+    def on_changes(self, changes: Sequence[Change], revision: int) -> None:
+        others = self.engine.on_changes(changes)
+        if others:
+            self.leadership.on_changes(others)
+        self._wake()
+
+    def on_reset(self) -> None:
+        self._engine_log.warning("the history of the store was lost, loading all jobs again")
+        self._reload.set()
+
+    # -- streams, for rpc
+    def open_stream(
+        self,
+        push: Callable[[bytes], bool],
+        owner: StreamOwner,
+        prefixes: Sequence[tuple[bytes, int, tuple[str, str] | None]],
+        namespace: str,
+        limits: Sequence[Limit],
+    ) -> StreamState:
+        stream = self.engine.open_stream(push, owner, prefixes, namespace, limits)
+        self._wake()
+        return stream
+
+    def close_stream(self, stream: StreamState) -> None:
+        self.engine.close_stream(stream)
+        self._wake()
+
+    def stream_writable(self, stream: StreamState) -> None:
+        self.engine.stream_writable(stream)
+        self._wake()
+
+    def on_acks(self, stream: StreamState, messages: Sequence[bytes]) -> None:
+        """Answers of a stream, in order; worked off when the tick that is being sent is out."""
+        if not self._acks:
+            self._acks_since_ms = self._mono_ms()
+        self._acks.append((stream, messages))
+        self._wake()
+
+    # -- the turn
+    def _wake(self) -> None:
+        if not self._turn_set and self._loop is not None and not self._loop.is_closed():
+            self._turn_set = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_set = False
+        if self._timer is None:
+            return
+        now_ms = self.now_ns() // 1_000_000
+        engine = self.engine
+        firing = self._may_fire()
+        if firing:
+            engine.advance(now_ms)
+        engine.flush(SEND_PER_TURN)
+        for stream in list(self.delivery.overflowed):
+            self.delivery.overflowed.remove(stream)
+            stream.owner.cut_off("the stream does not read its triggers")
+        sending = engine.sendable or (firing and engine.more)
+        if self._acks and (not sending or self._mono_ms() - self._acks_since_ms > ACKS_POSTPONED_MS_MAX):
+            self._work_off_acks(now_ms)
+        more = engine.finish_some(FINISH_PER_TURN) if firing else False
+        if self._arming:
+            self._arming = self._loaded and engine.arm_some(ARM_PER_TURN)
+            more = True
+        self._commit()
+        if more or sending or self._acks:
+            self._wake()
+        elif firing:
+            self._sleep()
+        elif not self._blocked():
+            self._timer.arm(FENCE_POLL_NS)
+
+    def _blocked(self) -> bool:
+        """Something that will wake the turn by itself stands in the way of firing."""
+        return not self._loaded or self.closing or bool(self._failing_since_ms) or self.leadership.partition is None
+
+    def _may_fire(self) -> bool:
+        return (
+            not self._blocked()
+            and self.engine.results_pending < RESULTS_PENDING_MAX
+            and self.kv.fence_ms() > self._mono_ms()
+        )
+
+    def _sleep(self) -> None:
+        assert self._timer is not None
+        due_ms = self.engine.wheel.next_wakeup()
+        if due_ms < 0:
+            return
+        delay_ns = due_ms * 1_000_000 - self.now_ns()
+        if delay_ns <= 0:
+            self._wake()
+            return
+        if len(self.engine.wheel) > PRE_CASCADE_JOBS:
+            delay_ns = min(delay_ns, PRE_CASCADE_NS)
+        delay_ns = max(delay_ns, min(self._clock.frozen_ns, FROZEN_POLL_NS))
+        self._timer.arm(min(delay_ns, 3_600_000_000_000))
+
+    def _work_off_acks(self, now_ms: int) -> None:
+        budget = ACK_MESSAGES_PER_TURN
+        while self._acks and budget > 0:
+            stream, messages = self._acks.popleft()
+            if len(messages) > budget:
+                self._acks.appendleft((stream, messages[budget:]))
+                messages = messages[:budget]
+            budget -= len(messages)
+            if stream.open and (reason := self.engine.on_acks(stream, messages, now_ms)) is not None:
+                stream.owner.cut_off(reason)
+        self._acks_since_ms = self._mono_ms()
+
+    # -- commits
+    def _commit(self) -> None:
+        if self._failing_since_ms:
+            return
+        room = COMMITS_IN_FLIGHT_MAX - self._commits_in_flight
+        if room > 0 and self.engine.commit_waiting:
+            for commit in self.engine.take_commits(room):
+                self._send(commit)
+
+    def _send(self, commit: Commit) -> None:
+        self._commits_in_flight += 1
+
+        def done(error: int, revision: int, outcomes: bytes) -> None:
+            self._commits_in_flight -= 1
+            if error:
+                self._on_refused(commit, error)
+                return
+            self._on_stored()
+            if self.engine.on_outcomes(commit, outcomes):
+                self._engine_log.error("a committed result has no change, loading all jobs again", revision=revision)
+                self._reload.set()
+            self._wake()
+
+        self.kv.txn_packed(commit.request, commit.count, done)
+
+    def _on_refused(self, commit: Commit, error: int) -> None:
+        # The guards make repeating safe: if an unknown outcome was a success, they fail, and the change has been told.
+        self._refused.append(commit)
+        if error == EtcdError.STOPPED or self.closing:
+            return
+        if not self._failing_since_ms:
+            self._failing_since_ms = self._mono_ms() or 1
+            self._engine_log.warning(f"trigger results cannot be stored, triggers pause: {status_of(error).message}")
+        if len(self._refused) == 1 and self._loop is not None:
+            self._loop.call_later(self._retry_delay_ms / 1000, self._retry_refused)
+            self._retry_delay_ms = min(self._retry_delay_ms * 2, STORE_RETRY_MS_MAX)
+
+    def _retry_refused(self) -> None:
+        if self.closing or not self._refused:
+            return
+        held = list(self._refused)
+        self._refused.clear()
+        for commit in held:
+            self._send(commit)
+
+    def _on_stored(self) -> None:
+        if self._failing_since_ms and not self._refused:
+            self._engine_log.info("trigger results are stored again")
+            self._failing_since_ms = 0
+            self._retry_delay_ms = STORE_RETRY_MS_MIN
+
+    # -- notes
+    def _note(self, event: str, key: bytes) -> None:
+        """What the engine tells for the log; at most some lines a second, the rest is counted in the engine's totals."""
+        second = self._mono_ms() // 1000
+        count = self._notes.get(second, 0)
+        self._notes = {second: count + 1}
+        if count < NOTES_PER_SECOND:
+            self._engine_log.warning(event, key=key.decode("utf-8", "replace"))
+
+    def _mono_ms(self) -> int:
+        return self._mono_ns() // 1_000_000
+
+    def stats(self) -> dict[str, Any]:  # Any: numbers and lists of numbers, by name
+        """Everything that is counted here and below, for metrics and status."""
+        return {
+            **self.engine.metrics(),
+            **self.delivery.stats(),
+            "jobs": self.engine.jobs,
+            "undecodable": self.engine.undecodable_total,
+            "unknown_acks": self.engine.unknown_acks_total,
+            "results_pending": self.engine.results_pending,
+            "gates": self.gates.gauges(),
+            "throttled": dict(self.gates.throttled),
+        }
