@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from raftsched.errors import GrpcCode, StatusError
 from raftsched.rpc.scheduler.stats import SchedulerStats
-from raftsched.scheduler.jobs._jobs import Metadata
+from raftsched.scheduler.jobs.fields import Metadata
 from raftsched.scheduler.jobs.names import TARGET_ACTOR, TARGET_JOB, TARGET_NONE, Owner
 
 _SPIFFE: Final = re.compile(r"^spiffe://[^/]+/ns/([^/]+)/([^/]+)$")

@@ -17,7 +17,8 @@ from raftsched.rpc.scheduler.schedule_job import RETRY_S, TRANSIENT, ScheduleJob
 from raftsched.rpc.scheduler.stats import SchedulerStats
 from raftsched.rpc.scheduler.watch_hosts import WatchHosts
 from raftsched.rpc.scheduler.watch_jobs import WatchJobs
-from raftsched.scheduler.jobs._jobs import Metadata, WireError, get_job_response, list_page, parse_metadata, parse_request, range_kvs
+from raftsched.scheduler.jobs._jobs import WireError, get_job_response, list_page, parse_metadata, parse_request, range_kvs
+from raftsched.scheduler.jobs.fields import Metadata
 from raftsched.scheduler.jobs.names import (
     JOBS,
     TARGET_NONE,

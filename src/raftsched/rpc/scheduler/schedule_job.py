@@ -14,7 +14,6 @@ from raftsched.rpc.scheduler.access import Access
 from raftsched.rpc.scheduler.stats import SchedulerStats
 from raftsched.scheduler.jobs._jobs import (
     DEFAULT_POLICY,
-    JobFields,
     WireError,
     create_job_request,
     encode_stored_job,
@@ -22,6 +21,7 @@ from raftsched.scheduler.jobs._jobs import (
     put_job_request,
     txn_succeeded,
 )
+from raftsched.scheduler.jobs.fields import JobFields
 from raftsched.scheduler.jobs.names import check_name, name_prefix
 from raftsched.scheduler.schedule import InvalidJobError, validate_job
 from raftsched.scheduler.service import SchedulerService
