@@ -1,0 +1,186 @@
+"""The etcd API over the real state machine without a log: what rpc/etcd's own tests and profiles run against.
+
+`LoneNode` is a `StoreNode` that applies a proposal at once, in memory; store/node.py is the real one. `EtcdDoor` serves it on a
+loopback port from a loop in a thread.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from raftsched import limits
+from raftsched.errors import EtcdError
+from raftsched.ports import ChangeSink, StoreStatus
+from raftsched.rpc.etcd.services import EtcdServices
+from raftsched.rpc.http import HttpEndpoints
+from raftsched.rpc.http2._h2 import Engine
+from raftsched.rpc.metrics import Metrics
+from raftsched.store._records import MemoryRecords
+from raftsched.store.alarm import AlarmStore
+from raftsched.store.apply import Applier, SideWrites
+from raftsched.store.codec import Headers, RequestIds, wrap
+from raftsched.store.lease import Lessor
+from raftsched.store.membership import Membership
+from raftsched.store.mvcc._store import MvccStore
+from raftsched.types import MemberInfo, Result, ResultSink
+
+MEMBER_ID = 0x1001
+CLUSTER_ID = 0x2002
+
+
+class LoneNode:
+    """A member without peers, log and disk."""
+
+    def __init__(self, *, request_bytes_max: int = limits.REQUEST_BYTES_MAX) -> None:
+        side = SideWrites()
+        self.lessor = Lessor(side.write)
+        self.mvcc = MvccStore(MemoryRecords(), self.lessor, hash_seed=7)
+        self._alarms = AlarmStore(side.write)
+        self._applier = Applier(self.mvcc, self.lessor, self._alarms, Membership(side.write), side)
+        self._headers = Headers(CLUSTER_ID, MEMBER_ID)
+        self._headers.term = self.term = 2
+        self._ids = RequestIds(MEMBER_ID, 1)
+        self._sinks: list[ChangeSink] = []
+        self._request_bytes_max = request_bytes_max
+        self.member_id = MEMBER_ID
+        self.cluster_id = CLUSTER_ID
+        self.leader_id = MEMBER_ID
+        self.lessor.promote(self._now_ms(), 0)
+
+    @staticmethod
+    def _now_ms() -> int:
+        return time.monotonic_ns() // 1_000_000
+
+    @property
+    def revision(self) -> int:
+        return self.mvcc.revision
+
+    def propose_many(self, kind: int, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
+        if not self.leader_id:
+            sink.on_results(tokens, [(EtcdError.NO_LEADER, 0, b"")] * len(tokens))
+            return
+        fitting = [(token, one) for token, one in zip(tokens, messages, strict=True) if len(one) + 20 <= self._request_bytes_max]
+        if len(fitting) < len(tokens):
+            kept = {token for token, _ in fitting}
+            large = [token for token in tokens if token not in kept]
+            sink.on_results(large, [(EtcdError.REQUEST_TOO_LARGE, 0, b"")] * len(large))
+        if not fitting:
+            return
+        self.lessor.set_time(self._now_ms())
+        entries = wrap(kind, [one for _, one in fitting], self._ids.take(len(fitting)))
+        _, results = self._applier.apply(self._applier.applied_index + 1, self.term, 0, entries)
+        changes = self.mvcc.take_changes()
+        for listener in list(self._sinks) if changes else ():
+            listener.on_changes(changes, self.mvcc.revision)
+        sink.on_results([token for token, _ in fitting], results)
+
+    def read_many(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
+        if self.leader_id:
+            sink.on_results(tokens, self.mvcc.range_many(messages))
+        else:
+            sink.on_results(tokens, [(EtcdError.NO_LEADER, 0, b"")] * len(tokens))
+
+    def read_local(self, message: bytes) -> Result:
+        return self.mvcc.range(message)
+
+    def read_barrier(self) -> Awaitable[None]:
+        return asyncio.sleep(0)
+
+    def header(self, revision: int) -> bytes:
+        return self._headers.encode(revision)
+
+    def members(self) -> Sequence[MemberInfo]:
+        return [MemberInfo(MEMBER_ID, "lone", ("http://localhost:2380",), ("http://localhost:2379",))]
+
+    def add_change_sink(self, sink: ChangeSink) -> Callable[[], None]:
+        self._sinks.append(sink)
+        self.mvcc.watching = True
+
+        def end() -> None:
+            self._sinks.remove(sink)
+            self.mvcc.watching = bool(self._sinks)
+
+        return end
+
+    def next_lease_id(self) -> int:
+        return self._ids.lease_id()
+
+    async def lease_renew(self, lease: int) -> int:
+        return max(0, self.lessor.renew(lease, self._now_ms()))
+
+    async def lease_time_to_live(self, lease: int, *, keys: bool) -> tuple[int, int, Sequence[bytes]]:
+        left, granted = self.lessor.time_to_live(lease, self._now_ms())
+        return left, granted, (self.lessor.keys_of(lease) or ()) if keys else ()
+
+    async def lease_ids(self) -> Sequence[int]:
+        return self.lessor.ids()
+
+    def alarms(self) -> Sequence[tuple[int, int]]:
+        return self._alarms.raised()
+
+    def status(self) -> StoreStatus:
+        index = self._applier.applied_index
+        return StoreStatus(db_size=4096, db_size_in_use=4096, quota=2 << 30, raft_index=index, applied_index=index, is_learner=False)
+
+    async def scrubbed(self) -> None:
+        while not self.mvcc.scrub(1_000)[1]:
+            await asyncio.sleep(0)
+
+    async def defragment(self) -> None: ...
+
+    async def hash(self) -> int:
+        return self.mvcc.hash_kv(0)[1]
+
+    def counters(self) -> Mapping[str, float]:
+        return {"etcd_debugging_lease_granted_total": self.lessor.granted_total}
+
+    def histograms(self) -> Mapping[str, tuple[Sequence[tuple[float, int]], float]]:
+        return {}
+
+
+class EtcdDoor:
+    """A `LoneNode` behind a real door, on a loop in a thread; a context manager."""
+
+    def __init__(self, *, progress_interval_ms: float = limits.WATCH_PROGRESS_INTERVAL_MS, leader_lost_ms: int = 3_000) -> None:
+        self.node = LoneNode()
+        self.port = 0
+        self._options: dict[str, Any] = {"progress_interval_ms": lambda: progress_interval_ms, "leader_lost_ms": leader_lost_ms}
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def __enter__(self) -> "EtcdDoor":
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    def run(self, work: Callable[[], Any]) -> Any:
+        """`work()` on the loop thread; its result."""
+
+        async def call() -> Any:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(10)
+
+    async def _main(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self.metrics = Metrics()
+        self.endpoints = HttpEndpoints(self.node, self.metrics)
+        self.engine = Engine(self.loop, message_bytes_max=limits.REQUEST_BYTES_MAX + limits.GRPC_OVERHEAD_BYTES, on_http=self.endpoints)
+        self.services = EtcdServices(self.engine, self.node, **self._options)
+        self.metrics.add(self.services.families)
+        server = await self.engine.listen("127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        await self._stop.wait()
+        await self.engine.drain(500)
