@@ -27,6 +27,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -286,6 +287,29 @@ static int is_soft(int error)
     return error == MDB_MAP_FULL || error == ENOSPC || error == EDQUOT;
 }
 
+/* Whether the file system has less free than the commit may need. */
+static int is_disk_full(backend_t *backend, const backend_commit_t *commit)
+{
+    struct statvfs info;
+    uint64_t need = 1 << 20;
+    int fd;
+    for (size_t i = 0; i < commit->record_count; i++)
+        need += 4096 + commit->records[i].length;
+    for (size_t i = 0; i < commit->side_count; i++)
+        need += 4096 + commit->sides[i].value.mv_size;
+    return !mdb_env_get_fd(backend->env, &fd) && !fstatvfs(fd, &info) && (uint64_t)info.f_bavail * info.f_frsize < need;
+}
+
+/* LMDB answers EIO when a full disk cuts a write short. A second attempt is safe also after a real error: the transaction
+ * failed as a whole, and the next one writes each of its pages again from memory before it syncs. */
+static int commit_with_care(backend_t *backend, const backend_commit_t *commit)
+{
+    int error = run_commit(backend, commit);
+    if (error == EIO && !is_disk_full(backend, commit))
+        error = run_commit(backend, commit);
+    return error == EIO && is_disk_full(backend, commit) ? ENOSPC : error;
+}
+
 static void *backend_committer(void *argument)
 {
     backend_t *backend = (backend_t *)argument;
@@ -298,7 +322,7 @@ static void *backend_committer(void *argument)
         int want_sizes = ms_since(&backend->sized_at) >= SIZES_EVERY_MS;
         uint64_t size = 0, in_use = 0;
         pthread_mutex_unlock(&backend->mutex);
-        int error = run_commit(backend, &backend->commit);
+        int error = commit_with_care(backend, &backend->commit);
         int sized = !error && want_sizes && !measure(backend, &size, &in_use);
         pthread_mutex_lock(&backend->mutex);
         backend->commit_ready = 0;
