@@ -63,7 +63,7 @@ def test_old_ones_are_pruned(tmp_path: Path) -> None:
 
 
 def test_failed_save_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(FatalError, match="cannot save the snapshot .*No such file"):
+    with pytest.raises(FatalError, match=r"cannot save the snapshot .*No such file"):
         save(tmp_path / "nowhere", SNAPSHOT)
 
 

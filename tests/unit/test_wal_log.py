@@ -150,7 +150,9 @@ def test_which_segments_go(to_index: int, keep_count: int, keep_bytes: int, drop
 
 def test_only_segment_names_count() -> None:
     name = segment_name(0, 0)
-    assert [s.name for s in arrange([("reserve", 5), (name, 7), ("spare.1.tmp", 1), (name.upper().replace("WAL", "wal") + "x", 1)])] == [name]
+    assert [s.name for s in arrange([("reserve", 5), (name, 7), ("spare.1.tmp", 1), (name.upper().replace("WAL", "wal") + "x", 1)])] == [
+        name
+    ]
 
 
 def test_fresh_log_is_small_and_private(tmp_path: Path) -> None:
@@ -334,7 +336,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("call", ["FAIL_SYNC", "FAIL_FSYNC", "FAIL_WRITE"])
 def test_a_failed_write_or_sync_ends_the_log(tmp_path: Path, shim: Path, call: str) -> None:
-    """At each of the first calls, and at some later ones: one clear line, exit 1, nothing acknowledged lost, the next start is clean (T2)."""
+    """At each of the first calls and at later ones: one line, exit 1, nothing acknowledged lost, a clean next start (T2)."""
     acknowledged = 0
     failed = 0
     for number in [*range(1, 13), 25, 60]:

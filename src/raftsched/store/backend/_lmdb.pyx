@@ -7,7 +7,7 @@ Must not know: what a record says, Raft, when to commit.
 Who owns what: `native/backend.h` owns the environment and its two threads and never touches a Python object; this module keeps
 the generation and the bytes of a commit alive until it has ended.
 """
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc

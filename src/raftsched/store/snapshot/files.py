@@ -43,9 +43,7 @@ class RaftSnapshot:
 
 
 def encode(snapshot: RaftSnapshot) -> bytes:
-    metadata = (
-        bytes_field(1, encode_conf_state(snapshot.conf_state)) + number_field(2, snapshot.index) + number_field(3, snapshot.term)
-    )
+    metadata = bytes_field(1, encode_conf_state(snapshot.conf_state)) + number_field(2, snapshot.index) + number_field(3, snapshot.term)
     inner = bytes_field(2, metadata)
     return number_field(1, crc32c(inner)) + bytes_field(2, inner)
 
@@ -59,9 +57,7 @@ def decode(data: bytes) -> RaftSnapshot:
     metadata = dict(fields(octets(dict(fields(inner)).get(2, b""))))
     if not {1, 2, 3} <= set(metadata):
         raise WireError("a snapshot without index, term or members")
-    return RaftSnapshot(
-        index=number(metadata[2]), term=number(metadata[3]), conf_state=decode_conf_state(octets(metadata[1]))
-    )
+    return RaftSnapshot(index=number(metadata[2]), term=number(metadata[3]), conf_state=decode_conf_state(octets(metadata[1])))
 
 
 def save(directory: str | Path, snapshot: RaftSnapshot) -> None:

@@ -7,7 +7,6 @@ Must not know: what an entry's data means, when to take a snapshot, which segmen
 Who owns what: `native/wal_format.h` is pure; `native/wal_writer.h` owns files and threads and never touches a Python object;
 this module owns the references to large entries' bytes until their batch is durable.
 """
-cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject

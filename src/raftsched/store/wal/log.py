@@ -88,7 +88,9 @@ def open_log(
         recovery.create(disk, metadata)
     recovered = recovery.recover(disk, after_index=after_index)
     if metadata is not None and recovered.metadata != metadata:
-        raise CorruptError(f"{directory}: the log belongs to member {recovered.metadata.node_id:x} of cluster {recovered.metadata.cluster_id:x}")
+        raise CorruptError(
+            f"{directory}: the log belongs to member {recovered.metadata.node_id:x} of cluster {recovered.metadata.cluster_id:x}"
+        )
     log = Log(
         directory,
         recovered,

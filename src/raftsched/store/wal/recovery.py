@@ -19,11 +19,21 @@ from dataclasses import dataclass, field
 from raftsched.errors import CorruptError, FatalError
 from raftsched.store.wal._walio import LogReader, RecordEncoder, batch_start_after, data_end
 from raftsched.store.wal.disk import Disk
-from raftsched.store.wal.format import Metadata, SnapshotMark, WireError, decode_mark, decode_metadata, encode_mark, encode_metadata, segment_name
+from raftsched.store.wal.format import (
+    Metadata,
+    SnapshotMark,
+    WireError,
+    decode_mark,
+    decode_metadata,
+    encode_mark,
+    encode_metadata,
+    segment_name,
+)
 from raftsched.store.wal.segments import Segment, arrange
 from raftsched.types import HardState
 
 ZERO_BYTES = bytes(1 << 20)
+NO_MARK = SnapshotMark(index=0, term=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +48,7 @@ class Recovered:
     types: dict[int, int] = field(default_factory=dict)  # position in `datas`: raftpb.EntryType, where it is not 0
     base_term: int = 0  # term of the entry `first_index - 1`; 0 = the log does not hold it any more
     last_index: int = 0
-    mark: SnapshotMark = SnapshotMark(index=0, term=0)  # the newest snapshot mark
+    mark: SnapshotMark = NO_MARK  # the newest snapshot mark
     segments: tuple[Segment, ...] = ()
     end_offset: int = 0  # where the next record goes, in the last segment
     crc: int = 0  # the chain's value there
@@ -107,8 +117,10 @@ def _zero(disk: Disk, name: str, start: int, stop: int) -> None:
 def _recovered(disk: Disk, reader: LogReader, segments: list[Segment], end: int, repaired: str) -> Recovered:
     state = reader.hard_state
     if reader.last_index < reader.after_index:
-        raise FatalError(f"{disk.path}: the log ends at entry {reader.last_index}, the store has applied {reader.after_index}: "
-                         "the two do not belong together")
+        raise FatalError(
+            f"{disk.path}: the log ends at entry {reader.last_index}, the store has applied {reader.after_index}: "
+            "the two do not belong together"
+        )
     if state is not None and state.commit > reader.last_index:
         raise CorruptError(f"{disk.path}: the log ends at entry {reader.last_index}, but {state.commit} was committed")
     try:

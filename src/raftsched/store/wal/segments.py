@@ -7,6 +7,7 @@ Must not know: files, threads, what an entry means.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from raftsched.errors import CorruptError
 from raftsched.store.wal.format import parse_segment_name
@@ -30,7 +31,7 @@ def arrange(sizes: Iterable[tuple[str, int]]) -> list[Segment]:
         if numbers is not None:
             found.append(Segment(sequence=numbers[0], first_index=numbers[1], name=name, size_bytes=size))
     found.sort(key=lambda segment: segment.sequence)
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         if after.sequence != before.sequence + 1:
             raise CorruptError(f"write-ahead log: the segment between {before.name} and {after.name} is missing")
     return found
@@ -44,7 +45,7 @@ def droppable(segments: Sequence[Segment], *, to_index: int, keep_count: int, ke
     most `keep_bytes`.
     """
     free = []
-    for segment, following in zip(segments, segments[1:], strict=False):
+    for segment, following in pairwise(segments):
         if following.first_index - 1 > to_index:
             break
         free.append(segment)
