@@ -103,9 +103,11 @@ static uint32_t ring_pop(run_ring *q) {
     return run;
 }
 
-/* -- id → run, ids from 1 (0 = empty); linear probing, backward-shift delete, load <= 1/2 */
+/* -- id → run, ids from 1 (0 = empty); linear probing, backward-shift delete, load <= 1/2.
+ * Ids come in sequence: without scattering they would form one cluster, and each deletion would walk all of it. */
 typedef struct { uint64_t id; uint32_t run; } id_entry;
 typedef struct { id_entry *entries; uint32_t capacity, count; } id_map;
+static inline uint32_t id_home(uint64_t id) { return (uint32_t)((id * 0x9E3779B97F4A7C15ULL) >> 32); }
 static int ids_put(id_map *m, uint64_t id, uint32_t run) {
     if ((m->count + 1) * 2 > m->capacity) {
         id_map bigger = { calloc(m->capacity ? m->capacity * 2 : 64, sizeof(id_entry)), m->capacity ? m->capacity * 2 : 64, 0 };
@@ -115,7 +117,7 @@ static int ids_put(id_map *m, uint64_t id, uint32_t run) {
         free(m->entries);
         *m = bigger;
     }
-    uint32_t mask = m->capacity - 1, at = (uint32_t)id & mask;
+    uint32_t mask = m->capacity - 1, at = id_home(id) & mask;
     while (m->entries[at].id) at = (at + 1) & mask;
     m->entries[at].id = id;
     m->entries[at].run = run;
@@ -124,14 +126,14 @@ static int ids_put(id_map *m, uint64_t id, uint32_t run) {
 }
 static uint32_t ids_take(id_map *m, uint64_t id) {
     if (!m->count || !id) return RUN_NONE;
-    uint32_t mask = m->capacity - 1, hole = (uint32_t)id & mask;
+    uint32_t mask = m->capacity - 1, hole = id_home(id) & mask;
     while (m->entries[hole].id != id) {
         if (!m->entries[hole].id) return RUN_NONE;
         hole = (hole + 1) & mask;
     }
     uint32_t run = m->entries[hole].run;
     for (uint32_t i = (hole + 1) & mask; m->entries[i].id; i = (i + 1) & mask) {
-        uint32_t home = (uint32_t)m->entries[i].id & mask;
+        uint32_t home = id_home(m->entries[i].id) & mask;
         if (((i - home) & mask) >= ((i - hole) & mask)) {
             m->entries[hole] = m->entries[i];
             hole = i;
