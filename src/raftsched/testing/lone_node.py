@@ -20,7 +20,7 @@ from raftsched.rpc.metrics import Metrics
 from raftsched.store._records import MemoryRecords
 from raftsched.store.alarm import AlarmStore
 from raftsched.store.apply import Applier, SideWrites
-from raftsched.store.codec import Headers, RequestIds, wrap
+from raftsched.store.codec import COMPACTION, Headers, RequestIds, wrap
 from raftsched.store.lease import Lessor
 from raftsched.store.membership import Membership
 from raftsched.store.mvcc._store import MvccStore
@@ -36,7 +36,8 @@ class LoneNode:
     def __init__(self, *, request_bytes_max: int = limits.REQUEST_BYTES_MAX) -> None:
         side = SideWrites()
         self.lessor = Lessor(side.write)
-        self.mvcc = MvccStore(MemoryRecords(), self.lessor, hash_seed=7)
+        self._records = MemoryRecords()
+        self.mvcc = MvccStore(self._records, self.lessor, hash_seed=7)
         self._alarms = AlarmStore(side.write)
         self._applier = Applier(self.mvcc, self.lessor, self._alarms, Membership(side.write), side)
         self._headers = Headers(CLUSTER_ID, MEMBER_ID)
@@ -71,6 +72,8 @@ class LoneNode:
         self.lessor.set_time(self._now_ms())
         entries = wrap(kind, [one for _, one in fitting], self._ids.take(len(fitting)))
         _, results = self._applier.apply(self._applier.applied_index + 1, self.term, 0, entries)
+        if kind == COMPACTION:
+            self._scrub()
         changes = self.mvcc.take_changes()
         for listener in list(self._sinks) if changes else ():
             listener.on_changes(changes, self.mvcc.revision)
@@ -124,9 +127,17 @@ class LoneNode:
         index = self._applier.applied_index
         return StoreStatus(db_size=4096, db_size_in_use=4096, quota=2 << 30, raft_index=index, applied_index=index, is_learner=False)
 
-    async def scrubbed(self) -> None:
-        while not self.mvcc.scrub(1_000)[1]:
-            await asyncio.sleep(0)
+    async def scrubbed(self) -> None: ...
+
+    def _scrub(self) -> None:
+        """Commits what is pending and drops what the compaction made unreachable, at once."""
+        self._records.store(self.mvcc.swap())
+        self.mvcc.release()
+        done = False
+        while not done:
+            dropped, done = self.mvcc.scrub(1_000)
+            for main, sub, tombstone in dropped:
+                self._records.remove(main, sub, tombstone)
 
     async def defragment(self) -> None: ...
 

@@ -36,6 +36,13 @@ def watch_id_field(watch_id: int) -> bytes:
     return b"\x10" + varint(watch_id) if watch_id else b""
 
 
+def is_create(change: Change) -> bool:
+    """Whether a put made its key: create_revision = mod_revision, the fields that follow the key in the stored bytes."""
+    revision = varint(change.main)
+    key_field_bytes = 1 + len(varint(len(change.key))) + len(change.key)
+    return not change.deleted and change.record.startswith(b"\x10" + revision + b"\x18" + revision, key_field_bytes)
+
+
 def encode_event(change: Change, previous: bytes | None = None) -> bytes:
     """One `events` item, tag and length included; `previous` is the KeyValue before the change, None to leave it out."""
     record = change.record

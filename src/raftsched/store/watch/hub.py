@@ -103,7 +103,9 @@ class _Event:
             return self._plain
         if self._with_previous is None:
             change = self.change
-            self._with_previous = events.encode_event(change, self._store.previous(change.key, change.main))
+            # a key that its own transaction had deleted first was made anew: no prev_kv, although there was one
+            previous = None if events.is_create(change) else self._store.previous(change.key, change.main)
+            self._with_previous = events.encode_event(change, previous)
         return self._with_previous
 
 

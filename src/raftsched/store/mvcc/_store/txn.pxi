@@ -2,11 +2,6 @@
 # so that a refusal comes before any change; then the operations, whose reads see what the same transaction wrote.
 # The request is walked in place: no tree is built, the path is one byte per transaction in preorder.
 
-cdef enum:
-    PATH_CHECK_PUTS = 1     # the chosen path has a put with a lease or an ignore_* option
-    PATH_CHECK_RANGES = 2   # … a range with a revision
-
-
 cdef bint order_holds(int order, int result) noexcept:
     if result == RESULT_EQUAL:
         return order == 0
@@ -115,8 +110,8 @@ cdef int choose_path(MvccStore store, wire_span txn) except -1:
     cdef compare_request compare
     cdef put_request put
     cdef range_request ranged
-    cdef bint holds = True
-    cdef int kind = 0, flags = 0
+    cdef bint holds = True, doubtful = False
+    cdef int kind = 0
     while holds and txn_next(&reader, TXN_COMPARE, &part):
         compare_parse(part, &compare)
         holds = compare_holds(store, &compare)
@@ -125,16 +120,16 @@ cdef int choose_path(MvccStore store, wire_span txn) except -1:
     while txn_next(&reader, TXN_SUCCESS if holds else TXN_FAILURE, &part):
         op_parse(part, &kind, &body)
         if kind == OP_TXN:
-            flags |= choose_path(store, body)
+            doubtful |= choose_path(store, body)
         elif kind == OP_PUT:
             put_parse(body, &put)
             if put.lease or put.ignore_value or put.ignore_lease:
-                flags |= PATH_CHECK_PUTS
+                doubtful = True
         elif kind == OP_RANGE:
             range_parse(body, &ranged)
             if ranged.revision:
-                flags |= PATH_CHECK_RANGES
-    return flags
+                doubtful = True
+    return doubtful
 
 
 cdef uint32_t next_branch(MvccStore store) noexcept:
@@ -143,35 +138,24 @@ cdef uint32_t next_branch(MvccStore store) noexcept:
     return TXN_SUCCESS if succeeded else TXN_FAILURE
 
 
-cdef int check_path_puts(MvccStore store, wire_span txn) except -1:
+cdef int check_path(MvccStore store, wire_span txn) except -1:
+    """What refuses the chosen path, in the order of its operations; of a put the lease is looked at first."""
     cdef uint32_t which = next_branch(store)
     cdef wire_reader reader = wire_open(txn)
     cdef wire_span part, body
     cdef put_request put
-    cdef int kind = 0, error = 0
-    while not error and txn_next(&reader, which, &part):
-        op_parse(part, &kind, &body)
-        if kind == OP_TXN:
-            error = check_path_puts(store, body)
-        elif kind == OP_PUT:
-            put_parse(body, &put)
-            if (put.ignore_value or put.ignore_lease) and not find_live(store, put.key):
-                error = KEY_NOT_FOUND
-            elif put.lease and not store.leases.exists(put.lease):
-                error = LEASE_NOT_FOUND
-    return error
-
-
-cdef int check_path_ranges(MvccStore store, wire_span txn) except -1:
-    cdef uint32_t which = next_branch(store)
-    cdef wire_reader reader = wire_open(txn)
-    cdef wire_span part, body
     cdef range_request ranged
     cdef int kind = 0, error = 0
     while not error and txn_next(&reader, which, &part):
         op_parse(part, &kind, &body)
         if kind == OP_TXN:
-            error = check_path_ranges(store, body)
+            error = check_path(store, body)
+        elif kind == OP_PUT:
+            put_parse(body, &put)
+            if put.lease and not store.leases.exists(put.lease):
+                error = LEASE_NOT_FOUND
+            elif (put.ignore_value or put.ignore_lease) and not find_live(store, put.key):
+                error = KEY_NOT_FOUND
         elif kind == OP_RANGE:
             range_parse(body, &ranged)
             if ranged.revision > store.head:
@@ -277,18 +261,16 @@ cdef int execute_txn(MvccStore store, wire_span txn) except -1:
 
 cdef tuple txn_result(MvccStore store, bytes request):
     cdef wire_span txn = span_of(request)
-    cdef int flags, error = 0
+    cdef int error = 0
+    cdef bint doubtful
     if txn_validate(txn, 1):
         return (CHECK_MALFORMED, store.head, b"")
     store.path_count = 0
     store.answer.length = 0
-    flags = choose_path(store, txn)
-    if flags & PATH_CHECK_PUTS:
+    doubtful = choose_path(store, txn)
+    if doubtful:
         store.path_at = 0
-        error = check_path_puts(store, txn)
-    if not error and flags & PATH_CHECK_RANGES:
-        store.path_at = 0
-        error = check_path_ranges(store, txn)
+        error = check_path(store, txn)
     if error:
         return (error, store.head, b"")
     store.path_at = 0
