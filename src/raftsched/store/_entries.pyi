@@ -1,0 +1,23 @@
+"""The contract of the entry codec: batches of requests to and from log entries."""
+
+from collections.abc import Sequence
+
+def wrap(kind: int, messages: Sequence[bytes], first_id: int) -> list[bytes]:
+    """One InternalRaftRequest per message: header.ID = first_id + position, the message verbatim as field `kind`."""
+
+def unwrap(entries: list[bytes]) -> tuple[list[bytes], list[tuple[int, int, int]], list[tuple[int, int, int]]]:
+    """(payloads, [(kind, start, stop)], [(first id, start, stop)]): runs of one kind, and of ids that rise by one.
+
+    Kind 0: an empty entry, or bytes that are no InternalRaftRequest; its payload is empty.
+    """
+
+def largest(messages: Sequence[bytes]) -> tuple[int, int]:
+    """(bytes of the longest, bytes of all)."""
+
+class Headers:
+    """Field 1 of a response (tag, length, ResponseHeader) for one member."""
+
+    term: int
+    def __init__(self, cluster_id: int, member_id: int) -> None: ...
+    def encode(self, revision: int) -> bytes:
+        """Revision 0 is left out."""

@@ -1,0 +1,180 @@
+"""From committed entries to deterministic changes of everything that is replicated.
+
+The chain, outermost first: *corrupt* (a CORRUPT alarm stops keys and leases), *capped* (a NOSPACE alarm stops what grows), *backend*
+(the store itself). It is a table of handlers by kind of request, rebuilt only when an alarm changes, so that a run of
+puts costs no look-ups. The quota asks for the alarm before a proposal (store/quota.py) and after a batch (store/node), never here: sizes
+differ between members, and what is applied must not.
+
+Invariant: the same entries in the same order give the same state and results on every member; an entry that is no request, or a refused
+one, is a result, never an exception. Must not know: clocks, the log, who waits for a result.
+"""
+
+from collections.abc import Callable
+
+from raftsched.errors import EtcdError
+from raftsched.store import alarm, codec
+from raftsched.store.alarm import AlarmStore
+from raftsched.store.codec import WireError, numbers, varint_field
+from raftsched.store.lease import Lessor
+from raftsched.store.membership import Membership
+from raftsched.store.mvcc._store import MvccStore
+from raftsched.types import Result
+
+Side = tuple[str, bytes, bytes | None]
+Handler = Callable[[bytes], Result]
+IdRun = tuple[int, int, int]
+
+NORMAL_ENTRY = 0
+
+
+class SideWrites:
+    """What goes into the small buckets with the next transaction; later writes of one key win there by order."""
+
+    def __init__(self) -> None:
+        self._writes: list[Side] = []
+        self.write = self._writes.append
+
+    def __len__(self) -> int:
+        return len(self._writes)
+
+    def take(self) -> list[Side]:
+        taken = self._writes[:]
+        self._writes.clear()
+        return taken
+
+
+class Applier:
+    """Applies runs of committed entries; owns the order in which they reach the rooms."""
+
+    def __init__(self, store: MvccStore, lessor: Lessor, alarms: AlarmStore, membership: Membership, side: SideWrites) -> None:
+        self.store = store
+        self.lessor = lessor
+        self.alarms = alarms
+        self.membership = membership
+        self.side = side
+        self.applied_index = 0
+        self.applied_term = 0
+        self.largest_id = 0
+        self.compacted_to = 0  # the revision of the last compaction applied since the start, 0 = none
+        self._handlers: dict[int, Handler] = {}
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """The chain for the alarms that are raised now."""
+        store = self.store
+        handlers: dict[int, Handler] = {
+            codec.PUT: store.put,
+            codec.DELETE_RANGE: store.delete_range,
+            codec.TXN: store.txn,
+            codec.COMPACTION: self._compact,
+            codec.LEASE_GRANT: self._grant,
+            codec.LEASE_REVOKE: self._revoke,
+            codec.ALARM: self._alarm,
+            codec.CLUSTER_VERSION_SET: self._wire(self.membership.apply_version),
+            codec.MEMBER_ATTRIBUTES_SET: self._wire(self.membership.apply_attributes),
+        }
+        if self.alarms.has(alarm.NOSPACE):
+            full = self._refuse(EtcdError.NO_SPACE)
+            handlers |= {codec.PUT: full, codec.TXN: self._capped_txn, codec.LEASE_GRANT: full}
+        if self.alarms.has(alarm.CORRUPT):
+            corrupt = self._refuse(EtcdError.CORRUPT)
+            refused = (codec.PUT, codec.DELETE_RANGE, codec.TXN, codec.COMPACTION, codec.LEASE_GRANT, codec.LEASE_REVOKE)
+            handlers |= dict.fromkeys(refused, corrupt)
+        self._handlers = handlers
+
+    def apply(self, first_index: int, term: int, entry_kind: int, entries: list[bytes]) -> tuple[list[IdRun], list[Result]]:
+        """One run of committed entries; (runs of request ids, one result per entry)."""
+        if first_index != self.applied_index + 1:
+            raise AssertionError(f"entry {first_index} after {self.applied_index}")
+        if entry_kind != NORMAL_ENTRY:
+            return [], [self._change(index, term, entry) for index, entry in enumerate(entries, first_index)]
+        payloads, kinds, ids = codec.unwrap(entries)
+        results: list[Result] = []
+        for kind, start, stop in kinds:
+            handler = self._handlers.get(kind, self._nothing)
+            results += map(handler, payloads if stop - start == len(payloads) else payloads[start:stop])
+        self.applied_index += len(entries)
+        self.applied_term = term
+        last_id, start, stop = ids[-1]
+        self.largest_id = last_id + (stop - start) - 1
+        return ids, results
+
+    # -- handlers
+
+    def _answer(self, body: bytes = b"") -> Result:
+        return EtcdError.OK, self.store.revision, body
+
+    def _nothing(self, _payload: bytes) -> Result:
+        """A leader's first entry, and what no version of ours proposes."""
+        return self._answer()
+
+    def _refuse(self, error: EtcdError) -> Handler:
+        return lambda _payload: (error, self.store.revision, b"")
+
+    def _wire(self, act: Callable[[bytes], None]) -> Handler:
+        def handler(payload: bytes) -> Result:
+            try:
+                act(payload)
+            except WireError:
+                return EtcdError.MALFORMED, self.store.revision, b""
+            return self._answer()
+
+        return handler
+
+    def _change(self, index: int, term: int, entry: bytes) -> Result:
+        self.applied_index = index
+        self.applied_term = term
+        return self._wire(self.membership.apply_change)(entry)
+
+    def _capped_txn(self, payload: bytes) -> Result:
+        if self.store.cost(codec.TXN, payload) > 0:
+            return EtcdError.NO_SPACE, self.store.revision, b""
+        return self.store.txn(payload)
+
+    def _compact(self, payload: bytes) -> Result:
+        try:
+            revision = numbers(payload).get(1, 0)
+        except WireError:
+            return EtcdError.MALFORMED, self.store.revision, b""
+        result = self.store.compact(revision)
+        if result[0] == EtcdError.OK:
+            self.compacted_to = revision
+            self.side.write(("meta", b"scheduledCompactRev", revision_key(revision)))
+        return result
+
+    def _grant(self, payload: bytes) -> Result:
+        try:
+            found = numbers(payload)
+        except WireError:
+            return EtcdError.MALFORMED, self.store.revision, b""
+        lease = found.get(2, 0)
+        error, ttl_s = self.lessor.grant(lease, found.get(1, 0))
+        if error:
+            return error, self.store.revision, b""
+        return self._answer(varint_field(2, lease) + varint_field(3, ttl_s))
+
+    def _revoke(self, payload: bytes) -> Result:
+        try:
+            lease = numbers(payload).get(1, 0)
+        except WireError:
+            return EtcdError.MALFORMED, self.store.revision, b""
+        keys = self.lessor.keys_of(lease)
+        if keys is None:
+            return EtcdError.LEASE_NOT_FOUND, self.store.revision, b""
+        if keys:
+            self.store.delete_keys(keys)  # detaches them
+        self.lessor.revoke(lease)
+        return self._answer()
+
+    def _alarm(self, payload: bytes) -> Result:
+        try:
+            body = self.alarms.apply(payload)
+        except WireError:
+            return EtcdError.MALFORMED, self.store.revision, b""
+        self.rebuild()
+        return self._answer(body)
+
+
+def revision_key(revision: int) -> bytes:
+    """etcd's 17 bytes of a main revision (etcd-api §3.3)."""
+    return revision.to_bytes(8, "big") + b"_" + bytes(8)

@@ -1,0 +1,165 @@
+"""Who is a member: ids, the table that MemberList shows, and its changes through the log.
+
+Invariant: buckets `members`, `members_removed` and `cluster` hold what this table holds, in etcd's JSON.
+Must not know: Raft's quorum (the kernel has its own configuration), sockets.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from raftsched.errors import CorruptError
+from raftsched.store.codec import WireError, bytes_field, fields, text_field, varint_field
+from raftsched.types import MemberInfo
+
+# raftpb.ConfChangeType
+ADD_NODE: Final = 0
+REMOVE_NODE: Final = 1
+UPDATE_NODE: Final = 2
+ADD_LEARNER: Final = 3
+
+
+def make_member_id(peer_urls: Iterable[str], cluster_token: str, added_at_s: int | None = None) -> int:
+    """First 8 bytes of SHA1(sorted peer URLs, token[, Unix seconds if added to a running cluster]), etcd-api §1.4."""
+    text = "".join(sorted(peer_urls)) + cluster_token + ("" if added_at_s is None else str(added_at_s))
+    return int.from_bytes(hashlib.sha1(text.encode(), usedforsecurity=False).digest()[:8], "big")
+
+
+def make_cluster_id(member_ids: Iterable[int]) -> int:
+    """First 8 bytes of SHA1(sorted member ids, 8 bytes each)."""
+    data = b"".join(one.to_bytes(8, "big") for one in sorted(member_ids))
+    return int.from_bytes(hashlib.sha1(data, usedforsecurity=False).digest()[:8], "big")
+
+
+def encode_json(member: MemberInfo) -> bytes:
+    """A member as etcd keeps it in bucket `members` and in the context of a configuration change."""
+    found: dict[str, Any] = {"id": member.member_id, "peerURLs": list(member.peer_urls)}
+    if member.is_learner:
+        found["isLearner"] = True
+    if member.name:
+        found["name"] = member.name
+    if member.client_urls:
+        found["clientURLs"] = list(member.client_urls)
+    return json.dumps(found, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def decode_json(data: bytes) -> MemberInfo:
+    """Raises WireError."""
+    try:
+        found = json.loads(data)
+        return MemberInfo(
+            member_id=int(found["id"]),
+            name=str(found.get("name", "")),
+            peer_urls=tuple(map(str, found.get("peerURLs") or ())),
+            client_urls=tuple(map(str, found.get("clientURLs") or ())),
+            is_learner=bool(found.get("isLearner", False)),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WireError(f"no member: {error}") from error
+
+
+def encode_change(change: int, member_id: int, context: bytes = b"", change_id: int = 0) -> bytes:
+    """A raftpb.ConfChange."""
+    out = varint_field(1, change_id) + varint_field(2, change) + varint_field(3, member_id)
+    return out + (bytes_field(4, context) if context else b"")
+
+
+def decode_change(data: bytes) -> tuple[int, int, bytes, int]:
+    """(change, member id, context, change id). Raises WireError."""
+    found: dict[int, int | bytes] = dict(fields(data))
+    change, member_id, context, change_id = found.get(2, 0), found.get(3, 0), found.get(4, b""), found.get(1, 0)
+    if not isinstance(change, int) or not isinstance(member_id, int) or not isinstance(context, bytes) or not isinstance(change_id, int):
+        raise WireError("no configuration change")
+    return change, member_id, context, change_id
+
+
+def encode_attributes(member_id: int, name: str, client_urls: Sequence[str]) -> bytes:
+    """A membershippb.ClusterMemberAttrSetRequest: what a member publishes about itself."""
+    attributes = text_field(1, name) + b"".join(bytes_field(2, url.encode()) for url in client_urls)
+    return varint_field(1, member_id) + bytes_field(2, attributes)
+
+
+def bucket_key(member_id: int) -> bytes:
+    return b"%x" % member_id
+
+
+class Membership:
+    """The members of the cluster as applied here."""
+
+    def __init__(self, write: Callable[[tuple[str, bytes, bytes | None]], None]) -> None:
+        self._write = write
+        self._members: dict[int, MemberInfo] = {}
+        self._removed: set[int] = set()
+        self.cluster_version = ""
+
+    def load(self, members: Iterable[tuple[bytes, bytes]], removed: Iterable[tuple[bytes, bytes]], version: bytes | None) -> None:
+        """From the buckets. Raises CorruptError."""
+        try:
+            for key, value in members:
+                member = decode_json(value)
+                if bucket_key(member.member_id) != key:
+                    raise WireError(f"key {key!r} holds {member.member_id:x}")
+                self._members[member.member_id] = member
+            self._removed = {int(key, 16) for key, _ in removed}
+            self.cluster_version = (version or b"").decode()
+        except ValueError as error:  # WireError is one
+            raise CorruptError(f"bucket members: {error}") from error
+
+    def members(self) -> Sequence[MemberInfo]:
+        """Sorted by id."""
+        return [self._members[one] for one in sorted(self._members)]
+
+    def member(self, member_id: int) -> MemberInfo | None:
+        return self._members.get(member_id)
+
+    def was_removed(self, member_id: int) -> bool:
+        """A removed id never comes back."""
+        return member_id in self._removed
+
+    def _store(self, member: MemberInfo) -> None:
+        self._members[member.member_id] = member
+        self._write(("members", bucket_key(member.member_id), encode_json(member)))
+
+    def apply_change(self, data: bytes) -> None:
+        """One committed configuration change. Raises WireError, alike on every member."""
+        change, member_id, context, _ = decode_change(data)
+        if change == REMOVE_NODE:
+            if self._members.pop(member_id, None) is not None:
+                self._write(("members", bucket_key(member_id), None))
+            self._removed.add(member_id)
+            self._write(("members_removed", bucket_key(member_id), b"removed"))
+            return
+        if member_id in self._removed:
+            return
+        known = self._members.get(member_id)
+        if change == UPDATE_NODE:
+            if known is not None:
+                self._store(replace(known, peer_urls=decode_json(context).peer_urls))
+            return
+        told = decode_json(context) if context else MemberInfo(member_id, "", (), ())
+        if known is None:
+            self._store(replace(told, member_id=member_id, is_learner=change == ADD_LEARNER))
+        else:  # a promotion, or the bootstrap entry again
+            self._store(replace(known, is_learner=change == ADD_LEARNER))
+
+    def apply_attributes(self, data: bytes) -> None:
+        """One committed ClusterMemberAttrSetRequest. Raises WireError."""
+        found: dict[int, int | bytes] = dict(fields(data))
+        member_id, attributes = found.get(1, 0), found.get(2, b"")
+        if not isinstance(member_id, int) or not isinstance(attributes, bytes):
+            raise WireError("no attributes of a member")
+        known = self._members.get(member_id)
+        if known is None:
+            return
+        texts = [(number, value.decode(errors="replace")) for number, value in fields(attributes) if isinstance(value, bytes)]
+        name = next((value for number, value in texts if number == 1), "")
+        self._store(replace(known, name=name, client_urls=tuple(value for number, value in texts if number == 2)))
+
+    def apply_version(self, data: bytes) -> None:
+        """One committed ClusterVersionSetRequest. Raises WireError."""
+        for number, value in fields(data):
+            if number == 1 and isinstance(value, bytes):
+                self.cluster_version = value.decode(errors="replace")
+                self._write(("cluster", b"clusterVersion", value))

@@ -1,0 +1,679 @@
+"""One member on the asyncio loop: the pump between host, log, backend and those who ask.
+
+One turn of the pump: the host steps the replica with all that is queued; its output is performed in this order: persist (the log's thread),
+send, changes to their sinks, replies, reads. Completions of the log come back through an eventfd and start the next turn.
+
+Invariant: everything here runs on the loop thread; a turn applies at most one slice; nobody is answered before the change sinks know.
+Must not know: gRPC, jobs.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from raftsched import limits
+from raftsched.errors import EtcdError, FatalError, GrpcCode, StatusError, status_of
+from raftsched.ports import ChangeSink, StoreStatus
+from raftsched.ports import Log as LogPort
+from raftsched.store import alarm, codec, membership
+from raftsched.store.codec import Headers, largest, text_field, varint_field
+from raftsched.store.host import ReplicationHost, host_configuration
+from raftsched.store.mvcc._store import MvccStore
+from raftsched.store.node.compaction import AutoCompactor, history_full
+from raftsched.store.node.flush import Flusher
+from raftsched.store.node.metrics import APPLY_BOUNDS, ETCD_DISK_BOUNDS, Histogram
+from raftsched.store.node.opening import Member, open_member
+from raftsched.store.node.options import Clock, NodeOptions, SystemClock
+from raftsched.store.node.snapshots import Snapshots
+from raftsched.store.quota import Quota
+from raftsched.store.raft._kernel import KernelError
+from raftsched.store.replica import LEADER, More, Output, Persist, Persisted, Propose, ProposeChange, Read, Tick
+from raftsched.types import MemberInfo, Result, ResultSink
+
+PRIVILEGED = frozenset({codec.DELETE_RANGE, codec.COMPACTION, codec.LEASE_REVOKE, codec.ALARM})  # may use the reserve of a full disk
+HOUSEKEEPING_MS = 500
+READS_PER_CHECK = 64
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_MS = 10_000
+
+
+class Node:
+    """A `ports.StoreNode`. Build it, `await start()`, serve, `await stop()`."""
+
+    def __init__(
+        self,
+        options: NodeOptions,
+        *,
+        log: LogPort,
+        on_fatal: Callable[[str], None],
+        clock: Clock | None = None,
+    ) -> None:
+        """`on_fatal(line)`: waiting cannot mend it, the process must end with that line and exit code 1; called once."""
+        self._options = options
+        self._log = log
+        self._on_fatal = on_fatal
+        self._clock = clock or SystemClock()
+        self._member: Member
+        self._headers: Headers
+        self._running = False
+        self._failed = ""
+        self._ready: asyncio.Event
+        self._pump_scheduled = False
+        self._in_pump = False
+        self._batches: deque[tuple[int, int, int]] = deque()  # (log's batch, kernel's batch, appended at ns)
+        self._queued_bytes = 0  # accepted, not yet with the log
+        self._sinks: list[ChangeSink] = []
+        self._no_space_asked_ms = -(10**9)
+        self._revoke_waiters: list[tuple[int, asyncio.Future[int]]] = []
+        self._compaction_asked = 0
+        self._published = False
+        self._next_housekeeping_ms = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._fsync_seconds = Histogram(ETCD_DISK_BOUNDS)
+        self._apply_seconds = Histogram(APPLY_BOUNDS)
+        self._slow_apply_total = 0
+        self._callback_failures_total = 0
+
+    # -- life
+
+    async def start(self) -> None:
+        """Opens or begins the data directory, replays, is elected; done when reads and writes are served. Raises FatalError and what
+        `DataDirectory` raises."""
+        self._loop = asyncio.get_running_loop()
+        self._member = member = open_member(self._options, self._clock)
+        try:
+            self._build(member)
+        except BaseException:
+            member.close()
+            raise
+        if member.repaired:
+            self._log.warning("write-ahead log repaired", detail=member.repaired)
+        self._running = True
+        self._loop.add_reader(member.log.fd, self._on_log_event)
+        self._on_timer()
+        try:
+            await asyncio.wait_for(self._ready.wait(), START_TIMEOUT_S)
+        except TimeoutError:
+            self._failed = f"{self._options.data_dir}: no leader after {START_TIMEOUT_S:.0f} s; is the disk full?"
+        except asyncio.CancelledError:
+            await self.stop()
+            raise
+        if self._failed:
+            await self.stop()
+            raise FatalError(self._failed)
+
+    def _build(self, member: Member) -> None:
+        options = self._options
+        self._replica, self._kernel, self._store = member.replica, member.replica.kernel, member.store
+        self._quota = Quota(member.bound_bytes)
+        self._headers = Headers(member.cluster_id, member.member_id)
+        self._ready = asyncio.Event()
+        self._compactor = AutoCompactor(options.compaction_mode, options.compaction_retention, self._mono_ms())
+        self._flusher = Flusher(
+            member.backend,
+            member.store,
+            member.applier,
+            member.directory,
+            self._clock,
+            interval_ms=options.batch_interval_ms,
+            limit=options.batch_limit,
+            on_fatal=self._fail,
+            on_durable=self._on_durable,
+        )
+        self._snapshots = Snapshots(member, options, self._log, self._fail)
+        self._host = ReplicationHost(
+            self._replica,
+            self._perform,
+            self._mono_ms,
+            member_id=member.member_id,
+            conf=host_configuration(options.heartbeat_ms, options.election_ms_min, options.election_ms_max),
+        )
+
+    async def stop(self) -> None:
+        """Proposes nothing more, answers what is under way, brings LMDB up to date, closes. Idempotent."""
+        if not self._running:
+            return
+        self._running = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(self._member.log.fd)
+        try:
+            if not self._failed:
+                self._drain()
+        except FatalError as error:
+            self._fail(error)
+        self._deliver(self._replica.stop())
+        for _, future in self._revoke_waiters:
+            if not future.done():
+                future.set_exception(status_of(EtcdError.STOPPED))
+        try:
+            self._flusher.close(commit=not self._failed)
+            await self._snapshots.close()
+        except FatalError as error:
+            self._fail(error)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        try:
+            self._member.close()
+        except FatalError as error:
+            self._fail(error)
+
+    def _drain(self) -> None:
+        """What was proposed is written, synced, applied and answered, as far as the disk lets."""
+        stop_ms = self._mono_ms() + STOP_TIMEOUT_MS
+        while not self._failed and self._mono_ms() < stop_ms:
+            self._turn()
+            if self._batches:
+                if not self._member.log.wait_durable(self._batches[-1][0], max(stop_ms - self._mono_ms(), 0)):
+                    return
+                self._completed()
+            elif self._host.idle():
+                return
+
+    def _fail(self, error: FatalError | KernelError) -> None:
+        if self._failed:
+            return
+        self._failed = str(error)
+        self._ready.set()
+        self._on_fatal(self._failed)
+
+    # -- the pump
+
+    def _mono_ms(self) -> int:
+        return self._clock.mono_ns() // 1_000_000
+
+    def _schedule(self) -> None:
+        if not self._pump_scheduled and not self._in_pump and self._running:
+            self._pump_scheduled = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_scheduled = False
+        if self._running and not self._failed:
+            self._turn()
+
+    def _turn(self) -> None:
+        self._in_pump = True
+        try:
+            self._host.doTick(0.0)
+        except (FatalError, KernelError) as error:
+            self._fail(error)
+        finally:
+            self._in_pump = False
+        if not self._host.idle():
+            self._schedule()
+
+    def _perform(self, output: Output) -> None:
+        if output.persist is not None:
+            self._persist(output.persist)
+        for message in output.send:
+            self._host.send(message)
+        if output.applied:
+            self._applied(output)
+        self._deliver(output)
+        if output.leader_changed:
+            self._leader_changed()
+        if output.more:
+            self._host.submit(More())
+        elif not self._ready.is_set() and self._replica.readable:
+            self._ready.set()
+
+    def _persist(self, persist: Persist) -> None:
+        log = self._member.log
+        runs = persist.entries
+        if len(runs) == 1:
+            first, term, kind, entries = runs[0]
+            count = len(entries)
+            batch = log.append(persist.hard_state, first, [term] * count, entries, types=[kind] * count if kind else None)
+        else:
+            terms: list[int] = []
+            kinds: list[int] = []
+            entries = []
+            for _, term, kind, items in runs:
+                terms += [term] * len(items)
+                kinds += [kind] * len(items)
+                entries += items
+            first = runs[0][0] if runs else log.last_index + 1
+            batch = log.append(persist.hard_state, first, terms, entries, types=kinds if any(kinds) else None)
+        self._queued_bytes = 0
+        self._batches.append((batch, persist.batch, self._clock.mono_ns()))
+
+    def _on_log_event(self) -> None:
+        try:
+            self._completed()
+        except FatalError as error:
+            self._fail(error)
+            return
+        self._pump()
+
+    def _completed(self) -> None:
+        """Tells the replica what the log has synced."""
+        done = self._member.log.completed()
+        self._snapshots.on_synced(done)
+        kernel_batch = 0
+        now_ns = self._clock.mono_ns()
+        while self._batches and self._batches[0][0] <= done:
+            _, kernel_batch, appended_ns = self._batches.popleft()
+            self._fsync_seconds.observe((now_ns - appended_ns) / 1e9)
+        if kernel_batch:
+            self._host.submit(Persisted(kernel_batch))
+
+    def _applied(self, output: Output) -> None:
+        if output.apply_ns:
+            self._apply_seconds.observe(output.apply_ns / 1e9)
+        if self._sinks:
+            changes = self._store.take_changes()
+            if changes:
+                revision = self._store.revision
+                for sink in tuple(self._sinks):
+                    self._guard(sink.on_changes, changes, revision)
+        self._flusher.on_applied(output.applied)
+        if self._revoke_waiters:
+            self._wake_revoke_waiters()
+
+    def _deliver(self, output: Output) -> None:
+        for sink, tokens, results in output.replies:
+            self._guard(sink.on_results, tokens, results)
+        for serve, error in output.reads:
+            self._guard(serve, error)
+
+    def _guard(self, call: Callable[..., None], *arguments: object) -> None:
+        """A callback's failure is its own: what was applied stays applied, the others are called."""
+        try:
+            call(*arguments)
+        except Exception as error:
+            self._callback_failures_total += 1
+            self._log.error("a callback of the store failed", error=repr(error))
+
+    # -- time
+
+    def _on_timer(self) -> None:
+        if not self._running or self._failed:
+            return
+        self._timer = self._loop.call_later(self._options.heartbeat_ms / 1000, self._on_timer)
+        self.tick()
+
+    def tick(self) -> None:
+        """One heartbeat interval has passed; the timer calls it, and tests that move their clock."""
+        now_ms = self._mono_ms()
+        self._host.submit(Tick())
+        if now_ms >= self._next_housekeeping_ms:
+            self._next_housekeeping_ms = now_ms + HOUSEKEEPING_MS
+            self._housekeeping(now_ms)
+        self._pump()
+
+    def _housekeeping(self, now_ms: int) -> None:
+        self._flusher.tick()
+        if self._kernel.state != LEADER or not self._ready.is_set():
+            return
+        self._publish()
+        self._expire_leases(now_ms)
+        self._compact(now_ms)
+        self._check_space(now_ms)
+
+    def _leader_changed(self) -> None:
+        self._headers.term = self._kernel.term
+        self._log.info("raft: leader changed", leader=f"{self._kernel.leader:x}", term=self._kernel.term)
+
+    def _publish(self) -> None:
+        """What this member tells the cluster about itself, when that has changed."""
+        if self._published:
+            return
+        self._published = True
+        options, members = self._options, self._member.applier.membership
+        me = members.member(self.member_id)
+        if me is not None and me.peer_urls != options.peer_urls:
+            told = MemberInfo(self.member_id, "", options.peer_urls, ())
+            change = membership.encode_change(
+                membership.UPDATE_NODE, self.member_id, membership.encode_json(told), self._replica.ids.take()
+            )
+            self._host.submit(ProposeChange(change))
+        if me is None or (me.name, me.client_urls) != (options.name, options.client_urls):
+            self._propose(codec.MEMBER_ATTRIBUTES_SET, membership.encode_attributes(self.member_id, options.name, options.client_urls))
+        if not members.cluster_version:
+            self._propose(codec.CLUSTER_VERSION_SET, text_field(1, options.cluster_version))
+        self._schedule()
+
+    def _propose(self, kind: int, message: bytes, sink: ResultSink | None = None) -> None:
+        """A proposal of the node's own."""
+        self._host.propose(Propose(kind, [message], [0], sink or _Nobody()), lambda: None)
+        self._schedule()
+
+    def _expire_leases(self, now_ms: int) -> None:
+        lessor = self._member.applier.lessor
+        over = lessor.expired(now_ms) if lessor.primary else []
+        if over:
+            messages = [varint_field(1, lease) for lease in over]
+            self.propose_many(codec.LEASE_REVOKE, messages, over, _Revocations(lessor.retry))
+
+    def _compact(self, now_ms: int) -> None:
+        """The documented retention, and the bound on history beyond it."""
+        store = self._store
+        target = self._compactor.due(now_ms, store.revision)
+        if target and target <= store.compact_revision:
+            self._compactor.done(now_ms, target)
+            target = 0
+        if not target and self._options.history_bound and not self._flusher.scrubbing and not self._compaction_asked:
+            backend = self._member.backend
+            used = backend.in_use_bytes + store.pending_bytes
+            if history_full(store.superseded_count, store.key_count, used, self._member.bound_bytes):
+                target = store.oldest_revision_keeping(limits.SUPERSEDED_RECORDS_KEPT)
+                if target > store.compact_revision:
+                    self._log.info("history is full, compacting", revision=target, superseded=store.superseded_count)
+        if target > store.compact_revision and not self._compaction_asked:
+            self._compaction_asked = target
+            self.propose_many(codec.COMPACTION, [varint_field(1, target)], [target], _Compaction(self._compaction_done))
+
+    def _compaction_done(self, revision: int, error: int) -> None:
+        self._compaction_asked = 0
+        if error in (EtcdError.OK, EtcdError.COMPACTED):
+            self._compactor.done(self._mono_ms(), revision)
+        else:
+            self._log.warning("automatic compaction failed", revision=revision, error=EtcdError(error).name)
+
+    # -- room
+
+    @property
+    def _used_bytes(self) -> int:
+        return self._member.backend.in_use_bytes + self._store.pending_bytes
+
+    def _check_space(self, now_ms: int) -> None:
+        if self._quota.over(1, self._used_bytes):
+            self._raise_no_space(now_ms)
+
+    def _raise_no_space(self, now_ms: int) -> None:
+        """Proposes the alarm; it stays until it is cleared by hand."""
+        if (self.member_id, alarm.NOSPACE) in self._member.applier.alarms.raised() or now_ms - self._no_space_asked_ms < HOUSEKEEPING_MS:
+            return
+        self._no_space_asked_ms = now_ms
+        self._log.warning("the space quota is used up, raising the alarm", used=self._used_bytes, quota=self._quota.limit_bytes)
+        self._propose(codec.ALARM, alarm.encode_request(alarm.ACTIVATE, self.member_id, alarm.NOSPACE))
+
+    def _refusal(self, kind: int, messages: Sequence[bytes], total_bytes: int) -> EtcdError:
+        """Whether a batch must be refused at the door; one comparison each, far from the bounds."""
+        if not self._running or self._failed:
+            return EtcdError.STOPPED
+        if kind not in PRIVILEGED:
+            if self._store.pending_bytes > limits.PENDING_RECORDS_BYTES_MAX:
+                return EtcdError.NO_SPACE if self._flusher.stalled else EtcdError.TOO_MANY_REQUESTS
+            if self._quota.refused(kind, messages, total_bytes, self._used_bytes, self._store.cost):
+                self._raise_no_space(self._mono_ms())
+                return EtcdError.NO_SPACE
+        waiting = self._queued_bytes + self._member.log.queued_bytes
+        if not self._member.log.has_room(waiting + total_bytes, privileged=kind in PRIVILEGED):
+            return EtcdError.NO_SPACE
+        return EtcdError.OK
+
+    # -- StoreNode: identity
+
+    @property
+    def member_id(self) -> int:
+        return self._member.member_id
+
+    @property
+    def cluster_id(self) -> int:
+        return self._member.cluster_id
+
+    @property
+    def term(self) -> int:
+        return self._kernel.term
+
+    @property
+    def leader_id(self) -> int:
+        return self._kernel.leader
+
+    @property
+    def revision(self) -> int:
+        return self._store.revision
+
+    @property
+    def mvcc(self) -> MvccStore:
+        return self._store
+
+    @property
+    def host(self) -> ReplicationHost:
+        """For its status alone."""
+        return self._host
+
+    def header(self, revision: int) -> bytes:
+        return self._headers.encode(revision)
+
+    def members(self) -> Sequence[MemberInfo]:
+        return self._member.applier.membership.members()
+
+    # -- StoreNode: writes and reads
+
+    def propose_many(self, kind: int, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
+        """See `ports.StoreNode`."""
+        _, total_bytes = largest(messages)
+        error = self._refusal(kind, messages, total_bytes)
+        if error == EtcdError.NO_SPACE and len(messages) > 1:
+            for message, token in zip(messages, tokens, strict=True):  # some may still fit
+                self.propose_many(kind, [message], [token], sink)
+            return
+        if error:
+            self._refuse(tokens, sink, error)
+            return
+        self._queued_bytes += total_bytes
+        self._host.propose(Propose(kind, messages, tokens, sink), lambda: self._refuse(tokens, sink, EtcdError.TOO_MANY_REQUESTS))
+        self._schedule()
+
+    def _refuse(self, tokens: Sequence[int], sink: ResultSink, error: EtcdError) -> None:
+        self._replica.proposals_failed_total += len(tokens)
+        self._guard(sink.on_results, tokens, [(error, self._store.revision, b"")] * len(tokens))
+
+    def read_many(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
+        """See `ports.StoreNode`; a lone leader that has applied everything answers at once."""
+
+        def serve(error: int) -> None:
+            if error:
+                sink.on_results(tokens, [(error, self._store.revision, b"")] * len(tokens))
+            else:
+                self._serve(messages, tokens, sink, 0)
+
+        if self._running and self._replica.readable:
+            self._guard(serve, 0)
+        else:
+            self._read(serve)
+
+    def _serve(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink, start: int) -> None:
+        """Ranges in slices of the loop."""
+        store = self._store
+        if len(messages) <= READS_PER_CHECK:
+            sink.on_results(tokens, store.range_many(messages))
+            return
+        stop_ns = self._clock.mono_ns() + limits.LOOP_SLICE_MS * 1_000_000
+        while start < len(messages):
+            end = start + READS_PER_CHECK
+            sink.on_results(tokens[start:end], store.range_many(messages[start:end]))
+            start = end
+            if start < len(messages) and self._clock.mono_ns() >= stop_ns:
+                self._loop.call_soon(self._guard, self._serve, messages, tokens, sink, start)
+                return
+
+    def _read(self, serve: Callable[[int], None]) -> None:
+        if not self._running or self._failed:
+            self._guard(serve, EtcdError.STOPPED)
+            return
+        self._host.submit(Read(serve))
+        self._schedule()
+
+    def read_local(self, message: bytes) -> Result:
+        return self._store.range(message)
+
+    def read_barrier(self) -> Awaitable[None]:
+        """See `ports.StoreNode`."""
+        future: asyncio.Future[None] = self._loop.create_future()
+
+        def serve(error: int) -> None:
+            if future.done():
+                return
+            if error:
+                future.set_exception(status_of(error))
+            else:
+                future.set_result(None)
+
+        if self._running and self._replica.readable:
+            serve(0)
+        else:
+            self._read(serve)
+        return future
+
+    def add_change_sink(self, sink: ChangeSink) -> Callable[[], None]:
+        """See `ports.StoreNode`."""
+        self._sinks.append(sink)
+        self._store.watching = True
+
+        def end() -> None:
+            if sink in self._sinks:
+                self._sinks.remove(sink)
+                self._store.watching = bool(self._sinks)
+
+        return end
+
+    # -- StoreNode: leases
+
+    def next_lease_id(self) -> int:
+        return self._replica.ids.lease_id()
+
+    async def lease_renew(self, lease: int) -> int:
+        """See `ports.StoreNode`."""
+        await self.read_barrier()  # leadership is confirmed; also waits for what was granted before
+        lessor = self._member.applier.lessor
+        if not lessor.primary:
+            raise status_of(EtcdError.NO_LEADER)
+        ttl_s = lessor.renew(lease, self._mono_ms())
+        if ttl_s >= 0:
+            return ttl_s
+        future: asyncio.Future[int] = self._loop.create_future()
+        self._revoke_waiters.append((lease, future))
+        try:
+            return await asyncio.wait_for(future, self._options.request_timeout_ms / 1000)
+        except TimeoutError:
+            raise status_of(EtcdError.TIMEOUT) from None
+
+    def _wake_revoke_waiters(self) -> None:
+        lessor = self._member.applier.lessor
+        still = []
+        for lease, future in self._revoke_waiters:
+            if future.done():
+                continue
+            if lessor.exists(lease):
+                still.append((lease, future))
+            else:
+                future.set_result(0)
+        self._revoke_waiters = still
+
+    async def lease_time_to_live(self, lease: int, *, keys: bool) -> tuple[int, int, Sequence[bytes]]:
+        """See `ports.StoreNode`."""
+        await self.read_barrier()
+        lessor = self._member.applier.lessor
+        left_s, granted_s = lessor.time_to_live(lease, self._mono_ms())
+        return left_s, granted_s, (lessor.keys_of(lease) or ()) if keys and left_s >= 0 else ()
+
+    async def lease_ids(self) -> Sequence[int]:
+        await self.read_barrier()
+        return self._member.applier.lessor.ids()
+
+    # -- StoreNode: maintenance
+
+    def alarms(self) -> Sequence[tuple[int, int]]:
+        return self._member.applier.alarms.raised()
+
+    def status(self) -> StoreStatus:
+        backend = self._member.backend
+        return StoreStatus(
+            db_size=backend.size_bytes,
+            db_size_in_use=backend.in_use_bytes,
+            quota=self._quota.limit_bytes,
+            raft_index=self._kernel.commit,
+            applied_index=self._kernel.applied,
+            is_learner=self.member_id in self._kernel.learner_ids,
+        )
+
+    async def scrubbed(self) -> None:
+        await self._flusher.scrubbed()
+
+    async def defragment(self) -> None:
+        try:
+            await self._flusher.defragment()
+        except FatalError as error:
+            self._fail(error)
+            raise StatusError(GrpcCode.INTERNAL, str(error)) from error
+
+    async def hash(self) -> int:
+        return await self._flusher.hash()
+
+    async def settle(self) -> None:
+        """Done when all that is applied now is in LMDB (before a snapshot is taken)."""
+        await self._flusher.settle()
+
+    def _on_durable(self) -> None:
+        if self._running:
+            self._snapshots.on_durable(self._mono_ms())
+
+    # -- metrics
+
+    def counters(self) -> Mapping[str, float]:
+        """See `ports.StoreNode`."""
+        replica, lessor, kernel = self._replica, self._member.applier.lessor, self._kernel
+        return {
+            "etcd_server_has_leader": float(kernel.leader != 0),
+            "etcd_server_is_leader": float(kernel.state == LEADER),
+            "etcd_server_is_learner": float(self.member_id in kernel.learner_ids),
+            "etcd_server_leader_changes_seen_total": replica.leader_changes_total,
+            "etcd_server_proposals_committed_total": kernel.commit,
+            "etcd_server_proposals_applied_total": kernel.applied,
+            "etcd_server_proposals_pending": replica.pending,
+            "etcd_server_proposals_failed_total": replica.proposals_failed_total,
+            "etcd_server_slow_apply_total": self._slow_apply_total,
+            "etcd_server_quota_backend_bytes": self._quota.limit_bytes,
+            "etcd_mvcc_db_total_size_in_bytes": self._member.backend.size_bytes,
+            "etcd_mvcc_db_total_size_in_use_in_bytes": self._member.backend.in_use_bytes,
+            "etcd_debugging_mvcc_keys_total": self._store.key_count,
+            "etcd_debugging_mvcc_db_compaction_keys_total": self._flusher.scrubbed_keys_total,
+            "etcd_debugging_lease_granted_total": lessor.granted_total,
+            "etcd_debugging_lease_revoked_total": lessor.revoked_total,
+            "etcd_debugging_lease_renewed_total": lessor.renewed_total,
+            "etcd_debugging_server_lease_expired_total": lessor.expired_total,
+            "raftsched_store_callback_failures_total": self._callback_failures_total,
+            "raftsched_wal_sync_total": self._member.log.sync_count,
+            "raftsched_wal_room_bytes": self._member.log.room_bytes,
+        }
+
+    def histograms(self) -> Mapping[str, tuple[Sequence[tuple[float, int]], float]]:
+        """See `ports.StoreNode`. The log's is from handing a batch over until the loop knows that it is synced."""
+        return {
+            "etcd_disk_wal_fsync_duration_seconds": self._fsync_seconds.sample(),
+            "etcd_disk_backend_commit_duration_seconds": self._flusher.commit_seconds.sample(),
+            "raftsched_apply_batch_duration_seconds": self._apply_seconds.sample(),
+        }
+
+
+class _Nobody:
+    """Takes answers that nobody waits for."""
+
+    def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
+        pass
+
+
+class _Revocations:
+    """Of expired leases: what did not get through is named again."""
+
+    def __init__(self, retry: Callable[[int], None]) -> None:
+        self._retry = retry
+
+    def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
+        for lease, (error, _, _) in zip(tokens, results, strict=True):
+            if error:
+                self._retry(lease)
+
+
+class _Compaction:
+    def __init__(self, done: Callable[[int, int], None]) -> None:
+        self._done = done
+
+    def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
+        self._done(tokens[0], results[0][0])

@@ -1,0 +1,309 @@
+"""From applied changes to LMDB: commits of generations, scrubs, Raft snapshots, hash and Defragment.
+
+Invariant: one commit at a time; a generation, the deletes and the side writes of one commit belong to exactly the applied index that is
+committed with them. The log keeps everything above the durable applied index, so nothing here is in a hurry.
+Must not know: Raft's rules, who waits for what.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from raftsched import limits
+from raftsched.errors import EtcdError, FatalError, GrpcCode, NoSpaceError, StatusError, status_of
+from raftsched.store.apply import Applier, revision_key
+from raftsched.store.backend._lmdb import Backend
+from raftsched.store.backend.directory import DataDirectory
+from raftsched.store.mvcc._store import MvccStore
+from raftsched.store.node.metrics import ETCD_DISK_BOUNDS, Histogram
+from raftsched.store.node.options import Clock
+
+RETRY_MS = 1_000
+SCRUB_KEYS = 512
+SCRUB_DELETES_MAX = 100_000  # waiting for a commit; beyond, the scrub pauses
+WAIT_MS = 60_000
+
+Deletes = list[tuple[int, int, bool]]
+
+
+class Flusher:
+    """Drives the backend on the loop."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        store: MvccStore,
+        applier: Applier,
+        directory: DataDirectory,
+        clock: Clock,
+        *,
+        interval_ms: int,
+        limit: int,
+        on_fatal: Callable[[FatalError], None],
+        on_durable: Callable[[], None],
+    ) -> None:
+        self._backend = backend
+        self._store = store
+        self._applier = applier
+        self._directory = directory
+        self._clock = clock
+        self._interval_ms = interval_ms
+        self._limit = limit
+        self._on_fatal = on_fatal
+        self._on_durable = on_durable
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._fresh_entries = 0  # applied since the last commit began
+        self._committing_generation = False
+        self._commit_started_ns = 0
+        self._deletes: Deletes = []
+        self._paused = False  # Defragment: no commit may come between copy and swap
+        self._closed = False
+        # scrub: a compaction was applied and not all it made unreachable is gone
+        self._scrub_timer: asyncio.TimerHandle | None = None
+        self._scrubbing = store.compact_revision > 0 and self._unfinished()
+        self._scrub_target = store.compact_revision if self._scrubbing else 0
+        self._finished_in_commit = 0
+        self._scrub_waiters: list[asyncio.Future[None]] = []
+        self._durable_waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._jobs: dict[int, asyncio.Future[int]] = {}
+        self._retry_at_ns = 0
+        self.commit_seconds = Histogram(ETCD_DISK_BOUNDS)
+        self.scrubbed_keys_total = 0
+        self.defragment_lock = asyncio.Lock()
+        self._loop.add_reader(backend.fd, self._on_commit_event)
+        self._loop.add_reader(backend.bulk_fd, self._on_bulk_event)
+        if self._scrubbing:
+            self._schedule_scrub()
+
+    def _unfinished(self) -> bool:
+        value = self._backend.bucket_get("meta", b"finishedCompactRev")
+        return value is None or value != revision_key(self._store.compact_revision)
+
+    # -- commits
+
+    def on_applied(self, count: int) -> None:
+        """`count` more entries are applied; called after each batch."""
+        self._fresh_entries += count
+        if self._applier.compacted_to > self._scrub_target:
+            self._scrub_target = self._applier.compacted_to
+            self._scrubbing = True
+            self._schedule_scrub()
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._closed or self._paused or self._backend.committing:
+            return  # goes on when that has ended
+        if self._fresh_entries >= self._limit:
+            self._commit()
+        elif self._timer is None and self._dirty():
+            self._timer = self._loop.call_later(self._interval_ms / 1000, self._on_timer)
+
+    def _dirty(self) -> bool:
+        return self._applier.applied_index != self._backend.applied_index or bool(self._deletes) or bool(self._applier.side)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not (self._closed or self._paused or self._backend.committing) and self._dirty():
+            self._commit()
+
+    def _commit(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        generation = self._store.swap() if self._store.pending_bytes else None
+        self._committing_generation = generation is not None
+        deletes, self._deletes = self._deletes, []
+        side = self._applier.side.take()
+        finished = self._scrub_target if self._scrub_target and not self._scrubbing else 0
+        if finished and self._finished_in_commit != finished:
+            side.append(("meta", b"finishedCompactRev", revision_key(finished)))
+        self._finished_in_commit = finished
+        self._fresh_entries = 0
+        self._commit_started_ns = self._clock.mono_ns()
+        self._backend.commit(generation, deletes, side, self._applier.applied_index, self._applier.applied_term)
+
+    def _on_commit_event(self) -> None:
+        try:
+            self._backend.completed()
+            if self._backend.committing:
+                if self._backend.stalled and not self._retry_at_ns:
+                    self._retry_at_ns = self._clock.mono_ns() + RETRY_MS * 1_000_000
+                return
+            self._backend.renew()
+        except FatalError as error:
+            self._on_fatal(error)
+            return
+        if self._committing_generation:
+            self._committing_generation = False
+            self._store.release()
+        self._retry_at_ns = 0
+        self.commit_seconds.observe((self._clock.mono_ns() - self._commit_started_ns) / 1e9)
+        durable = self._backend.applied_index
+        for index, future in self._durable_waiters[:]:
+            if index <= durable:
+                self._durable_waiters.remove((index, future))
+                _finish(future)
+        self._wake_scrub_waiters()
+        self._on_durable()
+        self._arm()
+
+    def _wake_scrub_waiters(self) -> None:
+        if not self._scrubbing and self._finished_in_commit == self._scrub_target:
+            waiters, self._scrub_waiters = self._scrub_waiters, []
+            for waiter in waiters:
+                _finish(waiter)
+
+    def tick(self) -> None:
+        """Now and then: a commit that met a full disk or map is tried again each second."""
+        if self._retry_at_ns and self._clock.mono_ns() >= self._retry_at_ns:
+            self._retry_at_ns = 0
+            self._backend.retry()
+
+    @property
+    def stalled(self) -> str:
+        """Not empty: why LMDB takes nothing at the moment."""
+        return self._backend.stalled
+
+    async def settle(self) -> None:
+        """Done when everything that is applied now is durable in LMDB."""
+        index = self._applier.applied_index
+        while self._backend.applied_index < index or self._applier.side or self._store.pending_bytes:
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._durable_waiters.append((self._applier.applied_index if not self._backend.committing else 0, future))
+            if not self._backend.committing and not self._paused:
+                self._commit()
+            await future
+            if self._backend.applied_index >= index:
+                return
+
+    # -- scrub
+
+    def _schedule_scrub(self) -> None:
+        if self._scrub_timer is None and not self._closed:
+            self._scrub_timer = self._loop.call_later(0.001, self._scrub)
+
+    def _scrub(self) -> None:
+        """One slice; between slices everything else has its turn."""
+        self._scrub_timer = None
+        if self._closed or not self._scrubbing:
+            return
+        stop_ns = self._clock.mono_ns() + limits.LOOP_SLICE_MS * 500_000
+        while len(self._deletes) < SCRUB_DELETES_MAX:
+            deletes, finished = self._store.scrub(SCRUB_KEYS)
+            self._deletes += deletes
+            self.scrubbed_keys_total += len(deletes)
+            if finished:
+                self._scrubbing = False
+                self._arm()
+                return
+            if self._clock.mono_ns() >= stop_ns:
+                break
+        self._arm()
+        self._schedule_scrub()
+
+    @property
+    def scrubbing(self) -> bool:
+        return self._scrubbing
+
+    async def scrubbed(self) -> None:
+        if self._scrubbing or self._finished_in_commit != self._scrub_target or self._backend.committing:
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._scrub_waiters.append(future)
+            self._arm()
+            await future
+
+    # -- bulk jobs
+
+    def _on_bulk_event(self) -> None:
+        try:
+            ended = self._backend.bulk_completed()
+        except FatalError as error:
+            self._on_fatal(error)
+            return
+        for job, result, problem in ended:
+            future = self._jobs.pop(job, None)
+            if future is None or future.done():
+                continue
+            if problem:
+                future.set_exception(StatusError(GrpcCode.INTERNAL, problem))
+            else:
+                future.set_result(result)
+
+    def _job(self, number: int) -> "asyncio.Future[int]":
+        future: asyncio.Future[int] = self._loop.create_future()
+        self._jobs[number] = future
+        return future
+
+    async def hash(self) -> int:
+        await self.settle()
+        return await self._job(self._backend.start_hash())
+
+    async def defragment(self) -> None:
+        """Rewrites the database while reads and writes go on; they stay pending until the copy has taken its place."""
+        async with self.defragment_lock:
+            await self.settle()
+            while self._backend.committing or self._jobs:
+                await asyncio.sleep(0.01)  # a commit that slipped in, or a hash; both end by themselves
+            self._paused = True
+            try:
+                job = self._job(self._directory.start_defragment(self._backend))
+                try:
+                    await job
+                except BaseException:
+                    self._directory.discard_copy()
+                    raise
+                self._directory.finish_defragment(self._backend)
+            except NoSpaceError as error:
+                raise StatusError(GrpcCode.RESOURCE_EXHAUSTED, str(error)) from error
+            finally:
+                self._paused = False
+                self._rewire()
+                self._arm()
+
+    def _rewire(self) -> None:
+        """The backend keeps its descriptors over a swap; adding them again is harmless, and right if it did not."""
+        if not self._closed:
+            self._loop.add_reader(self._backend.fd, self._on_commit_event)
+            self._loop.add_reader(self._backend.bulk_fd, self._on_bulk_event)
+
+    # -- stop
+
+    def close(self, *, commit: bool) -> None:
+        """Leaves the loop; with `commit` all that is applied goes to LMDB first. Blocks. Raises FatalError."""
+        self._closed = True
+        for timer in (self._timer, self._scrub_timer):
+            if timer is not None:
+                timer.cancel()
+        self._loop.remove_reader(self._backend.fd)
+        self._loop.remove_reader(self._backend.bulk_fd)
+        if commit and not self._paused and self._drained() and self._dirty():
+            self._commit()
+            self._drained()
+        for waiter in [*self._scrub_waiters, *(one for _, one in self._durable_waiters)]:
+            _fail(waiter)
+        for job in self._jobs.values():
+            _fail(job)
+
+    def _drained(self) -> bool:
+        """The running commit has ended; False if it is stuck on a full disk: the log still holds what it would have written."""
+        if not self._backend.committing:
+            return True
+        self._backend.wait(WAIT_MS)
+        self._backend.completed()
+        if self._backend.committing:
+            return False
+        self._backend.renew()
+        if self._committing_generation:
+            self._committing_generation = False
+            self._store.release()
+        return True
+
+
+def _fail(future: "asyncio.Future[None] | asyncio.Future[int]") -> None:
+    if not future.done():
+        future.set_exception(status_of(EtcdError.STOPPED))
+
+
+def _finish(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,249 @@
+"""From a data directory to a member that may go on where it stopped.
+
+Order: the directory's lock, LMDB (what is applied), the log after that, the state machine from LMDB, the kernel from the log.
+Invariant: the applied index of LMDB lies within the log; what the log holds beyond it is replayed through the same apply as ever.
+Raises FatalError and CorruptError with one line for the user.
+Must not know: asyncio.
+"""
+
+import itertools
+import os
+import secrets
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from raftsched.errors import FatalError
+from raftsched.store import codec, membership
+from raftsched.store.alarm import AlarmStore
+from raftsched.store.apply import Applier, SideWrites
+from raftsched.store.backend._lmdb import Backend
+from raftsched.store.backend.directory import DataDirectory
+from raftsched.store.codec import RequestIds, WireError
+from raftsched.store.lease import Lessor
+from raftsched.store.membership import Membership
+from raftsched.store.mvcc._store import MvccStore
+from raftsched.store.node.options import Clock, NodeOptions
+from raftsched.store.raft._kernel import Kernel, KernelError, Run
+from raftsched.store.replica import Replica
+from raftsched.store.wal.disk import RealDisk
+from raftsched.store.wal.format import Metadata
+from raftsched.store.wal.log import Log, open_log
+from raftsched.store.wal.recovery import Recovered, has_log
+from raftsched.types import HardState, MemberInfo
+
+CONF_CHANGE = 1
+SYNC_TIMEOUT_MS = 60_000
+QUOTA_DEFAULT_BYTES = 2 << 30
+FILE_SYSTEM_SHARE = 0.9
+
+
+@dataclass(slots=True)
+class Member:
+    """Everything of one member, opened."""
+
+    directory: DataDirectory
+    backend: Backend
+    log: Log
+    store: MvccStore
+    applier: Applier
+    replica: Replica
+    member_id: int
+    cluster_id: int
+    bound_bytes: int
+    fresh: bool
+    repaired: str
+
+    def close(self) -> None:
+        self.log.close()
+        self.backend.close()
+        self.directory.close()
+
+
+def space_bound(options: NodeOptions, path: Path) -> int:
+    """min(quota, 90 % of the file system); 0 = none."""
+    if options.quota_bytes < 0:
+        return 0
+    info = os.statvfs(path)
+    return min(options.quota_bytes or QUOTA_DEFAULT_BYTES, int(info.f_blocks * info.f_frsize * FILE_SYSTEM_SHARE))
+
+
+def open_member(options: NodeOptions, clock: Clock) -> Member:
+    """Opens or begins. On failure nothing stays open."""
+    directory = DataDirectory(options.data_dir, instance=options.instance)
+    try:
+        backend = Backend(directory.database_path, map_bytes=options.map_bytes)
+        try:
+            bound_bytes = space_bound(options, directory.path)
+            log, recovered, fresh = _open_log(options, directory, backend, bound_bytes)
+            try:
+                return _assemble(
+                    options, clock, directory, backend=backend, log=log, recovered=recovered, bound_bytes=bound_bytes, fresh=fresh
+                )
+            except BaseException:
+                log.close()
+                raise
+        except BaseException:
+            backend.close()
+            raise
+    except BaseException:
+        directory.close()
+        raise
+
+
+def _open_log(options: NodeOptions, directory: DataDirectory, backend: Backend, bound_bytes: int) -> tuple[Log, Recovered, bool]:
+    path = str(directory.wal_path)
+    metadata = None
+    if not has_log(RealDisk(path)):
+        if backend.applied_index:
+            raise FatalError(f"{path} holds no log, but {backend.path} has applied {backend.applied_index}: the two do not belong together")
+        member_id = membership.make_member_id(options.peer_urls, options.cluster_token)
+        metadata = Metadata(node_id=member_id, cluster_id=membership.make_cluster_id([member_id]))
+    log, recovered = open_log(
+        path,
+        metadata=metadata,
+        after_index=backend.applied_index,
+        segment_bytes=options.wal_segment_bytes,
+        keep_segments=options.max_wals,
+        keep_bytes=bound_bytes // 4 or 1 << 62,
+    )
+    fresh = recovered.last_index == 0
+    if fresh:
+        try:
+            recovered = _bootstrap(options, log, recovered)
+        except BaseException:
+            log.close()
+            raise
+    return log, recovered, fresh
+
+
+def _bootstrap(options: NodeOptions, log: Log, recovered: Recovered) -> Recovered:
+    """The first entry of a new cluster, as etcd writes it: this member joins, in term 1, committed."""
+    me = MemberInfo(recovered.metadata.node_id, "", options.peer_urls, ())
+    entry = membership.encode_change(membership.ADD_NODE, me.member_id, membership.encode_json(me))
+    state = HardState(term=1, vote=0, commit=1)
+    batch = log.append(state, 1, [1], [entry], types=[CONF_CHANGE])
+    if not log.wait_durable(batch, SYNC_TIMEOUT_MS):
+        raise FatalError(f"the log in {log.directory} cannot be written: no space on the disk")
+    return replace(recovered, hard_state=state, terms=[1], datas=[entry], types={0: CONF_CHANGE}, last_index=1)
+
+
+def _runs(recovered: Recovered) -> list[Run]:
+    """The log's entries as the kernel takes them."""
+    types = recovered.types
+    kinds = (
+        [(term, types.get(position, 0)) for position, term in enumerate(recovered.terms)]
+        if types
+        else [(term, 0) for term in recovered.terms]
+    )
+    runs: list[Run] = []
+    position = 0
+    for (term, kind), group in itertools.groupby(kinds):
+        count = sum(1 for _ in group)
+        runs.append((recovered.first_index + position, term, kind, recovered.datas[position : position + count]))
+        position += count
+    return runs
+
+
+def _voters(members: Membership, runs: list[Run]) -> tuple[set[int], set[int]]:
+    """The configuration in force: what is applied, and every change in the log behind it (in force when appended, thesis §4.1)."""
+    voters = {one.member_id for one in members.members() if not one.is_learner}
+    learners = {one.member_id for one in members.members() if one.is_learner}
+    for _, _, kind, entries in runs:
+        for entry in entries if kind == CONF_CHANGE else ():
+            try:
+                change, member_id, _, _ = membership.decode_change(entry)
+            except WireError:
+                continue  # applies as a refused change
+            if change == membership.UPDATE_NODE:
+                continue
+            voters.discard(member_id)
+            learners.discard(member_id)
+            if change == membership.ADD_NODE:
+                voters.add(member_id)
+            elif change == membership.ADD_LEARNER:
+                learners.add(member_id)
+    return voters, learners
+
+
+def _revision_of(value: bytes | None) -> int:
+    return int.from_bytes(value[:8], "big") if value and len(value) >= 8 else -1
+
+
+def _assemble(
+    options: NodeOptions,
+    clock: Clock,
+    directory: DataDirectory,
+    *,
+    backend: Backend,
+    log: Log,
+    recovered: Recovered,
+    bound_bytes: int,
+    fresh: bool,
+) -> Member:
+    side = SideWrites()
+    lessor = Lessor(side.write, ttl_min_s=options.lease_ttl_s_min)
+    alarms = AlarmStore(side.write)
+    members = Membership(side.write)
+    store = MvccStore(backend, lessor, hash_seed=secrets.randbits(64), txn_ops_max=options.txn_ops_max)
+    scheduled = _revision_of(backend.bucket_get("meta", b"scheduledCompactRev"))
+    attached = store.load(revision_hint=max(scheduled, 0), compact_revision=scheduled)
+    lessor.load(backend.bucket_items("lease"), attached)
+    alarms.load(backend.bucket_items("alarm"))
+    members.load(backend.bucket_items("members"), backend.bucket_items("members_removed"), backend.bucket_get("cluster", b"clusterVersion"))
+    applier = Applier(store, lessor, alarms, members, side)
+    applier.applied_index = backend.applied_index
+    applier.applied_term = backend.term
+    kernel, ids = _make_kernel(options, clock, backend, recovered, members)
+    replica = Replica(
+        kernel,
+        applier,
+        ids,
+        request_bytes_max=options.request_bytes_max,
+        request_timeout_ms=options.request_timeout_ms,
+        lease_extend_ms=options.election_ms_min,
+    )
+    metadata = recovered.metadata
+    return Member(
+        directory, backend, log, store, applier, replica, metadata.node_id, metadata.cluster_id, bound_bytes, fresh, recovered.repaired
+    )
+
+
+def _make_kernel(
+    options: NodeOptions, clock: Clock, backend: Backend, recovered: Recovered, members: Membership
+) -> tuple[Kernel, RequestIds]:
+    runs = _runs(recovered)
+    voters, learners = _voters(members, runs)
+    member_id = recovered.metadata.node_id
+    if voters != {member_id} or learners:
+        others = ", ".join(f"{one:x}" for one in sorted((voters | learners) - {member_id}))
+        raise FatalError(
+            f"the data directory belongs to a cluster of several members ({others or 'without this one'}); this version runs one"
+        )
+    low, high = options.election_ticks
+    state = recovered.hard_state or HardState(0, 0, 0)
+    try:
+        kernel = Kernel(
+            member_id,
+            voters=voters,
+            learners=learners,
+            seed=secrets.randbits(64),
+            term=state.term,
+            vote=state.vote,
+            commit=state.commit,
+            applied=backend.applied_index,
+            first_index=recovered.first_index,
+            base_term=recovered.base_term or backend.term,
+            entries=runs,
+            election_ticks_min=low,
+            election_ticks_max=high,
+            retry_ticks_max=max(options.election_retry_ms_max // options.heartbeat_ms, 1),
+            uncommitted_bytes_max=4 << 30,
+            apply_entries_max=256,
+        )
+    except KernelError as error:
+        raise FatalError(f"{options.data_dir}: {error}") from error
+    ids = RequestIds(member_id, clock.wall_ms())
+    for _, _, kind, entries in runs:
+        for first_id, start, stop in codec.unwrap(entries)[2] if kind != CONF_CHANGE else ():
+            ids.skip_past(first_id + stop - start - 1)
+    return kernel, ids

@@ -1,0 +1,76 @@
+"""Raft snapshots: which members were in force at a durable applied index; and the log segments that this lets go.
+
+Each `snapshot_count` entries, at most one in ten seconds: the file `snap/*.snap`, then a mark in the log, then, once that is synced, the
+release of segments. Invariant: a mark never names an index above LMDB's durable applied index.
+Must not know: Raft's rules.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from raftsched import limits
+from raftsched.errors import FatalError
+from raftsched.ports import Log as LogPort
+from raftsched.store.node.opening import Member
+from raftsched.store.node.options import NodeOptions
+from raftsched.store.snapshot import files
+from raftsched.store.wal.format import ConfState, SnapshotMark, encode_mark
+
+
+class Snapshots:
+    """Takes them when they are due."""
+
+    def __init__(self, member: Member, options: NodeOptions, log: LogPort, on_fatal: Callable[[FatalError], None]) -> None:
+        self._member = member
+        self._count = options.snapshot_count
+        self._keep = options.max_snapshots
+        self._log = log
+        self._on_fatal = on_fatal
+        self._last_index = member.backend.applied_index
+        self._last_ms = -limits.SNAPSHOT_INTERVAL_MIN_MS
+        self._task: asyncio.Task[None] | None = None
+        self._mark_batch = 0
+        self._mark_index = 0
+        self._problem = ""
+
+    def on_durable(self, mono_ms: int) -> None:
+        """LMDB has committed."""
+        index = self._member.backend.applied_index
+        due = index - self._last_index >= self._count and mono_ms - self._last_ms >= limits.SNAPSHOT_INTERVAL_MIN_MS
+        if not due or self._task is not None or self._mark_batch:
+            return
+        self._last_index, self._last_ms = index, mono_ms
+        kernel = self._member.replica.kernel
+        state = ConfState(voters=tuple(sorted(kernel.voter_ids)), learners=tuple(sorted(kernel.learner_ids)))
+        self._task = asyncio.get_running_loop().create_task(self._take(files.RaftSnapshot(index, self._member.backend.term, state)))
+
+    async def _take(self, snapshot: files.RaftSnapshot) -> None:
+        """Two syncs, off the loop. A full disk is no reason to stop: the log is merely kept."""
+        directory = self._member.directory.snap_path
+        try:
+            await asyncio.to_thread(files.save, directory, snapshot)
+            files.prune(directory, keep=self._keep)
+            mark = SnapshotMark(index=snapshot.index, term=snapshot.term, conf_state=snapshot.conf_state)
+            log = self._member.log
+            self._mark_batch = log.append(None, log.last_index + 1, [], [], mark=encode_mark(mark))
+            self._mark_index = snapshot.index
+            self._problem = ""
+        except (FatalError, OSError) as error:
+            if str(error) != self._problem:
+                self._problem = str(error)
+                self._log.warning("raft snapshot not taken", reason=self._problem)
+        finally:
+            self._task = None
+
+    def on_synced(self, batch: int) -> None:
+        """The log has synced everything up to `batch`."""
+        if self._mark_batch and batch >= self._mark_batch:
+            self._mark_batch = 0
+            names = self._member.log.release(applied_index=self._member.backend.applied_index, mark_index=self._mark_index)
+            if names:
+                self._log.debug("log segments released", count=len(names), last=names[-1])
+
+    async def close(self) -> None:
+        """Waits for one that is under way."""
+        if self._task is not None:
+            await self._task

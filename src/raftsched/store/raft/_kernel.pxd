@@ -1,0 +1,101 @@
+"""The types of the Raft kernel; see `_kernel.pyi` for what each offers."""
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+
+cdef class Message:
+    cdef readonly int type
+    cdef readonly uint64_t to, sender
+    cdef readonly int64_t term, index, log_term, commit
+    cdef readonly int64_t hint_index, hint_term, context
+    cdef readonly bint reject
+    cdef readonly list runs
+
+
+cdef class Ready:
+    cdef readonly int64_t batch
+    cdef readonly tuple hard_state
+    cdef readonly list entries, messages, committed, read_states, read_failures, catch_ups
+
+
+cdef class Log:
+    # Invariant: entry i sits at position i - first; 1 <= first; count == len(data).
+    cdef int64_t first, base_term
+    cdef int64_t* terms
+    cdef uint8_t* kinds
+    cdef Py_ssize_t count, capacity
+    cdef list data
+
+    cdef int reserve(self, Py_ssize_t more) except -1
+    cdef int64_t last(self) noexcept
+    cdef int64_t term_at(self, int64_t index) noexcept
+    cdef int append(self, list items, int64_t term, int kind) except -1
+    cdef int truncate(self, int64_t index) except -1
+    cdef int compact(self, int64_t index) except -1
+    cdef list runs(self, int64_t start, int64_t stop, Py_ssize_t entries_max, int64_t bytes_max)
+    cdef int64_t size_bytes(self, int64_t start, int64_t stop) noexcept
+
+
+cdef class Progress:
+    # Invariant: next > match. In PROBE at most one append is unanswered; in REPLICATE `inflight` holds (last index, bytes).
+    cdef uint64_t id
+    cdef int64_t match, next, inflight_bytes, probe_sent
+    cdef int state
+    cdef bint paused, active, learner
+    cdef list inflight
+
+    cdef void become_probe(self)
+    cdef void become_replicate(self)
+    cdef void acknowledge(self, int64_t index)
+
+
+cdef class Kernel:
+    cdef readonly uint64_t id, vote, leader, transferee
+    cdef readonly int64_t term, commit, applied, stable
+    cdef readonly int state
+    cdef readonly int64_t uncommitted_bytes, uncommitted_bytes_max
+    cdef readonly Py_ssize_t apply_entries_max
+    cdef readonly int64_t apply_bytes_max
+    cdef Log log
+    cdef dict progress, votes
+    cdef frozenset voters, learners
+    cdef int elapsed, heartbeat_elapsed, timeout
+    cdef int election_ticks_min, election_ticks_max, heartbeat_ticks, retry_ticks_max
+    cdef int window_messages
+    cdef int64_t window_bytes, message_bytes
+    cdef Py_ssize_t message_entries
+    cdef uint64_t random_state
+    # what the driver knows and does
+    cdef int64_t handed, applying, batch, durable_batch
+    cdef int64_t saved_term, saved_commit, durable_term
+    cdef uint64_t saved_vote, durable_vote
+    cdef list outstanding, held, after, now
+    cdef list reads, read_waiting, read_states, read_failures, catch_ups
+    cdef int64_t read_context
+
+    cdef int pick_timeout(self, int low, int high) noexcept
+    cdef void become_follower(self, int64_t term, uint64_t leader)
+    cdef void campaign(self, bint real, bint forced)
+    cdef void become_leader(self)
+    cdef void count_votes(self, bint real)
+    cdef void tick_leader(self)
+    cdef void send(self, Message message)
+    cdef void broadcast_append(self)
+    cdef void broadcast_heartbeat(self)
+    cdef void send_append(self, Progress progress, bint empty)
+    cdef Message bare_append(self, Progress progress)
+    cdef bint maybe_commit(self)
+    cdef void set_commit(self, int64_t index) noexcept
+    cdef void fail_reads(self)
+    cdef void start_read(self, list contexts)
+    cdef void answer_read(self, object context, int64_t index)
+    cdef bint step_term(self, Message message)
+    cdef void step_vote(self, Message message)
+    cdef void step_append(self, Message message)
+    cdef int accept_entries(self, Message message) except -1
+    cdef int truncate(self, int64_t index) except -1
+    cdef void step_append_response(self, Progress progress, Message message)
+    cdef void step_heartbeat(self, Message message)
+    cdef void step_heartbeat_response(self, Progress progress, Message message)
+    cdef void step_read(self, Message message)
+    cdef void step_leader(self, Message message)
+    cdef int quorum(self) noexcept

@@ -1,0 +1,139 @@
+"""The contract of the Raft kernel: docs/raft.md tells the rules behind it."""
+
+from collections.abc import Collection, Iterable
+
+Run = tuple[int, int, int, list[bytes]]
+"""(first index, term, kind, entries): neighbours of one term and kind. Kind: raftpb.EntryType, 0 normal, 1 configuration change."""
+
+class KernelError(Exception):
+    """The rules of Raft are broken (an entry below the commit index would change): the node must stop."""
+
+class Message:
+    """One message between two kernels. `type`: raftpb.MessageType (3 append, 4 its response, 5 vote, 6, 8 heartbeat, 9, 14 timeout now,
+    15 read index, 16, 17 pre-vote, 18). `runs`: the entries after `index`."""
+
+    type: int
+    to: int
+    sender: int
+    term: int
+    index: int
+    log_term: int
+    commit: int
+    hint_index: int
+    hint_term: int
+    context: int
+    reject: bool
+    runs: list[Run]
+    def __init__(
+        self,
+        type: int,
+        to: int,
+        sender: int,
+        term: int,
+        *,
+        index: int = 0,
+        log_term: int = 0,
+        commit: int = 0,
+        hint_index: int = 0,
+        hint_term: int = 0,
+        context: int = 0,
+        reject: bool = False,
+        runs: list[Run] | None = None,
+    ) -> None: ...
+
+class Ready:
+    """What the driver has to do, in this order; all of it is handed out once.
+
+    1. `batch` != 0: write `hard_state` (term, vote, commit), if there is one, and `entries` as one batch; when it and all
+       before it are synced, call `persisted(batch)`. An entry whose index was written before replaces that one and all after it.
+    2. Send `messages`: nothing in them waits for a write that is not done. What does is kept inside and comes after `persisted`.
+    3. Apply `committed`, in order, then call `advance`. They are durable here.
+    4. `read_states` (context, index): serve when applied >= index. `read_failures`: contexts to refuse, leadership was lost.
+    5. `catch_ups` (member, next index): it needs entries that are no longer in memory: serve log segments or a snapshot, then `caught_up`.
+    """
+
+    batch: int
+    hard_state: tuple[int, int, int] | None
+    entries: list[Run]
+    messages: list[Message]
+    committed: list[Run]
+    read_states: list[tuple[object, int]]
+    read_failures: list[object]
+    catch_ups: list[tuple[int, int]]
+
+class Kernel:
+    """One member of a Raft group, without IO; see the module's text for the invariants."""
+
+    id: int
+    term: int
+    vote: int
+    leader: int
+    """0 = none known."""
+    transferee: int
+    state: int
+    """0 follower, 1 pre-candidate, 2 candidate, 3 leader."""
+    commit: int
+    applied: int
+    stable: int
+    """Last entry that is durable here, as far as `persisted` told."""
+    uncommitted_bytes: int
+    uncommitted_bytes_max: int
+    apply_entries_max: int
+    apply_bytes_max: int
+    def __init__(
+        self,
+        member_id: int,
+        *,
+        voters: Collection[int],
+        learners: Collection[int] = (),
+        seed: int,
+        term: int = 0,
+        vote: int = 0,
+        commit: int = 0,
+        applied: int = 0,
+        first_index: int = 1,
+        base_term: int = 0,
+        entries: Iterable[Run] = (),
+        election_ticks_min: int = 10,
+        election_ticks_max: int = 14,
+        heartbeat_ticks: int = 1,
+        retry_ticks_max: int = 3,
+        window_messages: int = 256,
+        window_bytes: int = 64 << 20,
+        message_bytes: int = 1 << 20,
+        message_entries: int = 4096,
+        uncommitted_bytes_max: int = 1 << 30,
+        apply_entries_max: int = 1024,
+        apply_bytes_max: int = 16 << 20,
+    ) -> None:
+        """A member as its disk left it: hard state, `applied` of the state machine, the log from `first_index` on (`base_term`: the term
+        of the entry before). Election timeouts are drawn from [min, max] ticks; after a lost or split vote from [1, retry]. Raises
+        KernelError if log and state do not fit."""
+    @property
+    def first_index(self) -> int: ...
+    @property
+    def last_index(self) -> int: ...
+    @property
+    def voter_ids(self) -> frozenset[int]: ...
+    @property
+    def learner_ids(self) -> frozenset[int]: ...
+    @property
+    def committed_in_term(self) -> bool: ...
+    def term_at(self, index: int) -> int:
+        """-1 = not held in memory."""
+    def matches(self) -> dict[int, tuple[int, int, int, bool]]:
+        """Of a leader: {member: (match, next, progress state, heard since the last quorum check)}."""
+    def tick(self) -> None: ...
+    def step(self, message: Message) -> None: ...
+    def propose(self, items: list[bytes], kind: int = 0) -> int:
+        """Appends all in one go; the index of the first, or -1 no leader here, -2 leadership is moving, -3 too much is uncommitted."""
+    def read_index(self, context: object) -> bool:
+        """Asks for an index for a linearizable read; False = no leader known. A follower's context is an int. May be lost: ask again."""
+    def persisted(self, batch: int) -> None: ...
+    def advance(self, applied: int) -> None: ...
+    def compact(self, index: int) -> None:
+        """Forgets entries up to `index` <= applied from memory."""
+    def transfer(self, member: int) -> bool: ...
+    def caught_up(self, member: int, index: int) -> None: ...
+    def install(self, index: int, term: int, voters: Collection[int], learners: Collection[int] = ()) -> bool: ...
+    def ready(self) -> Ready | None: ...

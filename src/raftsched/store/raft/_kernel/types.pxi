@@ -1,0 +1,65 @@
+# Message and Ready: what goes between kernels, and between a kernel and its driver. Included by _kernel.pyx.
+
+# Message types carry the numbers of etcd's raftpb.MessageType, so that a trace reads alike.
+cdef enum:
+    APPEND = 3
+    APPEND_RESPONSE = 4
+    VOTE = 5
+    VOTE_RESPONSE = 6
+    HEARTBEAT = 8
+    HEARTBEAT_RESPONSE = 9
+    TIMEOUT_NOW = 14
+    READ_INDEX = 15
+    READ_INDEX_RESPONSE = 16
+    PRE_VOTE = 17
+    PRE_VOTE_RESPONSE = 18
+
+cdef enum:
+    FOLLOWER = 0
+    PRE_CANDIDATE = 1
+    CANDIDATE = 2
+    LEADER = 3
+
+cdef enum:
+    NORMAL = 0       # entry kinds, numbers of raftpb.EntryType
+    CONF_CHANGE = 1
+
+cdef int64_t NO_TERM = -1
+
+
+cdef class Message:
+    """One message between two kernels. `runs` are the entries after `index`: [(first index, term, kind, [bytes])]."""
+
+    def __init__(self, int type, uint64_t to, uint64_t sender, int64_t term, *, int64_t index=0, int64_t log_term=0, int64_t commit=0,
+                 int64_t hint_index=0, int64_t hint_term=0, int64_t context=0, bint reject=False, list runs=None):
+        self.type = type
+        self.to = to
+        self.sender = sender
+        self.term = term
+        self.index = index
+        self.log_term = log_term
+        self.commit = commit
+        self.hint_index = hint_index
+        self.hint_term = hint_term
+        self.context = context
+        self.reject = reject
+        self.runs = runs if runs is not None else []
+
+    def __repr__(self):
+        return (f"Message(type={self.type}, to={self.to}, sender={self.sender}, term={self.term}, index={self.index}, "
+                f"log_term={self.log_term}, commit={self.commit}, hint=({self.hint_index}, {self.hint_term}), "
+                f"context={self.context}, reject={self.reject}, runs={[(r[0], r[1], r[2], len(r[3])) for r in self.runs]})")
+
+
+cdef Message make_message(int type, uint64_t to, uint64_t sender, int64_t term):
+    cdef Message message = Message.__new__(Message)
+    message.type = type
+    message.to = to
+    message.sender = sender
+    message.term = term
+    message.runs = []
+    return message
+
+
+cdef class Ready:
+    """What the driver has to do now; see `_kernel.pyi`."""
