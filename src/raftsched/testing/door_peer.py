@@ -104,6 +104,9 @@ class FakeTransport:
             self._pausing = False
             self.protocol.resume_writing()
 
+    def is_closing(self) -> bool:
+        return self.closed
+
     def get_write_buffer_size(self) -> int:
         return len(self.written)
 
@@ -230,7 +233,7 @@ class H2Peer(RawPeer):
     def answer(self, stream: int) -> dict[str, str]:
         """What came back on a stream so far."""
         found: dict[str, str] = {}
-        body = b""
+        body = bytearray()
         for event in self.events:
             if getattr(event, "stream_id", None) != stream:
                 continue
@@ -259,15 +262,20 @@ class ManualDoor(EchoDoor):
 
     def __init__(self, **options: Any) -> None:
         self.manual = ManualLoop()
+        self.peers: list[RawPeer] = []
         super().__init__(**options)
         self.loop.close()
         self.engine = make_engine(self, self.manual)  # type: ignore[arg-type]
 
     def peer(self, **options: Any) -> H2Peer:
-        return H2Peer(self.manual, self.engine, **options)
+        peer = H2Peer(self.manual, self.engine, **options)
+        self.peers.append(peer)
+        return peer
 
     def raw(self) -> RawPeer:
-        return RawPeer(self.manual, self.engine)
+        peer = RawPeer(self.manual, self.engine)
+        self.peers.append(peer)
+        return peer
 
     def counters(self) -> dict[str, int]:
         return self.engine.counters()
@@ -287,9 +295,10 @@ def frame(*messages: bytes) -> bytes:
 
 def unframe(body: bytes) -> Iterable[bytes]:
     """The messages of a body; AssertionError for an incomplete one."""
-    while body:
-        length = int.from_bytes(body[1:5], "big")
-        assert body[0] == 0
-        assert len(body) >= 5 + length
-        yield body[5 : 5 + length]
-        body = body[5 + length :]
+    at = 0
+    while at < len(body):
+        length = int.from_bytes(body[at + 1 : at + 5], "big")
+        assert body[at] == 0
+        assert len(body) >= at + 5 + length
+        yield body[at + 5 : at + 5 + length]
+        at += 5 + length

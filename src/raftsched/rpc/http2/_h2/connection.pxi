@@ -146,7 +146,7 @@ cdef class BaseConnection:
         cdef Engine engine = self.engine
         cdef door_connection *core = self.core
         cdef size_t limit, total
-        if core.phase != PHASE_HTTP2 or self.transport is None:
+        if core.phase != PHASE_HTTP2 or self.transport.is_closing():
             return 0
         if core.paused:
             if core.terminated:

@@ -19,7 +19,7 @@ cdef class Engine:
     cdef readonly size_t http_body_bytes_max
 
     def __cinit__(self, *arguments, size_t write_buffer_bytes=limits.WRITE_BUFFER_BYTES, **options):
-        self.write_bytes = max(write_buffer_bytes, 16384)
+        self.write_bytes = write_buffer_bytes if write_buffer_bytes > 16384 else 16384
         self.core = engine_new(self.write_bytes)
         if self.core == NULL:
             raise MemoryError

@@ -116,8 +116,7 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
     case NGHTTP2_HEADERS:
     case NGHTTP2_DATA:
       stream = (door_stream *)nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
-      if (frame->hd.type == NGHTTP2_DATA && !frame->hd.length && !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM)) connection_nuisance(connection);
-      if (!stream) return 0;
+      if (!stream || connection->terminated) return 0;
       if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST) request_begin(stream);
       if (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) request_end(stream);
       return 0;
@@ -125,10 +124,24 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
       if (!(frame->hd.flags & NGHTTP2_FLAG_ACK)) connection_pinged(connection);
       else if (!memcmp(frame->ping.opaque_data, GOAWAY_PING, 8) && connection->going_away) connection_refuse_new(connection);
       return 0;
-    case NGHTTP2_GOAWAY:
+    default:
+      return 0;
+  }
+}
+
+/* Every frame's header comes by here, also of frames that libnghttp2 ignores. */
+static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *header, void *data) {
+  switch (header->type) {
+    case NGHTTP2_HEADERS:
+    case NGHTTP2_CONTINUATION: /* libnghttp2 limits their number */
+    case NGHTTP2_PING:
+    case NGHTTP2_RST_STREAM: /* counted when the stream closes; of a closed one by libnghttp2's own limit */
+      return 0;
+    case NGHTTP2_DATA:
+      if (!header->length && !(header->flags & NGHTTP2_FLAG_END_STREAM)) connection_nuisance((door_connection *)data);
       return 0;
     default:
-      connection_nuisance(connection);
+      connection_nuisance((door_connection *)data);
       return 0;
   }
 }
@@ -188,6 +201,7 @@ static door_engine *engine_new(size_t write_bytes) {
   nghttp2_session_callbacks_set_on_begin_headers_callback(engine->callbacks, on_begin_headers);
   nghttp2_session_callbacks_set_on_header_callback2(engine->callbacks, on_header);
   nghttp2_session_callbacks_set_on_data_chunk_recv_callback(engine->callbacks, on_data);
+  nghttp2_session_callbacks_set_on_begin_frame_callback(engine->callbacks, on_begin_frame);
   nghttp2_session_callbacks_set_on_frame_recv_callback(engine->callbacks, on_frame);
   nghttp2_session_callbacks_set_on_stream_close_callback(engine->callbacks, on_close);
   nghttp2_session_callbacks_set_on_frame_send_callback(engine->callbacks, on_sent);
