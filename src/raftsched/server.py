@@ -1,0 +1,318 @@
+"""Builds the real adapters and joins the two towers: the only place that knows them all.
+
+`Supervisor` is the process: healthz and metrics, signals, and one `Server` after another (spec/scheduler.md §2.5, D1). `Server` is one
+incarnation: the store, the two doors, the scheduler. A failure that waiting can mend ends an incarnation and a new one is built;
+what waiting cannot mend (`FatalError`, `ConfigError`) ends the process with one line and exit code 1.
+"""
+
+import asyncio
+import gc
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from raftsched import limits
+from raftsched.broadcast import broadcast_address
+from raftsched.errors import ConfigError, FatalError
+from raftsched.rpc.etcd.services import SERVICES, EtcdServices
+from raftsched.rpc.health import HEALTH, HealthService, HealthzServer, add_reflection
+from raftsched.rpc.http import HttpEndpoints, MetricsServer
+from raftsched.rpc.http2._h2 import Engine
+from raftsched.rpc.metrics import Family, GrpcStats, Metrics
+from raftsched.rpc.scheduler.api import SchedulerApi
+from raftsched.scheduler.bridge.embedded import EmbeddedKv
+from raftsched.scheduler.service import SchedulerService
+from raftsched.store.backend.directory import DirectoryInUseError
+from raftsched.store.node import Node, NodeOptions
+from raftsched.zones import zone_table
+
+if TYPE_CHECKING:
+    from raftsched.config import ServeConfig
+    from raftsched.log import Logs
+
+RECREATE_DELAY_S_MIN: Final = 0.5
+RECREATE_DELAY_S_MAX: Final = 10.0
+SCHEDULER_PING_IDLE_MS: Final = 3_000  # Dapr's server pings an idle connection after 3 s ...
+SCHEDULER_PING_TIMEOUT_MS: Final = 5_000  # ... and closes it when 5 s bring no answer
+PROGRESS_JITTER: Final = 0.1
+HEALTH_POLL_S: Final = 1.0
+
+
+class Server:
+    """One incarnation: opened by `start`, closed by `stop`; `failed` is done when it cannot go on."""
+
+    def __init__(self, config: "ServeConfig", logs: "Logs", metrics: "Instance") -> None:
+        self._config = config
+        self._logs = logs
+        self._metrics = metrics
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.fatal = False
+        self._listening = False
+        self._node: Node | None = None
+        self._service: SchedulerService | None = None
+        self._api: SchedulerApi | None = None
+        self._health = HealthService()
+        self._doors: list[Engine] = []
+
+    @property
+    def ready(self) -> bool:
+        """Health does not wait for quorum; it is false while results cannot be stored."""
+        return self._listening and self._service is not None and self._service.healthy and not self.failed.done()
+
+    async def start(self) -> None:
+        """Store first, then the doors, then the scheduler. Raises what the parts raise; `stop` cleans up in every case."""
+        config = self._config
+        address = broadcast_address(
+            override=config.override_broadcast_host_port,
+            listen_address=config.listen_address,
+            port=config.port,
+            environment=os.environ,
+        )
+        self._node = Node(node_options(config), log=self._logs.engine("store"), on_fatal=self._on_fatal)
+        await self._node.start()
+        await self._open_client_port(self._node)
+        self._service = self._build_service(self._node, address)
+        await self._open_scheduler_port(self._service)
+        await self._service.start()
+        self._health.set_serving(True)
+        self._listening = True
+
+    def _build_service(self, node: Node, address: str) -> SchedulerService:
+        chance = random.SystemRandom()
+        return SchedulerService(
+            EmbeddedKv(node),
+            scheduler_id=self._config.id,
+            address=address,
+            zone_source=zone_table,
+            rng=lambda: chance.getrandbits(64),
+            log=self._logs.service("scheduler"),
+            engine_log=self._logs.engine("scheduler"),
+            workers=self._config.workers,
+        )
+
+    async def _open_client_port(self, node: Node) -> None:
+        loop = asyncio.get_running_loop()
+        endpoints = HttpEndpoints(node, self._metrics.current)
+        door = Engine(loop, message_bytes_max=limits.MESSAGE_BYTES_MAX, on_http=endpoints, on_error=self._on_handler_error)
+        self._doors.append(door)
+        chance = random.Random()
+        services = EtcdServices(
+            door,
+            node,
+            request_bytes_max=limits.MESSAGE_BYTES_MAX,
+            progress_interval_ms=lambda: limits.WATCH_PROGRESS_INTERVAL_MS * (1 + PROGRESS_JITTER * chance.random()),
+        )
+        self._health.register(door)
+        add_reflection(door, [*SERVICES, HEALTH])
+        self._metrics.current.add(services.families)
+        self._metrics.current.add(lambda: door_families(self._doors))
+        await door.listen(self._config.etcd_client_listen_address, self._config.etcd_client_port)
+
+    async def _open_scheduler_port(self, service: SchedulerService) -> None:
+        loop = asyncio.get_running_loop()
+        door = Engine(
+            loop,
+            message_bytes_max=limits.MESSAGE_BYTES_MAX,
+            server_ping_idle_ms=SCHEDULER_PING_IDLE_MS,
+            server_ping_timeout_ms=SCHEDULER_PING_TIMEOUT_MS,
+            on_error=self._on_handler_error,
+        )
+        self._doors.append(door)
+        stats = GrpcStats()
+        log = self._logs.service("scheduler.server")
+        self._api = SchedulerApi(service, door, log, stats)
+        self._metrics.current.add(self._api.stats.families)
+        await door.listen(self._config.listen_address, self._config.port)
+        log.info(f"Running gRPC server on port {self._config.port}")
+
+    def _on_fatal(self, line: str) -> None:
+        self.fatal = True
+        if not self.failed.done():
+            self.failed.set_result(line)
+
+    def _on_handler_error(self, where: str, error: BaseException) -> None:
+        self._logs.engine("rpc").error("a handler failed", method=where, error=repr(error))
+
+    async def stop(self) -> None:
+        """Readiness first; the scheduler's streams and calls drain; the lease is revoked; the store is closed last."""
+        self._listening = False
+        self._health.set_serving(False)
+        if self._api is not None:
+            self._api.close_streams()
+        if self._service is not None:
+            try:
+                await asyncio.wait_for(self._service.stop(), limits.DRAIN_TIMEOUT_MS / 1000)
+            except TimeoutError:
+                self._logs.engine("scheduler").warning("the leadership lease could not be revoked in time")
+        await asyncio.gather(*(door.drain(limits.DRAIN_TIMEOUT_MS) for door in self._doors))
+        if self._node is not None:
+            await self._node.stop()
+
+
+class Instance:
+    """The metrics of the present incarnation; the metrics port outlives it."""
+
+    def __init__(self) -> None:
+        self.current = Metrics()
+
+    def renew(self) -> None:
+        self.current = Metrics()
+
+
+def door_families(doors: list[Engine]) -> Iterator[Family]:
+    """Bytes that clients and this process exchanged on the gRPC ports, and what the doors refuse."""
+    counters = [door.counters() for door in doors]
+
+    def total(name: str) -> float:
+        return float(sum(one.get(name, 0) for one in counters))
+
+    yield Family("etcd_network_client_grpc_received_bytes_total", "counter", "Bytes received from gRPC clients.", (), {(): total("bytes_in")})
+    yield Family("etcd_network_client_grpc_sent_bytes_total", "counter", "Bytes sent to gRPC clients.", (), {(): total("bytes_out")})
+    yield Family("raftsched_door_connections", "gauge", "Open client connections.", (), {(): total("connections")})
+    yield Family("raftsched_door_streams", "gauge", "Open HTTP/2 streams.", (), {(): total("streams")})
+    yield Family("raftsched_door_floods_total", "counter", "Connections closed because they flooded.", (), {(): total("floods_total")})
+
+
+def node_options(config: "ServeConfig") -> NodeOptions:
+    """The store's part of the configuration."""
+    host = config.etcd_client_listen_address or "localhost"
+    peer_url = dict(config.initial_cluster)[config.id]
+    return NodeOptions(
+        data_dir=config.etcd_data_dir,
+        instance=f"{config.namespace}-{config.id}",
+        name=config.id,
+        peer_urls=(peer_url,),
+        client_urls=(f"http://{host}:{config.etcd_client_port}",),
+        quota_bytes=config.etcd_space_quota_bytes,
+        compaction_mode=config.etcd_compaction_mode,
+        compaction_retention=config.etcd_compaction_retention_value,
+        snapshot_count=config.etcd_snapshot_count,
+        max_wals=config.etcd_max_wals,
+        max_snapshots=config.etcd_max_snapshots,
+        batch_interval_ms=config.etcd_backend_batch_interval_ms,
+        batch_limit=config.etcd_backend_batch_limit,
+        txn_ops_max=config.etcd_max_txn_ops,
+    )
+
+
+class Supervisor:
+    """The process: starts what outlives an incarnation, and builds incarnations until it is told to stop."""
+
+    def __init__(self, config: "ServeConfig", logs: "Logs") -> None:
+        self._config = config
+        self._logs = logs
+        self._log = logs.service("scheduler")
+        self._server: Server | None = None
+        self._instance = Instance()
+        self._stopping = asyncio.Event()
+        self._signals = 0
+        self._fixed: list[Callable[[], object]] = []
+        self._healthz: HealthzServer | None = None
+        self._metrics_door: Engine | None = None
+
+    async def run(self) -> int:
+        """The exit code."""
+        self._catch_signals()
+        delay_s = RECREATE_DELAY_S_MIN
+        while not self._stopping.is_set():
+            failure = await self._one_incarnation()
+            if self._stopping.is_set():
+                break
+            if isinstance(failure, FatalError | ConfigError):
+                await self._close_fixed()
+                self._logs.fatal(f"Fatal error running scheduler: {failure}")
+                return 1
+            delay_s = random.uniform(RECREATE_DELAY_S_MIN, min(RECREATE_DELAY_S_MAX, 3 * delay_s))
+            self._log.error(f"Scheduler server failed, recreating in {delay_s:.3f}s: {failure}")
+            await self._pause(delay_s)
+        await self._close_fixed()
+        self._log.info("Scheduler service shut down gracefully")
+        return 0
+
+    async def _one_incarnation(self) -> BaseException | str:
+        """Runs until the stop is asked for or something fails; what failed."""
+        self._instance.renew()
+        server: Server | None = None
+        try:
+            await self._open_fixed()
+            server = self._server = Server(self._config, self._logs, self._instance)
+            await self._until_stop(server.start())
+            if not self._stopping.is_set():
+                await self._until_stop(server.failed)
+        except (OSError, DirectoryInUseError, FatalError, ConfigError, TimeoutError) as error:
+            return error
+        finally:
+            if server is not None:
+                await server.stop()
+            self._server = None
+        if not self._stopping.is_set() and server.failed.done():
+            line = server.failed.result()
+            return FatalError(line) if server.fatal else line
+        return ""
+
+    async def _until_stop(self, work: "asyncio.Future[str] | asyncio.Coroutine[object, object, None]") -> None:  # type: ignore[name-defined]
+        """`work`, given up as soon as the stop is asked for."""
+        task = asyncio.ensure_future(work)
+        stop = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return
+        if not isinstance(work, asyncio.Future):
+            task.result()
+
+    async def _open_fixed(self) -> None:
+        """healthz and metrics: they outlive incarnations; a busy port is tried again with the next one."""
+        config, loop = self._config, asyncio.get_running_loop()
+        if self._healthz is None:
+            healthz = HealthzServer(loop, lambda: self._server is not None and self._server.ready)
+            await healthz.listen(config.healthz_listen_address, config.healthz_port)
+            self._healthz = healthz
+        if self._metrics_door is None and config.enable_metrics:
+            door = Engine(loop, on_http=lambda request: MetricsServer(self._instance.current)(request))
+            await door.listen(config.metrics_host, config.metrics_port)
+            self._metrics_door = door
+
+    async def _close_fixed(self) -> None:
+        if self._healthz is not None:
+            await self._healthz.close()
+        if self._metrics_door is not None:
+            await self._metrics_door.drain(100)
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal, number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            self._log.warning(f"second signal {number.name}: ending at once")
+            sys.stdout.flush()
+            os._exit(1)
+        self._log.info(f"received {number.name}, shutting down")
+        self._stopping.set()
+
+    async def _pause(self, delay_s: float) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), delay_s)
+        except TimeoutError:
+            return
+
+
+def run(config: "ServeConfig", logs: "Logs") -> int:
+    """Serves until a signal; the exit code."""
+    # Collections of the oldest generation walk every object that start-up made: freeze them, and collect rarely.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+    async def main() -> int:
+        return await Supervisor(config, logs).run()
+
+    return asyncio.run(main())
