@@ -150,7 +150,7 @@ class Twin:
 
     def choose(self, txn: R.TxnRequest) -> list[tuple[R.TxnRequest, bool]]:
         """(transaction, its outcome) in preorder of the chosen path."""
-        holds = all([self.compare_holds(c) for c in txn.compare])
+        holds = all(self.compare_holds(c) for c in txn.compare)
         path = [(txn, holds)]
         for op in txn.success if holds else txn.failure:
             if op.HasField("request_txn"):
