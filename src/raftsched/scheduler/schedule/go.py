@@ -72,12 +72,13 @@ def parse_int(text: str) -> int:
     digits = text[1:] if text[:1] in ("+", "-") else text
     known = re.match("[0-9]*", digits)
     prefix = known.group() if known else ""
+    significant = prefix.lstrip("0") or "0"  # Python refuses to read thousands of digits
     # Go stops at the first digit that overflows 64 bits, before it sees what follows.
-    if len(prefix.lstrip("0")) > 20 or (prefix and int(prefix) > 2**64 - 1):
+    if len(significant) > 20 or int(significant) > 2**64 - 1:
         raise ValueError(f"strconv.Atoi: parsing {quote(text)}: value out of range")
     if not digits or prefix != digits:
         raise ValueError(f"strconv.Atoi: parsing {quote(text)}: invalid syntax")
-    number = -int(digits) if text.startswith("-") else int(digits)
+    number = -int(significant) if text.startswith("-") else int(significant)
     if not -INT64_MAX - 1 <= number <= INT64_MAX:
         raise ValueError(f"strconv.Atoi: parsing {quote(text)}: value out of range")
     return number
@@ -96,13 +97,14 @@ def parse_duration(text: str) -> int:
     while at < len(rest):
         match = _PART.match(rest, at)
         whole, _, fraction, unit = match.groups() if match else ("", None, None, "")
-        if match is None or not (whole or fraction) or len(whole.lstrip("0")) > 19 or int(whole or 0) > 2**63:
+        significant = whole.lstrip("0") or "0"
+        if match is None or not (whole or fraction) or len(significant) > 19 or int(significant) > 2**63:
             raise invalid
         if not unit:
             raise ValueError(f"time: missing unit in duration {quote_bytes(text)}")
         if unit not in UNITS_NS:
             raise ValueError(f"time: unknown unit {quote_bytes(unit)} in duration {quote_bytes(text)}")
-        total += _part_ns(int(whole or 0), fraction or "", UNITS_NS[unit], invalid)
+        total += _part_ns(int(significant), fraction or "", UNITS_NS[unit], invalid)
         if total > 2**63:
             raise invalid
         at = match.end()
