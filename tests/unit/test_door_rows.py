@@ -5,7 +5,6 @@ import struct
 from collections.abc import Iterator
 
 import h2.events
-import h2.exceptions
 import pytest
 
 from raftsched.rpc.http2._h2 import Engine
@@ -315,12 +314,13 @@ def test_reset_after_the_answer_was_queued_frees_it(door: ManualDoor) -> None:
 
 def test_floods_of_resets_end_the_connection_only(door: ManualDoor) -> None:
     other, peer = door.peer(), door.peer()
-    with pytest.raises(h2.exceptions.ProtocolError):
-        for _ in range(12_000):
-            stream = peer.open(STREAM)
-            peer.h2.reset_stream(stream, 8)
-            if stream % 500 == 1:
-                peer.sync()
+    for _ in range(12_000):
+        if peer.goaway is not None:
+            break
+        stream = peer.open(STREAM)
+        peer.h2.reset_stream(stream, 8)
+        if stream % 500 == 1:
+            peer.sync()
     assert peer.goaway is not None
     assert (peer.goaway.error_code, peer.goaway.additional_data) == (CALM, b"too_many_resets")
     assert peer.transport.closed
@@ -517,10 +517,8 @@ def test_windows_come_back_with_delivery_only(door: ManualDoor) -> None:
     peer = door.peer()
     peer.acknowledge = False
     stream = peer.open(STREAM)
-    message = frame(bytes(60_000))
     with pytest.raises(AssertionError, match="no window"):
-        for _ in range(400):
-            peer.send(stream, message)
+        peer.send(stream, frame(bytes(60_000)) * 400)
     peer.sync()
     counters = door.counters()
     assert counters["buffered_bytes"] < 6 << 20

@@ -5,6 +5,7 @@ Methods of `test.Echo`: Batch (hot unary), Unary (cold; see `_unary`), Stream (b
 """
 
 import asyncio
+import re
 import threading
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
@@ -58,8 +59,10 @@ class BurstHandler(EchoHandler):
     payload = b""
 
     def on_messages(self, messages: Sequence[bytes]) -> None:
-        count, size = messages[0].split()
-        self.left, self.payload = int(count), bytes(int(size))
+        match = re.fullmatch(rb"(\d{1,6}) (\d{1,6})", messages[0])
+        if match is None:
+            raise StatusError(GrpcCode.INVALID_ARGUMENT, "not <count> <size>")
+        self.left, self.payload = int(match[1]), bytes(int(match[2]))
         self.on_writable()
 
     def on_half_close(self) -> None:
@@ -147,7 +150,7 @@ class EchoDoor:
             raise StatusError(GrpcCode(int(code)), text)
         if word == "raise":
             raise RuntimeError("asked for")
-        answers = {"peer": call.peer, "deadline": str(call.deadline - self.loop_time())}
+        answers = {"peer": call.peer, "certificate": str(call.peer_certificate()), "deadline": str(call.deadline - self.loop_time())}
         if word == "meta":
             return (call.metadata(rest) or "-").encode("latin-1")
         if word == "trailer":

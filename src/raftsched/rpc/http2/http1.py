@@ -12,7 +12,13 @@ import h11
 
 KEEP_ALIVE_S: Final = 120.0  # an idle connection between requests
 PIPELINE_BYTES: Final = 65_536  # what a client may send ahead of its answer before we stop reading
-REASONS: Final = {400: "Bad Request", 413: "Content Too Large", 431: "Request Header Fields Too Large", 500: "Internal Server Error"}
+REASONS: Final = {
+    400: "Bad Request",
+    413: "Content Too Large",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    505: "HTTP Version Not Supported",
+}
 
 
 class HttpRequest:
@@ -114,7 +120,7 @@ class Http1Connection:
             return False
         if isinstance(event, h11.Request):
             self._head = event
-            return not self._too_long(event)
+            return self._acceptable(event)
         if isinstance(event, h11.Data):
             return self._take_body(bytes(event.data))
         if isinstance(event, h11.EndOfMessage) and self._head is not None:
@@ -126,12 +132,16 @@ class Http1Connection:
         self._close()  # ConnectionClosed, PAUSED after a close: there is no next request
         return False
 
-    def _too_long(self, head: h11.Request) -> bool:
+    def _acceptable(self, head: h11.Request) -> bool:
+        """Refuses what is no HTTP/1, and a body that announces more than there is room for."""
+        if head.http_version not in (b"1.0", b"1.1"):
+            self._refuse(505)
+            return False
         for name, value in head.headers:
             if name == b"content-length" and int(value) > self._body_bytes_max:
                 self._refuse(413)
-                return True
-        return False
+                return False
+        return True
 
     def _take_body(self, data: bytes) -> bool:
         if len(self._body) + len(data) > self._body_bytes_max:

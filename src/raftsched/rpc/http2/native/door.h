@@ -113,6 +113,7 @@ typedef struct door_connection {
 } door_connection;
 
 typedef struct door_engine {
+  uint32_t references; /* Python's engine and each connection: the garbage collector frees them in any order */
   nghttp2_session_callbacks *callbacks;
   nghttp2_option *option;
   door_method **methods; /* open addressing, power of two */

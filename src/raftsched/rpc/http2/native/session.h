@@ -167,8 +167,19 @@ static int on_sent(nghttp2_session *session, const nghttp2_frame *frame, void *d
 
 /* -- engine and connection ---------------------------------------------------------------------------------------------- */
 
+/* Streams whose last news nobody came to hear. */
+static void engine_free_streams(door_engine *engine) {
+  for (uint32_t i = 0; i < engine->slots_count; i++) {
+    door_stream *stream = engine->slots[i].stream;
+    if (!stream) continue;
+    stream->queued = 0;
+    stream_release(engine, stream);
+  }
+}
+
 static void engine_free(door_engine *engine) {
-  if (!engine) return;
+  if (!engine || --engine->references) return;
+  engine_free_streams(engine);
   if (engine->callbacks) nghttp2_session_callbacks_del(engine->callbacks);
   if (engine->option) nghttp2_option_del(engine->option);
   while (engine->free_streams) {
@@ -192,6 +203,7 @@ static void engine_free(door_engine *engine) {
 static door_engine *engine_new(size_t write_bytes) {
   door_engine *engine = (door_engine *)calloc(1, sizeof *engine);
   if (!engine) return NULL;
+  engine->references = 1;
   engine->write_capacity = write_bytes + WRITE_MARGIN_BYTES;
   engine->write_buffer = (uint8_t *)malloc(engine->write_capacity);
   if (!engine->write_buffer || nghttp2_session_callbacks_new(&engine->callbacks) || nghttp2_option_new(&engine->option)) {
@@ -222,6 +234,7 @@ static door_connection *connection_new(door_engine *engine) {
   door_connection *connection = (door_connection *)calloc(1, sizeof *connection);
   if (!connection) return NULL;
   connection->engine = engine;
+  engine->references++;
   connection->opened_at = connection->read_at = engine->now;
   connection->peer_ping_at = -1e18;
   connection->next = engine->connections;
@@ -263,8 +276,10 @@ static void connection_end(door_connection *connection) {
 }
 
 static void connection_free(door_connection *connection) {
+  door_engine *engine = connection->engine;
   connection_end(connection);
   free(connection);
+  engine_free(engine);
 }
 
 /* 0, or -1: the connection cannot go on (what it has to say last is still to be collected). */
