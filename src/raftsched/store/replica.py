@@ -210,7 +210,6 @@ class Replica:
         self._reads_asked: list[Read] = []  # of this step
         self._reads_waiting: deque[tuple[int, int, list[Read]]] = deque()  # (index, deadline, reads): applied >= index is awaited
         self._reads_open: dict[int, tuple[int, list[Read]]] = {}  # context -> (deadline, reads): an index is awaited
-        self._read_context = 0
         self._leader = 0
         self._led_term = 0
         self._held_bytes = 0
@@ -332,11 +331,11 @@ class Replica:
     def _ask_index(self, output: Output, mono_ms: int) -> None:
         """One read index for all reads of this step."""
         reads, self._reads_asked = self._reads_asked, []
-        self._read_context += 1
-        if not self.kernel.read_index(self._read_context):
+        context = self.ids.lease_id()  # unique over restarts: an answer that comes late must not match
+        if not self.kernel.read_index(context):
             self._refuse_reads(reads, EtcdError.NO_LEADER, output)
             return
-        self._reads_open[self._read_context] = (mono_ms + self._request_timeout_ms, reads)
+        self._reads_open[context] = (mono_ms + self._request_timeout_ms, reads)
 
     def _index_known(self, context: object, index: int, _output: Output) -> None:
         found = self._reads_open.pop(context, None) if isinstance(context, int) else None

@@ -53,6 +53,7 @@ class Flusher:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._fresh_entries = 0  # applied since the last commit began
+        self._in_flight = False  # from `commit` until its end was seen here (the backend itself may know earlier)
         self._committing_generation = False
         self._commit_started_ns = 0
         self._deletes: Deletes = []
@@ -64,7 +65,7 @@ class Flusher:
         self._scrub_target = store.compact_revision if self._scrubbing else 0
         self._finished_in_commit = 0
         self._scrub_waiters: list[asyncio.Future[None]] = []
-        self._durable_waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._commit_waiters: list[asyncio.Future[None]] = []
         self._jobs: dict[int, asyncio.Future[int]] = {}
         self._retry_at_ns = 0
         self.commit_seconds = Histogram(ETCD_DISK_BOUNDS)
@@ -91,7 +92,7 @@ class Flusher:
         self._arm()
 
     def _arm(self) -> None:
-        if self._closed or self._paused or self._backend.committing:
+        if self._closed or self._paused or self._in_flight:
             return  # goes on when that has ended
         if self._fresh_entries >= self._limit:
             self._commit()
@@ -99,11 +100,16 @@ class Flusher:
             self._timer = self._loop.call_later(self._interval_ms / 1000, self._on_timer)
 
     def _dirty(self) -> bool:
-        return self._applier.applied_index != self._backend.applied_index or bool(self._deletes) or bool(self._applier.side)
+        behind = self._applier.applied_index != self._backend.applied_index
+        return behind or bool(self._deletes) or bool(self._applier.side) or self._scrub_to_note()
+
+    def _scrub_to_note(self) -> bool:
+        """A scrub has ended and LMDB does not say so yet."""
+        return not self._scrubbing and self._finished_in_commit != self._scrub_target
 
     def _on_timer(self) -> None:
         self._timer = None
-        if not (self._closed or self._paused or self._backend.committing) and self._dirty():
+        if not (self._closed or self._paused or self._in_flight) and self._dirty():
             self._commit()
 
     def _commit(self) -> None:
@@ -114,41 +120,49 @@ class Flusher:
         self._committing_generation = generation is not None
         deletes, self._deletes = self._deletes, []
         side = self._applier.side.take()
-        finished = self._scrub_target if self._scrub_target and not self._scrubbing else 0
-        if finished and self._finished_in_commit != finished:
-            side.append(("meta", b"finishedCompactRev", revision_key(finished)))
-        self._finished_in_commit = finished
+        if self._scrub_to_note():  # its last deletes are in this commit
+            self._finished_in_commit = self._scrub_target
+            side.append(("meta", b"finishedCompactRev", revision_key(self._scrub_target)))
         self._fresh_entries = 0
         self._commit_started_ns = self._clock.mono_ns()
+        self._in_flight = True
         self._backend.commit(generation, deletes, side, self._applier.applied_index, self._applier.applied_term)
 
     def _on_commit_event(self) -> None:
         try:
-            self._backend.completed()
-            if self._backend.committing:
-                if self._backend.stalled and not self._retry_at_ns:
-                    self._retry_at_ns = self._clock.mono_ns() + RETRY_MS * 1_000_000
+            if not self._in_flight:
+                self._backend.completed()  # an event of a commit whose end was seen by waiting for it
                 return
-            self._backend.renew()
+            if not self._end():
+                return
         except FatalError as error:
             self._on_fatal(error)
             return
-        if self._committing_generation:
-            self._committing_generation = False
-            self._store.release()
         self._retry_at_ns = 0
         self.commit_seconds.observe((self._clock.mono_ns() - self._commit_started_ns) / 1e9)
-        durable = self._backend.applied_index
-        for index, future in self._durable_waiters[:]:
-            if index <= durable:
-                self._durable_waiters.remove((index, future))
-                _finish(future)
+        waiters, self._commit_waiters = self._commit_waiters, []
+        for waiter in waiters:
+            _finish(waiter)
         self._wake_scrub_waiters()
         self._on_durable()
         self._arm()
 
+    def _end(self) -> bool:
+        """Takes note of a commit that has ended; False if it has not, or met a full disk. Raises FatalError."""
+        self._backend.completed()
+        if self._backend.committing:
+            if self._backend.stalled and not self._retry_at_ns:
+                self._retry_at_ns = self._clock.mono_ns() + RETRY_MS * 1_000_000
+            return False
+        self._backend.renew()
+        self._in_flight = False
+        if self._committing_generation:
+            self._committing_generation = False
+            self._store.release()
+        return True
+
     def _wake_scrub_waiters(self) -> None:
-        if not self._scrubbing and self._finished_in_commit == self._scrub_target:
+        if not self._scrubbing and not self._scrub_to_note():
             waiters, self._scrub_waiters = self._scrub_waiters, []
             for waiter in waiters:
                 _finish(waiter)
@@ -167,14 +181,12 @@ class Flusher:
     async def settle(self) -> None:
         """Done when everything that is applied now is durable in LMDB."""
         index = self._applier.applied_index
-        while self._backend.applied_index < index or self._applier.side or self._store.pending_bytes:
-            future: asyncio.Future[None] = self._loop.create_future()
-            self._durable_waiters.append((self._applier.applied_index if not self._backend.committing else 0, future))
-            if not self._backend.committing and not self._paused:
+        while self._backend.applied_index < index:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._commit_waiters.append(waiter)
+            if not self._in_flight and not self._paused:
                 self._commit()
-            await future
-            if self._backend.applied_index >= index:
-                return
+            await waiter
 
     # -- scrub
 
@@ -206,7 +218,7 @@ class Flusher:
         return self._scrubbing
 
     async def scrubbed(self) -> None:
-        if self._scrubbing or self._finished_in_commit != self._scrub_target or self._backend.committing:
+        if self._scrubbing or self._scrub_to_note() or self._in_flight:
             future: asyncio.Future[None] = self._loop.create_future()
             self._scrub_waiters.append(future)
             self._arm()
@@ -242,7 +254,7 @@ class Flusher:
         """Rewrites the database while reads and writes go on; they stay pending until the copy has taken its place."""
         async with self.defragment_lock:
             await self.settle()
-            while self._backend.committing or self._jobs:
+            while self._in_flight or self._jobs:
                 await asyncio.sleep(0.01)  # a commit that slipped in, or a hash; both end by themselves
             self._paused = True
             try:
@@ -279,23 +291,16 @@ class Flusher:
         if commit and not self._paused and self._drained() and self._dirty():
             self._commit()
             self._drained()
-        for waiter in [*self._scrub_waiters, *(one for _, one in self._durable_waiters)]:
+        for waiter in [*self._scrub_waiters, *self._commit_waiters]:
             _fail(waiter)
         for job in self._jobs.values():
             _fail(job)
 
     def _drained(self) -> bool:
         """The running commit has ended; False if it is stuck on a full disk: the log still holds what it would have written."""
-        if not self._backend.committing:
-            return True
-        self._backend.wait(WAIT_MS)
-        self._backend.completed()
-        if self._backend.committing:
-            return False
-        self._backend.renew()
-        if self._committing_generation:
-            self._committing_generation = False
-            self._store.release()
+        if self._in_flight:
+            self._backend.wait(WAIT_MS)
+            return self._end()
         return True
 
 

@@ -647,7 +647,10 @@ cdef class Kernel:
         if progress.match < self.log.last() or progress.state == PROBE:
             if progress.state == REPLICATE and progress.inflight:
                 # Appends are unanswered: slow, or lost. A bare one behind them finds out: it is rejected if they never came.
-                self.send(self.bare_append(progress))
+                if self.log.term_at(progress.next - 1) == NO_TERM:
+                    progress.become_probe()  # what it would follow was compacted away meanwhile
+                else:
+                    self.send(self.bare_append(progress))
             self.send_append(progress, False)
         for context, _, _, acknowledged in self.reads:
             if context <= message.context and progress.id in self.voters:
@@ -711,6 +714,8 @@ cdef class Kernel:
 cdef bint well_formed(Message message):
     """Entries follow `index` without a gap, in terms that do not fall and are not above the message's."""
     cdef int64_t next_index = message.index + 1, term = message.log_term
+    if message.index < 0 or term < 0:  # the term of an entry that is not held never agrees with another such
+        return False
     for run in message.runs:
         if run[0] != next_index or not term <= run[1] <= message.term or not run[3]:
             return False
