@@ -1,5 +1,5 @@
 # Two commands: `make run` and `make test`. Both set up what is missing first; see scripts/setup.sh.
-.PHONY: help run test lint bench wheel proto tools lower-bounds setup clean
+.PHONY: help run test lint differential bench wheel proto tools lower-bounds setup clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -20,6 +20,9 @@ lint: setup ## ruff, mypy, cython-lint, the house rules
 tools: setup ## the real etcd 3.7, its tools and the load generators (needs Go)
 	@.venv/bin/python scripts/tools.py build
 	@.venv/bin/python scripts/tools.py
+
+differential: tools ## a longer comparison with a real etcd; make differential SEEDS=50 STEPS=5000
+	@RAFTSCHED_DIFFERENTIAL_SEEDS=$(or $(SEEDS),20) RAFTSCHED_DIFFERENTIAL_STEPS=$(or $(STEPS),3000) .venv/bin/python -m pytest -q tests/interop/test_differential.py
 
 bench: tools ## every target of docs/performance.md beside a real etcd; make bench ARGS="--only store --quick"
 	@.venv/bin/python -m bench.load.report $(ARGS)
