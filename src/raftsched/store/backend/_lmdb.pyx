@@ -79,7 +79,7 @@ cdef class Backend(RecordSource):
 
     def commit(self, Generation generation, deletes, side, uint64_t applied_index, uint64_t term):
         cdef backend_commit_t* commit = &self.handle.commit
-        if self.closed or self.handle.committing:
+        if self.closed or backend_view(self.handle).committing:
             raise ValueError("a commit is under way, or the backend is closed")
         if generation is not None and not generation.frozen:
             raise ValueError("the generation is still filling")
@@ -155,7 +155,7 @@ cdef class Backend(RecordSource):
         return self.handle.applied_index
 
     def retry(self):
-        if self.closed or not self.handle.committing or not self.handle.soft_error or self.handle.commit_ready:
+        if self.closed or not backend_view(self.handle).stalled:
             raise ValueError("no stalled commit")
         backend_submit(self.handle)
 
@@ -177,12 +177,12 @@ cdef class Backend(RecordSource):
 
     @property
     def committing(self):
-        return bool(self.handle.committing)
+        return bool(backend_view(self.handle).committing)
 
     @property
     def stalled(self):
-        cdef int error = self.handle.soft_error
-        return f"{self.path}: {text_of(error)}" if error and not self.handle.commit_ready else ""
+        cdef int error = backend_view(self.handle).stalled
+        return f"{self.path}: {text_of(error)}" if error else ""
 
     @property
     def applied_index(self):
@@ -194,11 +194,11 @@ cdef class Backend(RecordSource):
 
     @property
     def size_bytes(self):
-        return self.handle.size_bytes
+        return backend_view(self.handle).size_bytes
 
     @property
     def in_use_bytes(self):
-        return self.handle.in_use_bytes
+        return backend_view(self.handle).in_use_bytes
 
     def measure_now(self):
         """Brings `size_bytes` and `in_use_bytes` up to date; walks the list of free pages."""
@@ -362,12 +362,12 @@ cdef class Backend(RecordSource):
 
     @property
     def bulk_pending(self):
-        return self.handle.jobs_pending
+        return backend_view(self.handle).jobs_pending
 
     def swap(self, str path not None):
         cdef Backend other
         self.check_open()
-        if self.handle.committing or self.handle.jobs_pending:
+        if backend_view(self.handle).committing or backend_view(self.handle).jobs_pending:
             raise ValueError("a commit or a bulk job is under way")
         other = Backend(path, map_bytes=self.map_bytes, create=False)
         if other.handle.applied_index != self.handle.applied_index:

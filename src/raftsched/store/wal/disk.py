@@ -50,7 +50,13 @@ class RealDisk:
     def sizes(self) -> list[tuple[str, int]]:
         try:
             with os.scandir(self.path) as entries:
-                return [(entry.name, entry.stat().st_size) for entry in entries if entry.is_file(follow_symlinks=False)]
+                found = []
+                for entry in entries:
+                    # a segment that was let go may vanish while we look
+                    with contextlib.suppress(FileNotFoundError):
+                        if entry.is_file(follow_symlinks=False):
+                            found.append((entry.name, entry.stat().st_size))
+                return found
         except OSError as error:
             raise self._fail("read", "", error) from error
 

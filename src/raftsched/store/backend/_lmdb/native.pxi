@@ -91,17 +91,21 @@ cdef extern from "native/backend.h" nogil:
         int bulk_fd
         backend_commit_t commit
         bint committing
-        bint commit_ready
-        int soft_error
         int error
         const char* error_what
         uint64_t durable_index
         uint64_t durable_term
         uint64_t size_bytes
         uint64_t in_use_bytes
-        size_t jobs_pending
-        size_t jobs_ended
 
+    ctypedef struct backend_view_t:
+        uint64_t size_bytes
+        uint64_t in_use_bytes
+        size_t jobs_pending
+        bint committing
+        int stalled
+
+    backend_view_t backend_view(backend_t* backend)
     backend_t* backend_new()
     int backend_open(backend_t* backend, const char* path, size_t map_bytes, const char** what)
     int backend_get(backend_t* backend, uint64_t main, uint32_t sub, bint tombstone, backend_record_t* out, int* error)

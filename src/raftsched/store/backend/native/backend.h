@@ -668,18 +668,41 @@ static int backend_open(backend_t *backend, const char *path, size_t map_bytes, 
     return start_threads(backend);
 }
 
+/* What the loop thread shows of the threads' state. */
+typedef struct {
+    uint64_t size_bytes, in_use_bytes;
+    size_t jobs_pending;
+    int committing, stalled; /* stalled: the error that a commit waits for the end of */
+} backend_view_t;
+
+static backend_view_t backend_view(backend_t *backend)
+{
+    pthread_mutex_lock(&backend->mutex);
+    backend_view_t view = {
+        .size_bytes = backend->size_bytes,
+        .in_use_bytes = backend->in_use_bytes,
+        .jobs_pending = backend->jobs_pending,
+        .committing = backend->committing,
+        .stalled = backend->committing && !backend->commit_ready ? backend->soft_error : 0,
+    };
+    pthread_mutex_unlock(&backend->mutex);
+    return view;
+}
+
 /* Moves this environment's innards out and `other`'s in; nothing may be under way in either. */
 static void backend_exchange(backend_t *backend, backend_t *other)
 {
     MDB_env *env = backend->env;
     MDB_txn *reader = backend->reader;
     MDB_cursor *cursor = backend->cursor;
+    pthread_mutex_lock(&backend->mutex);
     backend->env = other->env;
     backend->reader = other->reader;
     backend->cursor = other->cursor;
     memcpy(backend->buckets, other->buckets, sizeof backend->buckets);
     backend->size_bytes = other->size_bytes;
     backend->in_use_bytes = other->in_use_bytes;
+    pthread_mutex_unlock(&backend->mutex);
     other->env = env;
     other->reader = reader;
     other->cursor = cursor;

@@ -12,7 +12,6 @@ cdef extern from "native/wal_writer.h" nogil:
         RECORD_HEAD_BYTES_MAX
         STATE_BYTES_MAX
         EXTERNAL_BYTES
-        DROPS_MAX
 
     ctypedef struct wal_entry_t:
         uint64_t term
@@ -72,11 +71,8 @@ cdef extern from "native/wal_writer.h" nogil:
 
     ctypedef struct pthread_mutex_t:
         pass
-    ctypedef struct pthread_cond_t:
-        pass
     int pthread_mutex_lock(pthread_mutex_t* mutex)
     int pthread_mutex_unlock(pthread_mutex_t* mutex)
-    int pthread_cond_signal(pthread_cond_t* cond)
 
     ctypedef struct wal_segment_t:
         char* name
@@ -86,7 +82,6 @@ cdef extern from "native/wal_writer.h" nogil:
 
     ctypedef struct wal_log_t:
         pthread_mutex_t mutex
-        pthread_cond_t prepare
         int notify_fd
         uint64_t segment_bytes
         uint64_t ahead_bytes
@@ -101,16 +96,8 @@ cdef extern from "native/wal_writer.h" nogil:
         size_t metadata_length
         wal_group_t* head
         wal_group_t* done
-        uint64_t queued_bytes
         uint64_t durable_batch
-        uint64_t sync_count
         bint closing
-        bint stalled
-        bint reserve
-        bint tight
-        char** drops
-        size_t drop_first
-        size_t drop_count
         int error
         char* error_text
 
@@ -118,7 +105,17 @@ cdef extern from "native/wal_writer.h" nogil:
     int log_open(wal_log_t* log, const char* directory, const char* name, uint64_t sequence)
     int log_append(wal_log_t* log, const wal_state_t* state, uint64_t first_index, const wal_entry_t* entries, size_t count,
                    const uint8_t* mark, size_t mark_length)
-    uint64_t log_room(const wal_log_t* log)
+    ctypedef struct wal_view_t:
+        uint64_t room_bytes
+        uint64_t queued_bytes
+        uint64_t sync_count
+        uint64_t drop_count
+        bint stalled
+        bint tight
+        bint reserve
+
+    wal_view_t log_view(wal_log_t* log)
+    bint log_drop(wal_log_t* log, char* name)
     bint log_has_room(wal_log_t* log, uint64_t size_bytes, bint privileged)
     int log_wait(wal_log_t* log, uint64_t batch, long timeout_ms)
     void log_stop(wal_log_t* log)

@@ -48,8 +48,6 @@ cdef class LogWriter:
         cdef wal_entry_t* entry
         cdef size_t i
         cdef int status
-        if log.closing or log.error:
-            self.fail("the log is closed")
         self.batch.take(hard_state, terms, datas, types, mark)
         if not self.batch.count and hard_state is None and not mark:
             raise ValueError("an empty batch")
@@ -66,6 +64,8 @@ cdef class LogWriter:
                 entry = &self.batch.entries[i]
                 if entry.length >= EXTERNAL_BYTES:
                     Py_DECREF(<object> <PyObject*> entry.owner)
+            if status == -2:
+                self.fail("the log is closed")
             raise MemoryError
         return log.batch
 
@@ -128,17 +128,13 @@ cdef class LogWriter:
         cdef int taken = 0
         for name in names:
             encoded = (<str> name).encode()
-            if log.drop_count == DROPS_MAX:
-                break
             copy = <char*> calloc(1, len(encoded) + 1)
             if copy == NULL:
                 raise MemoryError
             memcpy(copy, <const char*> encoded, len(encoded))
-            pthread_mutex_lock(&log.mutex)
-            log.drops[(log.drop_first + log.drop_count) % DROPS_MAX] = copy
-            log.drop_count += 1
-            pthread_cond_signal(&log.prepare)
-            pthread_mutex_unlock(&log.mutex)
+            if not log_drop(log, copy):
+                free(copy)
+                break
             taken += 1
         return taken
 
@@ -168,32 +164,29 @@ cdef class LogWriter:
 
     @property
     def room_bytes(self):
-        pthread_mutex_lock(&self.log.mutex)
-        room = log_room(self.log)
-        pthread_mutex_unlock(&self.log.mutex)
-        return room
+        return log_view(self.log).room_bytes
 
     @property
     def queued_bytes(self):
-        return self.log.queued_bytes
+        return log_view(self.log).queued_bytes
 
     @property
     def stalled(self):
-        return bool(self.log.stalled)
+        return bool(log_view(self.log).stalled)
 
     @property
     def no_space(self):
         """The disk could not give what the log wanted ahead."""
-        return bool(self.log.tight)
+        return bool(log_view(self.log).tight)
 
     @property
     def reserve_ready(self):
-        return bool(self.log.reserve)
+        return bool(log_view(self.log).reserve)
 
     @property
     def sync_count(self):
-        return self.log.sync_count
+        return log_view(self.log).sync_count
 
     @property
     def drops_pending(self):
-        return self.log.drop_count
+        return log_view(self.log).drop_count

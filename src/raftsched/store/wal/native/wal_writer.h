@@ -599,7 +599,7 @@ static wal_group_t *group_for(wal_log_t *log, uint64_t disk, size_t buffer, size
     return group;
 }
 
-/* Queues one batch; 0, or -1 = out of memory and nothing changed. Everything was checked by the caller. */
+/* Queues one batch; 0, -1 = out of memory, -2 = the log has ended: then nothing changed. The caller has checked everything. */
 static int log_append(wal_log_t *log, const wal_state_t *state, uint64_t first_index, const wal_entry_t *entries, size_t count,
                       const uint8_t *mark, size_t mark_length)
 {
@@ -609,6 +609,10 @@ static int log_append(wal_log_t *log, const wal_state_t *state, uint64_t first_i
     disk += 2 * RECORD_HEAD_BYTES_MAX + STATE_BYTES_MAX + mark_length;
     buffer += 2 * RECORD_HEAD_BYTES_MAX + STATE_BYTES_MAX + mark_length;
     pthread_mutex_lock(&log->mutex);
+    if (log->error || log->closing) {
+        pthread_mutex_unlock(&log->mutex);
+        return -2;
+    }
     wal_group_t *group = group_for(log, disk, buffer, externals);
     if (!group) {
         pthread_mutex_unlock(&log->mutex);
@@ -737,6 +741,40 @@ static void log_free(wal_log_t *log)
     pthread_cond_destroy(&log->change);
     pthread_mutex_destroy(&log->mutex);
     free(log);
+}
+
+/* What the loop thread shows of the threads' state. */
+typedef struct {
+    uint64_t room_bytes, queued_bytes, sync_count, drop_count;
+    int stalled, tight, reserve;
+} wal_view_t;
+
+static wal_view_t log_view(wal_log_t *log)
+{
+    pthread_mutex_lock(&log->mutex);
+    wal_view_t view = {
+        .room_bytes = log_room(log),
+        .queued_bytes = log->queued_bytes,
+        .sync_count = log->sync_count,
+        .drop_count = log->drop_count,
+        .stalled = log->stalled,
+        .tight = log->tight,
+        .reserve = log->reserve,
+    };
+    pthread_mutex_unlock(&log->mutex);
+    return view;
+}
+
+/* Takes over `name`, a file to be removed; 0 = too many wait. */
+static int log_drop(wal_log_t *log, char *name)
+{
+    pthread_mutex_lock(&log->mutex);
+    int taken = log->drop_count < DROPS_MAX;
+    if (taken)
+        log->drops[(log->drop_first + log->drop_count++) % DROPS_MAX] = name;
+    pthread_mutex_unlock(&log->mutex);
+    pthread_cond_signal(&log->prepare);
+    return taken;
 }
 
 /* Whether a proposal of `bytes` may enter the log; see the stub. */
