@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Final
 
 from raftsched import limits
@@ -20,7 +20,7 @@ from raftsched.errors import ConfigError, FatalError
 from raftsched.rpc.etcd.services import SERVICES, EtcdServices
 from raftsched.rpc.health import HEALTH, HealthService, HealthzServer, add_reflection
 from raftsched.rpc.http import HttpEndpoints, MetricsServer
-from raftsched.rpc.http2._h2 import Engine
+from raftsched.rpc.http2._h2 import Engine, HttpRequest
 from raftsched.rpc.metrics import Family, GrpcStats, Metrics
 from raftsched.rpc.scheduler.api import SchedulerApi
 from raftsched.scheduler.bridge.embedded import EmbeddedKv
@@ -38,7 +38,7 @@ RECREATE_DELAY_S_MAX: Final = 10.0
 SCHEDULER_PING_IDLE_MS: Final = 3_000  # Dapr's server pings an idle connection after 3 s ...
 SCHEDULER_PING_TIMEOUT_MS: Final = 5_000  # ... and closes it when 5 s bring no answer
 PROGRESS_JITTER: Final = 0.1
-HEALTH_POLL_S: Final = 1.0
+NS_PER_MS: Final = 1_000_000
 
 
 class Server:
@@ -69,16 +69,26 @@ class Server:
             override=config.override_broadcast_host_port,
             listen_address=config.listen_address,
             port=config.port,
-            environment=os.environ,
+            environment={"DAPR_HOST_IP": config.host_ip or ""},
         )
         self._node = Node(node_options(config), log=self._logs.engine("store"), on_fatal=self._on_fatal)
         await self._node.start()
+        await self._reclaim_space(self._node)
         await self._open_client_port(self._node)
         self._service = self._build_service(self._node, address)
         await self._open_scheduler_port(self._service)
         await self._service.start()
         self._health.set_serving(True)
         self._listening = True
+
+    async def _reclaim_space(self, node: Node) -> None:
+        """Defragments before anybody is served, if the threshold's worth of the file is free."""
+        threshold_bytes = self._config.etcd_bootstrap_defrag_threshold_bytes
+        status = node.status()
+        free_bytes = status.db_size - status.db_size_in_use
+        if threshold_bytes and free_bytes >= threshold_bytes:
+            await node.defragment()
+            self._logs.engine("store").info("reclaimed space at boot", freed_bytes=status.db_size - node.status().db_size)
 
     def _build_service(self, node: Node, address: str) -> SchedulerService:
         chance = random.SystemRandom()
@@ -88,7 +98,7 @@ class Server:
             address=address,
             zone_source=zone_table,
             rng=lambda: chance.getrandbits(64),
-            log=self._logs.service("scheduler"),
+            log=self._logs.service("dapr.scheduler"),
             engine_log=self._logs.engine("scheduler"),
             workers=self._config.workers,
         )
@@ -122,7 +132,7 @@ class Server:
         )
         self._doors.append(door)
         stats = GrpcStats()
-        log = self._logs.service("scheduler.server")
+        log = self._logs.service("dapr.scheduler.server")
         self._api = SchedulerApi(service, door, log, stats)
         self._metrics.current.add(self._api.stats.families)
         await door.listen(self._config.listen_address, self._config.port)
@@ -169,7 +179,9 @@ def door_families(doors: list[Engine]) -> Iterator[Family]:
     def total(name: str) -> float:
         return float(sum(one.get(name, 0) for one in counters))
 
-    yield Family("etcd_network_client_grpc_received_bytes_total", "counter", "Bytes received from gRPC clients.", (), {(): total("bytes_in")})
+    yield Family(
+        "etcd_network_client_grpc_received_bytes_total", "counter", "Bytes received from gRPC clients.", (), {(): total("bytes_in")}
+    )
     yield Family("etcd_network_client_grpc_sent_bytes_total", "counter", "Bytes sent to gRPC clients.", (), {(): total("bytes_out")})
     yield Family("raftsched_door_connections", "gauge", "Open client connections.", (), {(): total("connections")})
     yield Family("raftsched_door_streams", "gauge", "Open HTTP/2 streams.", (), {(): total("streams")})
@@ -179,20 +191,20 @@ def door_families(doors: list[Engine]) -> Iterator[Family]:
 def node_options(config: "ServeConfig") -> NodeOptions:
     """The store's part of the configuration."""
     host = config.etcd_client_listen_address or "localhost"
-    peer_url = dict(config.initial_cluster)[config.id]
+    periodic = config.etcd_compaction_mode == "periodic"
     return NodeOptions(
-        data_dir=config.etcd_data_dir,
+        data_dir=str(config.etcd_data_dir),
         instance=f"{config.namespace}-{config.id}",
         name=config.id,
-        peer_urls=(peer_url,),
+        peer_urls=(config.peer_url,),
         client_urls=(f"http://{host}:{config.etcd_client_port}",),
         quota_bytes=config.etcd_space_quota_bytes,
-        compaction_mode=config.etcd_compaction_mode,
-        compaction_retention=config.etcd_compaction_retention_value,
+        compaction_mode="periodic" if periodic else "revision",
+        compaction_retention=config.etcd_compaction_retention // (NS_PER_MS if periodic else 1),
         snapshot_count=config.etcd_snapshot_count,
         max_wals=config.etcd_max_wals,
         max_snapshots=config.etcd_max_snapshots,
-        batch_interval_ms=config.etcd_backend_batch_interval_ms,
+        batch_interval_ms=max(config.etcd_backend_batch_interval_ns // NS_PER_MS, 1),
         batch_limit=config.etcd_backend_batch_limit,
         txn_ops_max=config.etcd_max_txn_ops,
     )
@@ -204,12 +216,11 @@ class Supervisor:
     def __init__(self, config: "ServeConfig", logs: "Logs") -> None:
         self._config = config
         self._logs = logs
-        self._log = logs.service("scheduler")
+        self._log = logs.service("dapr.scheduler")
         self._server: Server | None = None
         self._instance = Instance()
         self._stopping = asyncio.Event()
         self._signals = 0
-        self._fixed: list[Callable[[], object]] = []
         self._healthz: HealthzServer | None = None
         self._metrics_door: Engine | None = None
 
@@ -223,7 +234,7 @@ class Supervisor:
                 break
             if isinstance(failure, FatalError | ConfigError):
                 await self._close_fixed()
-                self._logs.fatal(f"Fatal error running scheduler: {failure}")
+                self._logs.service().fatal(f"Fatal error running scheduler: {failure}")
                 return 1
             delay_s = random.uniform(RECREATE_DELAY_S_MIN, min(RECREATE_DELAY_S_MAX, 3 * delay_s))
             self._log.error(f"Scheduler server failed, recreating in {delay_s:.3f}s: {failure}")
@@ -253,7 +264,7 @@ class Supervisor:
             return FatalError(line) if server.fatal else line
         return ""
 
-    async def _until_stop(self, work: "asyncio.Future[str] | asyncio.Coroutine[object, object, None]") -> None:  # type: ignore[name-defined]
+    async def _until_stop(self, work: asyncio.Future[str] | Coroutine[object, object, None]) -> None:
         """`work`, given up as soon as the stop is asked for."""
         task = asyncio.ensure_future(work)
         stop = asyncio.ensure_future(self._stopping.wait())
@@ -274,9 +285,12 @@ class Supervisor:
             await healthz.listen(config.healthz_listen_address, config.healthz_port)
             self._healthz = healthz
         if self._metrics_door is None and config.enable_metrics:
-            door = Engine(loop, on_http=lambda request: MetricsServer(self._instance.current)(request))
-            await door.listen(config.metrics_host, config.metrics_port)
+            door = Engine(loop, on_http=self._serve_metrics)
+            await door.listen(config.metrics_listen_address, config.metrics_port)
             self._metrics_door = door
+
+    def _serve_metrics(self, request: HttpRequest) -> None:
+        MetricsServer(self._instance.current)(request)
 
     async def _close_fixed(self) -> None:
         if self._healthz is not None:
