@@ -1,0 +1,86 @@
+"""`raftsched serve` and `raftsched-scheduler`: read the options, open the log, run the server.
+
+Invariant: a user's mistake is one line and an exit code, never a traceback. Imports neither typer nor rich nor grpc: a start
+must be quick (tests/unit/test_cli_imports.py).
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from raftsched.cli import goflags
+from raftsched.config import ServeConfig, load
+from raftsched.config.flags import FLAGS
+from raftsched.errors import ConfigError, FatalError
+from raftsched.log import Logs, open_logs
+from raftsched.version import COMMIT, VERSION
+
+
+def _client_urls(text: str) -> Mapping[str, str]:
+    """`http://host:port` as the two flags that Dapr has for it."""
+    url = urlsplit(text)
+    if url.scheme != "http" or not url.hostname or url.port is None or "," in text:
+        raise ValueError("must be one URL of the form http://<host>:<port>")
+    return {"etcd-client-listen-address": url.hostname, "etcd-client-port": str(url.port)}
+
+
+ALIASES: Final[Mapping[str, goflags.Alias]] = {
+    "initial-cluster": lambda text: {"etcd-initial-cluster": text},
+    "data-dir": lambda text: {"etcd-data-dir": text},
+    "listen-client-urls": _client_urls,
+    "name": lambda text: {"id": text},
+}
+ALIAS_HELP: Final = {
+    "initial-cluster": "--etcd-initial-cluster",
+    "data-dir": "--etcd-data-dir",
+    "listen-client-urls": "--etcd-client-listen-address and --etcd-client-port, as http://<host>:<port>",
+    "name": "--id",
+}
+
+
+def serve(arguments: Sequence[str]) -> int:
+    """`raftsched serve`: Dapr's flags and the short etcd-style names; the exit code."""
+    return _main("raftsched serve", arguments, ALIASES, ALIAS_HELP)
+
+
+def scheduler(arguments: Sequence[str]) -> int:
+    """`raftsched-scheduler`: Dapr's flags alone, so that what is unknown to Dapr stays unknown; the exit code."""
+    return _main("raftsched-scheduler", arguments, {}, {})
+
+
+def _main(program: str, arguments: Sequence[str], aliases: Mapping[str, goflags.Alias], alias_help: Mapping[str, str]) -> int:
+    try:
+        given = goflags.parse(arguments, FLAGS, aliases)
+    except goflags.HelpAsked:
+        sys.stdout.write(goflags.usage(program, FLAGS, alias_help))
+        return 0
+    except goflags.UsageError as error:
+        sys.stderr.write(f"{error}\n{goflags.usage(program, FLAGS, alias_help)}{error}\n")
+        return error.exit_code
+    try:
+        config = load(given, os.environ)
+        logs = open_logs(config.log_level, as_json=config.log_as_json, file=config.log_file)
+    except ConfigError as error:
+        open_logs().service().fatal(str(error))
+        return error.exit_code
+    return _run(config, logs)
+
+
+def _run(config: ServeConfig, logs: Logs) -> int:
+    log = logs.service()
+    log.info(f"Starting Dapr Scheduler Service -- version {VERSION} -- commit {COMMIT}")
+    log.info(f"Log level set to: {config.log_level}")
+    from raftsched import server  # all of it: only once the options are right
+
+    try:
+        return server.run(config, logs)
+    except ConfigError as error:
+        log.fatal(str(error))
+        return error.exit_code
+    except FatalError as error:
+        log.fatal(f"Fatal error running scheduler: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 0  # before the server took the signal over; afterwards it ends by itself

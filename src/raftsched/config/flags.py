@@ -1,0 +1,126 @@
+"""The table of every flag of the server: name, type, default, one line of help. Parsing one value is here too.
+
+Invariant: a flag stands here once; the command line, the environment, the configuration file and the help all read this table.
+Defaults are those of Dapr's documentation (spec/scheduler.md §2.1).
+"""
+
+import csv
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from raftsched.units import parse_bool, parse_int, parse_uint
+
+Value = str | int | bool | tuple[str, ...] | None
+"""None: not given, where giving a flag means something beside its value."""
+
+
+class Kind(Enum):
+    """The type of a flag; the value is its name in the help."""
+
+    BOOL = ""
+    INT = "int"
+    UINT = "uint"
+    UINT32 = "uint32"
+    STRING = "string"
+    LIST = "strings"
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag; `default` None means that its absence is told apart."""
+
+    name: str
+    kind: Kind
+    default: Value
+    help: str
+    hidden: bool = False
+
+    @property
+    def field(self) -> str:
+        """Its name in `ServeConfig` and, in capitals behind RAFTSCHED_, in the environment."""
+        return self.name.replace("-", "_")
+
+    def parse(self, text: str) -> Value:
+        """The value that `text` means; ValueError with Go's words."""
+        return _PARSERS[self.kind](text)
+
+
+def _parse_list(text: str) -> tuple[str, ...]:
+    """Comma-separated, quoted as in CSV."""
+    if not text:
+        return ()
+    try:
+        return tuple(next(csv.reader([text], strict=True)))
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+
+
+_PARSERS: Final[dict[Kind, Callable[[str], Value]]] = {
+    Kind.BOOL: parse_bool,
+    Kind.INT: parse_int,
+    Kind.UINT: parse_uint,
+    Kind.UINT32: lambda text: parse_uint(text, 32),
+    Kind.STRING: str,
+    Kind.LIST: _parse_list,
+}
+
+_B, _I, _U, _S, _L = Kind.BOOL, Kind.INT, Kind.UINT, Kind.STRING, Kind.LIST
+
+FLAGS: Final = (
+    Flag("config", _S, "", "TOML file with options, named as the flags; flags and environment come before it"),
+    Flag("port", _I, 50006, "port of the scheduler API (gRPC)"),
+    Flag("listen-address", _S, "", "address the scheduler API listens on; empty = all"),
+    Flag("healthz-port", _I, 8080, "port of /healthz"),
+    Flag("healthz-listen-address", _S, "", "address /healthz listens on; empty = all"),
+    Flag("override-broadcast-host-port", _S, None, "host:port that other hosts are told to reach this scheduler at"),
+    Flag("mode", _S, "standalone", "standalone or kubernetes"),
+    Flag("kubeconfig", _S, None, "path of a kubeconfig file, kubernetes mode only", hidden=True),
+    Flag("id", _S, "dapr-scheduler-server-0", "name of this member; one of those in --etcd-initial-cluster"),
+    Flag("tls-enabled", _B, False, "mTLS on the scheduler API and between members"),
+    Flag("trust-domain", _S, "localhost", "trust domain of the control plane"),
+    Flag("trust-anchors-file", _S, None, "file with the trust anchors (default /var/run/secrets/dapr.io/tls/ca.crt)"),
+    Flag("sentry-address", _S, None, "address of the Sentry service (default dapr-sentry.<NAMESPACE>.svc:443)"),
+    Flag(
+        "identity-directory-write",
+        _S,
+        os.path.join(os.environ.get("TMPDIR") or "/tmp", "secrets/dapr.io/tls"),
+        "directory that identity files are written to",
+        hidden=True,
+    ),
+    Flag("workers", Kind.UINT32, 2048, "bound on triggers being prepared at once"),
+    Flag("etcd-embed", _B, True, "run the embedded store; false = use an external etcd"),
+    Flag("etcd-initial-cluster", _L, ("dapr-scheduler-server-0=http://localhost:2380",), "members as <id>=http(s)://host:peerport"),
+    Flag("etcd-data-dir", _S, "./data", "directory of all data"),
+    Flag("etcd-client-port", _U, 2379, "port of the etcd API of the embedded store"),
+    Flag("etcd-client-listen-address", _S, "localhost", "address the etcd API listens on"),
+    Flag("etcd-space-quota", _S, "9.2E", "space bound of the store as a Kubernetes quantity; the default is as good as unlimited"),
+    Flag("etcd-compaction-mode", _S, "periodic", "periodic or revision"),
+    Flag("etcd-compaction-retention", _S, "10m", "history kept: a duration (periodic) or a number of revisions (revision)"),
+    Flag("etcd-snapshot-count", _U, 10_000, "applied entries between Raft snapshots"),
+    Flag("etcd-max-snapshots", _U, 10, "snapshot files kept; 0 = all"),
+    Flag("etcd-max-wals", _U, 10, "log files kept; 0 = all"),
+    Flag("etcd-backend-batch-limit", _I, 5_000, "operations per commit of the backend"),
+    Flag("etcd-backend-batch-interval", _S, "50ms", "longest time before the backend commits"),
+    Flag("etcd-max-txn-ops", _U, 10_000, "operations that one transaction may have"),
+    Flag(
+        "etcd-experimental-bootstrap-defrag-threshold-megabytes", _U, 100, "reclaim space at start if at least this much is free; 0 = off"
+    ),
+    Flag("etcd-initial-election-tick-advance", _B, False, "campaign sooner at start"),
+    Flag("etcd-metrics", _S, "basic", "basic or extensive"),
+    Flag("etcd-client-endpoints", _L, (), "endpoints of the external etcd, with --etcd-embed=false"),
+    Flag("etcd-client-username", _S, "", "user of the external etcd"),
+    Flag("etcd-client-password", _S, "", "password of the external etcd"),
+    Flag("log-level", _S, "info", "debug, info, warn, error or fatal"),
+    Flag("log-as-json", _B, False, "log as JSON"),
+    Flag("log-file", _S, "", "file that takes the log instead of stdout; appended to"),
+    Flag("enable-metrics", _B, True, "serve metrics"),
+    Flag("metrics-port", _S, "9090", "port of the metrics"),
+    Flag("metrics-listen-address", _S, None, "address the metrics listen on (default: that of --listen-address)"),
+    Flag("placement-enabled", _B, False, "not supported", hidden=True),
+    Flag("placement-disseminate-timeout", _S, "", "only of use with placement", hidden=True),
+    Flag("placement-disseminate-coalesce-window", _S, "", "only of use with placement", hidden=True),
+)
+BY_NAME: Final = {flag.name: flag for flag in FLAGS}

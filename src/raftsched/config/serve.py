@@ -1,0 +1,248 @@
+"""The configuration of `raftsched serve`, and the rules that a set of options must keep.
+
+Invariant: a `ServeConfig` has passed every check that needs no look at the machine; texts and order are the contract's
+(spec/scheduler.md §2.1, §2.5, §2.6). Must not know: where an option came from.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import SplitResult, urlsplit
+
+from raftsched.config.flags import Value
+from raftsched.errors import ConfigError
+from raftsched.units import INT64_MAX, NS_PER_S, parse_duration, parse_quantity
+
+PORT_MAX: Final = 65_535
+DEFAULT_TRUST_ANCHORS: Final = "/var/run/secrets/dapr.io/tls/ca.crt"
+_FATAL: Final = "Fatal error running scheduler: "
+_STORE: Final = _FATAL + "failed to create etcd config: "
+_CLUSTER: Final = _STORE + "invalid format for initial cluster. Make sure to include 'http://' or 'https://' in Scheduler URL: "
+_LEVELS: Final = {"debug", "info", "warn", "warning", "error", "fatal"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig:
+    """Every option of one server. Ports 0 … 65 535, 0 = any free one; addresses "" = all interfaces."""
+
+    namespace: str
+    """NAMESPACE: the namespace of the control plane."""
+    host_ip: str | None
+    """DAPR_HOST_IP: goes before the detected host address."""
+
+    port: int
+    listen_address: str
+    healthz_port: int
+    healthz_listen_address: str
+    override_broadcast_host_port: str | None
+    mode: str
+    id: str
+    tls_enabled: bool
+    trust_domain: str
+    trust_anchors_file: str
+    sentry_address: str
+    identity_directory_write: str
+    workers: int
+    etcd_embed: bool
+    etcd_initial_cluster: tuple[str, ...]
+    etcd_data_dir: Path
+    etcd_client_port: int
+    etcd_client_listen_address: str
+    etcd_space_quota_bytes: int
+    """2**63 - 1 and less; the default is as good as unlimited."""
+    etcd_compaction_mode: str
+    """`periodic` or `revision`."""
+    etcd_compaction_retention: int
+    """Periodic: nanoseconds. Revision: revisions. 0 = off."""
+    etcd_snapshot_count: int
+    etcd_max_snapshots: int
+    etcd_max_wals: int
+    etcd_backend_batch_limit: int
+    """Operations, from 1."""
+    etcd_backend_batch_interval_ns: int
+    etcd_max_txn_ops: int
+    etcd_bootstrap_defrag_threshold_bytes: int
+    """0 = off."""
+    etcd_initial_election_tick_advance: bool
+    etcd_metrics: str
+    """`basic` or `extensive`."""
+    log_level: str
+    log_as_json: bool
+    log_file: str
+    enable_metrics: bool
+    metrics_port: int
+    metrics_listen_address: str
+    """Its flag if given, else that of the scheduler API."""
+
+    peer_url: str
+    """This member's own URL in the cluster list."""
+
+    @property
+    def member_directory(self) -> Path:
+        """`<data-dir>/<NAMESPACE>-<id>`: ours and Dapr's directories lie in it, side by side."""
+        return self.etcd_data_dir / f"{self.namespace}-{self.id}"
+
+    @property
+    def store_directory(self) -> Path:
+        """Where our store keeps its files."""
+        return self.member_directory / "raftsched-1"
+
+    @property
+    def dapr_directory(self) -> Path:
+        """Where Dapr's own etcd keeps its files; never written to."""
+        return self.member_directory / "dapr-0.1"
+
+    @property
+    def dapr_marker(self) -> Path:
+        """Dapr wipes its directory when this file is absent."""
+        return self.etcd_data_dir / "dapr-scheduler-existing-cluster"
+
+
+def validate(values: Mapping[str, Value], environ: Mapping[str, str]) -> ServeConfig:
+    """Checks in the contract's order: contradictions, the log, what is not supported yet, the store, single values."""
+    options: dict[str, Any] = {name.replace("-", "_"): value for name, value in values.items()}
+    _refuse_contradictions(options)
+    quota = _quota(options["etcd_space_quota"])
+    if options["log_level"].lower() not in _LEVELS:
+        raise ConfigError(f"invalid value for --log-level: {options['log_level']}")
+    _refuse_unsupported(options)
+    peer_url = _own_peer_url(options["id"], options["etcd_initial_cluster"])
+    interval_ns = _batch_interval_ns(options["etcd_backend_batch_interval"])
+    retention = _retention(options["etcd_compaction_mode"], options["etcd_compaction_retention"])
+    _check_values(options)
+    namespace = environ.get("NAMESPACE", "default")
+    metrics_address = options["metrics_listen_address"]
+    derived: dict[str, Any] = {
+        "namespace": namespace,
+        "host_ip": environ.get("DAPR_HOST_IP") or None,
+        "trust_anchors_file": options["trust_anchors_file"] or DEFAULT_TRUST_ANCHORS,
+        "sentry_address": options["sentry_address"] or f"dapr-sentry.{namespace}.svc:443",
+        "etcd_data_dir": Path(options["etcd_data_dir"]),
+        "etcd_space_quota_bytes": quota,
+        "etcd_compaction_retention": retention,
+        "etcd_backend_batch_interval_ns": interval_ns,
+        "etcd_bootstrap_defrag_threshold_bytes": options["etcd_experimental_bootstrap_defrag_threshold_megabytes"] << 20,
+        "log_level": options["log_level"].lower(),
+        "metrics_port": _metrics_port(options["metrics_port"]),
+        "metrics_listen_address": options["listen_address"] if metrics_address is None else metrics_address,
+        "peer_url": peer_url,
+    }
+    known = options | derived
+    return ServeConfig(**{name: known[name] for name in ServeConfig.__dataclass_fields__})
+
+
+def _refuse_contradictions(options: Mapping[str, Any]) -> None:
+    if options["etcd_embed"]:
+        for name in ("endpoints", "username", "password"):
+            if options[f"etcd_client_{name}"]:
+                raise ConfigError(f"cannot use --etcd-client-{name} with --etcd-embed")
+    elif not options["etcd_client_endpoints"]:
+        raise ConfigError("must specify --etcd-client-endpoints when not using embedded etcd")
+    if options["kubeconfig"] is not None and options["mode"] != "kubernetes":
+        raise ConfigError("kubeconfig flag is only valid in --mode=kubernetes")
+
+
+def _quota(text: str) -> int:
+    try:
+        return parse_quantity(text)
+    except ValueError as error:
+        raise ConfigError(f"failed to parse etcd space quota: {error}") from None
+
+
+def _refuse_unsupported(options: Mapping[str, Any]) -> None:
+    """What a later version brings must not look as if it worked."""
+    if options["mode"] not in {"standalone", "kubernetes"}:
+        raise ConfigError(f"invalid value for --mode: {options['mode']}: must be standalone or kubernetes")
+    refusals = {
+        "--mode=kubernetes": options["mode"] == "kubernetes",
+        "--tls-enabled": options["tls_enabled"],
+        "--etcd-embed=false": not options["etcd_embed"],
+        "--placement-enabled": options["placement_enabled"],
+        "--etcd-initial-cluster with several members": len(options["etcd_initial_cluster"]) > 1,
+    }
+    for what, wanted in refusals.items():
+        if wanted:
+            raise ConfigError(f"{what} is not supported by this version of raftsched")
+
+
+def _own_peer_url(own: str, entries: tuple[str, ...]) -> str:
+    found = ""
+    for entry in entries:
+        name, separator, url = entry.partition("=")
+        if not separator:
+            listed = " ".join(entries)
+            raise ConfigError(f"{_CLUSTER}incorrect format for initialPeerList: [{listed}]. Should contain <id>=http://<ip>:<peer-port>")
+        parsed = _peer_url(url)
+        if name == own:
+            found = url
+            if parsed.scheme == "https":
+                raise ConfigError(f"a peer URL with https ({url}) needs mTLS, which is not supported by this version of raftsched")
+    if not found:
+        raise ConfigError(f"{_STORE}scheduler ID: {own} is not found in initial cluster")
+    if "/" in own or "\0" in own:
+        raise ConfigError(f"invalid value for --id: {own}: it names a directory and must not contain '/'")
+    return found
+
+
+def _peer_url(url: str) -> SplitResult:
+    try:
+        parsed = urlsplit(url)
+        port = parsed.port
+    except ValueError as error:
+        raise ConfigError(f"{_CLUSTER}unable to parse url from initialPeerList: {error}") from None
+    if parsed.scheme not in {"http", "https"} or not parsed.hostname or port is None:
+        raise ConfigError(f"{_CLUSTER}unable to parse url from initialPeerList: {url} is not http(s)://<host>:<peer-port>")
+    return parsed
+
+
+def _batch_interval_ns(text: str) -> int:
+    try:
+        interval_ns = parse_duration(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{_STORE}failed to parse backend batch interval. Please use a string representing time.Duration: {error}"
+        ) from None
+    if interval_ns <= 0:
+        raise ConfigError(f"invalid value for --etcd-backend-batch-interval: {text}: must be positive")
+    return interval_ns
+
+
+def _retention(mode: str, text: str) -> int:
+    """A bare number is hours in periodic mode, as in etcd."""
+    if mode not in {"periodic", "revision"}:
+        raise ConfigError(f'{_STORE}unknown auto-compaction-mode "{mode}"')
+    whole = re.fullmatch(r"[+-]?[0-9]{1,18}", text)
+    if mode == "revision" and not whole:
+        raise ConfigError(f"{_STORE}error parsing CompactionRetention: {text} is not a number of revisions")
+    try:
+        number = (int(text) * (3600 * NS_PER_S if mode == "periodic" else 1)) if whole else parse_duration(text)
+    except ValueError as error:
+        raise ConfigError(f"{_STORE}error parsing CompactionRetention: {error}") from None
+    if not 0 <= number <= INT64_MAX:
+        raise ConfigError(f"{_STORE}error parsing CompactionRetention: {text} is out of range")
+    return number
+
+
+def _metrics_port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(PORT_MAX)):
+        raise ConfigError(f"invalid value for --metrics-port: {text}")
+    return int(text)
+
+
+def _check_values(options: Mapping[str, Any]) -> None:
+    if options["workers"] == 0:
+        raise ConfigError(_FATAL + "workers must be larger than 0")
+    for name in ("port", "healthz_port", "etcd_client_port"):
+        if not 0 <= options[name] <= PORT_MAX:
+            raise ConfigError(f"invalid value for --{name.replace('_', '-')}: {options[name]} is not a port")
+    if _metrics_port(options["metrics_port"]) > PORT_MAX:
+        raise ConfigError(f"invalid value for --metrics-port: {options['metrics_port']} is not a port")
+    for name in ("etcd_backend_batch_limit", "etcd_snapshot_count", "etcd_max_txn_ops"):
+        if options[name] < 1:
+            raise ConfigError(f"invalid value for --{name.replace('_', '-')}: {options[name]}: must be at least 1")
+    if options["etcd_metrics"] not in {"basic", "extensive"}:
+        raise ConfigError(f"invalid value for --etcd-metrics: {options['etcd_metrics']}: must be basic or extensive")
+    if not options["etcd_data_dir"]:
+        raise ConfigError("invalid value for --etcd-data-dir: it is empty")
