@@ -54,7 +54,8 @@ def extension(path: Path) -> Extension:
     for library in LIBRARIES.get(name, []):
         compile_flags += pkg_config("--cflags", library)
         link_flags += pkg_config("--libs", library)
-    native = sorted(str(p.relative_to(ROOT)) for p in (path.parent / "native").glob("*.h"))
+    headers = [*(path.parent / "native").glob("*.h"), *(SOURCE / "raftsched" / "store" / "native").glob("*.h")]
+    native = sorted({str(p.relative_to(ROOT)) for p in headers})
     includes = sorted(str(p.relative_to(ROOT)) for p in (path.parent / path.stem).glob("*.pxi"))
     return Extension(
         name,
