@@ -42,6 +42,7 @@ _SUFFIXES: Final = {
     )
     for suffix, power in powers.items()
 }
+_QUANTITY_LENGTH_MAX: Final = 1_000
 _EXPONENT_MAX: Final = 1_000  # 10 to the 1000th is beyond every bound; a larger exponent would only cost time
 
 
@@ -61,13 +62,14 @@ def parse_duration(text: str) -> int:
     while at < len(rest):
         match = _PART.match(rest, at)
         whole, _, fraction, unit = match.groups() if match else ("", None, None, "")
-        if match is None or not (whole or fraction) or len(whole.lstrip("0")) > 19 or int(whole or 0) > 2**63:
+        significant = whole.lstrip("0") or "0"
+        if match is None or not (whole or fraction) or len(significant) > 19 or int(significant) > 2**63:
             raise invalid
         if not unit:
             raise ValueError(f"time: missing unit in duration {quote_bytes(text)}")
         if unit not in UNITS_NS:
             raise ValueError(f"time: unknown unit {quote_bytes(unit)} in duration {quote_bytes(text)}")
-        total += _part_ns(int(whole or 0), fraction or "", UNITS_NS[unit], invalid)
+        total += _part_ns(int(significant), fraction or "", UNITS_NS[unit], invalid)
         if total > 2**63:
             raise invalid
         at = match.end()
@@ -123,7 +125,7 @@ def parse_quantity(text: str) -> int:
     `9.2E`, `2Gi`, `500M`, `1e3`, `128` …
     """
     match = _QUANTITY.fullmatch(text)
-    if not text or match is None:
+    if not text or match is None or len(text) > _QUANTITY_LENGTH_MAX:
         raise ValueError("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")
     sign, whole, fraction, suffix = match.groups()
     number = Fraction(int((whole or "0") + (fraction or "")), 10 ** len(fraction or "")) * _multiplier(suffix)

@@ -137,6 +137,11 @@ def test_integers_out_of_range_or_malformed_are_refused_in_gos_words() -> None:
 def test_a_huge_integer_costs_no_time() -> None:
     with pytest.raises(ValueError, match="value out of range"):
         units.parse_int("9" * 100_000)
+    assert units.parse_duration("0" * 5_000 + "7ns") == units.parse_int("0" * 5_000 + "7") == 7
+    with pytest.raises(ValueError, match="quantities must match"):
+        units.parse_quantity("1" * 5_000)
+    with pytest.raises(ValueError, match="^time: invalid duration"):
+        units.parse_duration("1" * 5_000 + "ns")
 
 
 def test_booleans_are_gos() -> None:
