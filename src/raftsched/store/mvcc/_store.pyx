@@ -286,22 +286,23 @@ cdef class MvccStore:
         if self.loaded or self.head != 1 or self.next_sub or self.filling.count:
             raise RuntimeError("load comes once, before use")
         self.loaded = True
-        context.core = &self.core
-        context.main = 1
-        context.sub = 0
+        context.load.core = &self.core
+        context.load.begun = context.load.done = 0
+        context.load.main = 1
+        context.load.sub = 0
         context.error = 0
         with nogil:
             status = self.source.scan(0, UINT64_MAX, load_one, &context)
             if status == 0:
-                status = -2 if core_build(&self.core) else 0
+                context.error = load_finish(&context.load)
         if context.error == -2:
-            raise CorruptError(f"the record ({context.main}, {context.sub}) is no KeyValue")
-        if context.error == -1 or status == -2:
+            raise CorruptError(f"the record ({context.load.main}, {context.load.sub}) is no KeyValue")
+        if context.error:
             raise MemoryError
         if status:
             raise FatalError(self.source.error() or "the records cannot be read")
         self.compacted = compact_revision
-        self.head = max(<int64_t> context.main, revision_hint, compact_revision, 1)
+        self.head = max(<int64_t> context.load.main, revision_hint, compact_revision, 1)
         if compact_revision > 0:
             core_begin_scrub(&self.core, <uint64_t> compact_revision)
         return attached_keys(self)

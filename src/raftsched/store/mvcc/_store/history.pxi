@@ -88,17 +88,13 @@ cdef int hash_one(void* plan, const record_t* record) noexcept nogil:
 # -- start -----------------------------------------------------------------------------------------------------------
 
 cdef struct load_context:
-    core_t* core
-    uint64_t main
-    uint32_t sub
+    load_t load
     int error
 
 
 cdef int load_one(void* raw, const record_t* record) noexcept nogil:
     cdef load_context* context = <load_context*> raw
-    context.main = record.main
-    context.sub = record.sub
-    context.error = core_load(context.core, record.main, record.sub, record.tombstone, record.value, record.length)
+    context.error = load_record(&context.load, record.main, record.sub, record.tombstone, record.value, record.length)
     return 1 if context.error else 0
 
 

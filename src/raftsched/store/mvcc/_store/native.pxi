@@ -131,7 +131,14 @@ cdef extern from "native/core.h" nogil:
         core_t* core, uint32_t handle, int fresh, uint64_t main, uint32_t sub, uint64_t create, uint64_t version, int64_t lease
     )
     int core_delete(core_t* core, uint32_t handle, int fresh, uint64_t main, uint32_t sub)
-    int core_load(core_t* core, uint64_t main, uint32_t sub, int tombstone, const uint8_t* value, size_t length)
+    ctypedef struct load_t:
+        core_t* core
+        uint32_t begun
+        uint32_t done
+        uint64_t main
+        uint32_t sub
+    int load_record(load_t* load, uint64_t main, uint32_t sub, int tombstone, const uint8_t* value, size_t length)
+    int load_finish(load_t* load)
     uint64_t core_revision_keeping(const core_t* core, uint64_t kept_max)
     void core_begin_scrub(core_t* core, uint64_t revision)
     uint32_t entry_compactable(const entry_t* entry, uint64_t revision, int* all)
@@ -141,7 +148,6 @@ cdef extern from "native/core.h" nogil:
     size_t core_index_bytes(const core_t* core, size_t* table, size_t* tree, size_t* history, size_t* other)
     uint32_t core_find(const core_t* core, wire_span key)
     uint32_t core_add(core_t* core, wire_span key, int* fresh)
-    int core_build(core_t* core)
     void core_walk_from(const core_t* core, wire_span start, wire_span end, index_walk* walk)
     uint32_t core_walk_next(const core_t* core, index_walk* walk)
     size_t core_key_length(const core_t* core, const entry_t* entry)

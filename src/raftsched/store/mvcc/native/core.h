@@ -10,6 +10,7 @@
 
 #define SAMPLE_EVERY 256u /* superseded records between two samples: how finely the history bound cuts */
 #define SAMPLES_MAX 16384u
+#define LOAD_AHEAD 16u
 
 typedef struct { uint64_t main, ever; } sample_t;
 
@@ -98,17 +99,56 @@ static int core_delete(core_t *core, uint32_t handle, int fresh, uint64_t main, 
     return 0;
 }
 
-/* One record of the source at start, in ascending order. 0, -1 = out of memory, -2 = no KeyValue. */
-static int core_load(core_t *core, uint64_t main, uint32_t sub, int tombstone, const uint8_t *value, size_t length) {
+/* Records on their way into the index at start. The bucket of each is asked for some records before it is needed. */
+typedef struct {
+    uint64_t main, hash;
     key_value kv;
+    uint32_t sub;
+    uint8_t tombstone;
+} loading_t;
+
+typedef struct {
+    core_t *core;
+    loading_t ahead[LOAD_AHEAD];
+    uint32_t begun, done; /* counts; their difference waits in `ahead` */
+    uint64_t main;        /* last record seen */
+    uint32_t sub;
+} load_t;
+
+static int load_oldest(load_t *load) {
+    core_t *core = load->core;
+    loading_t *one = &load->ahead[load->done++ % LOAD_AHEAD];
     int fresh;
-    uint32_t handle;
+    uint32_t handle = index_add(&core->index, one->kv.key, one->hash, 1, &fresh);
+    if (!handle) return -1;
+    if (one->tombstone) return core_delete(core, handle, fresh, one->main, one->sub);
+    return core_put(core, handle, fresh, one->main, one->sub, (uint64_t)one->kv.create, (uint64_t)one->kv.version, one->kv.lease);
+}
+
+/* One record of the source, in ascending order; its bytes stay where they are until the load has ended.
+   0, -1 = out of memory, -2 = no KeyValue. */
+static int load_record(load_t *load, uint64_t main, uint32_t sub, int tombstone, const uint8_t *value, size_t length) {
+    loading_t *one = &load->ahead[load->begun % LOAD_AHEAD];
     wire_span message = {value, length};
-    if (key_value_parse(message, &kv)) return -2;
-    if (!kv.key.length) return 0; /* the empty record that `etcdutl snapshot restore --bump-revision` writes */
-    if (!(handle = index_add(&core->index, kv.key, 1, &fresh))) return -1;
-    if (tombstone) return core_delete(core, handle, fresh, main, sub);
-    return core_put(core, handle, fresh, main, sub, (uint64_t)kv.create, (uint64_t)kv.version, kv.lease);
+    load->main = main;
+    load->sub = sub;
+    if (load->begun - load->done == LOAD_AHEAD && load_oldest(load)) return -1;
+    if (key_value_parse(message, &one->kv)) return -2;
+    if (!one->kv.key.length) return 0; /* the empty record that `etcdutl snapshot restore --bump-revision` writes */
+    one->main = main;
+    one->sub = sub;
+    one->tombstone = (uint8_t)tombstone;
+    one->hash = index_hash(&load->core->index, one->kv.key);
+    table_prefetch(&load->core->index.table, one->hash);
+    load->begun++;
+    return 0;
+}
+
+/* All records were seen: the last of them, and the tree. */
+static int load_finish(load_t *load) {
+    while (load->done != load->begun)
+        if (load_oldest(load)) return -1;
+    return index_build(&load->core->index);
 }
 
 /* The oldest revision to compact to so that about `kept_max` superseded records stay at most; 0 = nothing to do. */
@@ -162,8 +202,7 @@ static int core_drop_entry(core_t *core, uint32_t handle) {
 static void core_clean(core_t *core, size_t position) { core->dirty[position] = core->dirty[--core->dirty_count]; }
 
 static inline uint32_t core_find(const core_t *core, wire_span key) { return index_find(&core->index, key); }
-static inline uint32_t core_add(core_t *core, wire_span key, int *fresh) { return index_add(&core->index, key, 0, fresh); }
-static inline int core_build(core_t *core) { return index_build(&core->index); }
+static inline uint32_t core_add(core_t *core, wire_span key, int *fresh) { return index_add(&core->index, key, index_hash(&core->index, key), 0, fresh); }
 static inline uint32_t core_walk_next(const core_t *core, index_walk *walk) { return index_walk_next(&core->index, walk); }
 
 static inline void core_walk_from(const core_t *core, wire_span start, wire_span end, index_walk *walk) {

@@ -60,6 +60,13 @@ static inline entry_t *entry_at(const entries_t *entries, uint32_t handle) {
     return (entry_t *)(entries->chunks[handle / ENTRY_CHUNK_UNITS] + (size_t)(handle % ENTRY_CHUNK_UNITS) * 8);
 }
 
+/* Header and the start of the suffix may lie in two cache lines. */
+static inline void entry_prefetch(const entries_t *entries, uint32_t handle) {
+    const entry_t *entry = entry_at(entries, handle);
+    __builtin_prefetch(entry);
+    __builtin_prefetch(entry + 1);
+}
+
 static inline const uint8_t *entry_suffix(const entry_t *entry) {
     const uint8_t *inside = (const uint8_t *)(entry + 1);
     const uint8_t *outside;

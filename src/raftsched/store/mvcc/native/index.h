@@ -38,14 +38,14 @@ static void index_close(index_t *index) {
     entries_close(&index->entries);
 }
 
+static inline uint64_t index_hash(const index_t *index, wire_span key) { return hash_bytes(key.data, key.length, index->entries.seed); }
+
 static inline uint32_t index_find(const index_t *index, wire_span key) {
-    uint64_t hash = hash_bytes(key.data, key.length, index->entries.seed);
-    return table_find(&index->table, &index->entries, key.data, key.length, hash);
+    return table_find(&index->table, &index->entries, key.data, key.length, index_hash(index, key));
 }
 
 /* The entry of a key, made if it is new (`*fresh`); in the tree as well unless `table_only` (then index_build follows). */
-static uint32_t index_add(index_t *index, wire_span key, int table_only, int *fresh) {
-    uint64_t hash = hash_bytes(key.data, key.length, index->entries.seed);
+static uint32_t index_add(index_t *index, wire_span key, uint64_t hash, int table_only, int *fresh) {
     uint32_t handle = table_find(&index->table, &index->entries, key.data, key.length, hash);
     *fresh = !handle;
     if (handle) return handle;

@@ -42,7 +42,7 @@ static void sort_swap(sort_item *a, sort_item *b) {
 static size_t sort_deepen(const entries_t *entries, sort_item *item, size_t count, size_t depth) {
     size_t ended = 0;
     for (size_t i = 0; i < count; i++) {
-        if (i + 8 < count) __builtin_prefetch(entry_at(entries, item[i + 8].handle));
+        if (i + 12 < count) entry_prefetch(entries, item[i + 12].handle);
         const entry_t *entry = entry_at(entries, item[i].handle);
         if (entry_key_length(entries, entry) <= depth + 8) sort_swap(&item[i], &item[ended++]);
         else item[i].word = entry_key_word(entries, entry, depth + 8);
@@ -81,6 +81,7 @@ static int sort_handles(const entries_t *entries, uint32_t *handle, size_t count
     sort_item *item = malloc((count ? count : 1) * sizeof *item);
     if (!item) return -1;
     for (size_t i = 0; i < count; i++) {
+        if (i + 12 < count) entry_prefetch(entries, handle[i + 12]);
         item[i].handle = handle[i];
         item[i].word = entry_key_word(entries, entry_at(entries, handle[i]), 0);
     }

@@ -78,6 +78,10 @@ static inline uint32_t bucket_matches(const bucket_t *bucket, uint8_t tag) {
 #endif
 }
 
+static inline void table_prefetch(const table_t *table, uint64_t hash) {
+    __builtin_prefetch(&table->directory[table_slot(table, hash)]->bucket[(uint32_t)hash % SEGMENT_BUCKETS]);
+}
+
 static inline uint8_t hash_tag(uint64_t hash) { return (uint8_t)(hash >> 8); }
 
 static inline uint32_t table_find(const table_t *table, const entries_t *entries, const uint8_t *key, size_t length, uint64_t hash) {
@@ -140,7 +144,8 @@ static int table_split(table_t *table, const entries_t *entries, uint64_t hash) 
     half[1] = segment_new(old->depth + 1);
     if (!half[0] || !half[1]) goto failed;
     for (uint32_t at = 0; at < SEGMENT_BUCKETS; at++) {
-        bucket_t *bucket = &old->bucket[at];
+        bucket_t *bucket = &old->bucket[at], *ahead = &old->bucket[(at + 1) % SEGMENT_BUCKETS];
+        for (uint32_t used = ahead->used; used; used &= used - 1) entry_prefetch(entries, ahead->handle[__builtin_ctz(used)]);
         for (uint32_t used = bucket->used; used; used &= used - 1) {
             uint32_t handle = bucket->handle[__builtin_ctz(used)];
             uint64_t one;
