@@ -5,7 +5,7 @@ Times are int64 milliseconds since the Unix epoch, 0 … `HORIZON_MS` (the end o
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, final
 
 from collections.abc import Buffer  # type: ignore[attr-defined]
 
@@ -19,6 +19,7 @@ MISSED_SKIP: Final[int]
 FREE_WHEN_DONE: Final[int]
 """The slot (and the key) is freed when the job has no next tick; its handle stays readable until the slot is used again."""
 
+@final
 class CronTable:
     """Bitmask cron: equal specs share a number; next fire natively (docs/timing-wheel.md §8)."""
 
@@ -48,6 +49,7 @@ class CronTable:
     def last(self, spec: int, after_s: int, until_s: int) -> int:
         """The last fire with after_s < fire <= until_s; -1 = none."""
 
+@final
 class TimerWheel:
     """Hierarchical wheel, 1 ms ticks, chunked buckets, two rotations per level. Time is always an argument.
 

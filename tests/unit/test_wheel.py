@@ -461,8 +461,10 @@ def test_fifty_times_faster_than_heapq_and_dict() -> None:
     count, steps = 200_000, 2_000
     rng = random.Random(1)
     delays = [1000 + int(rng.expovariate(1 / 60_000)) for _ in range(count)]
-    best = max(ratio(delays, steps) for _ in range(2))
-    assert best >= 25, best  # half the target: caches differ, two cores are shared
+    ratios: list[float] = []
+    while not ratios or (max(ratios) < 50 and len(ratios) < 3):
+        ratios.append(ratio(delays, steps))
+    assert max(ratios) >= 50, ratios
 
 
 def ratio(delays: list[int], steps: int) -> float:

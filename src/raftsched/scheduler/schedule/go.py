@@ -10,7 +10,7 @@ from raftsched.units import INT64_MAX, NS_PER_S, parse_duration, quote
 
 __all__ = ["NS_PER_S", "first_space", "parse_duration", "parse_int", "quote", "split_fields", "trim_space"]
 
-SPACE: Final = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # unicode.IsSpace, as a character class
+SPACE: Final = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"  # unicode.IsSpace
 _SPACES: Final = re.compile(f"[{SPACE}]+")
 
 
@@ -27,7 +27,7 @@ def first_space(text: str) -> int:
 
 def trim_space(text: str) -> str:
     """strings.TrimSpace."""
-    return re.sub(f"^[{SPACE}]+|[{SPACE}]+\\Z", "", text)
+    return text.strip(SPACE)
 
 
 def parse_int(text: str) -> int:
