@@ -1,5 +1,6 @@
 """The open log on a real directory: group commit, segments, retention, space, errors."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -217,8 +218,9 @@ def test_full_disk_refuses_spends_the_reserve_and_recovers(small_disk: Path) -> 
             index += 1
 
     put(16)
-    info = os.statvfs(small_disk)
-    other.write_bytes(bytes(info.f_bavail * info.f_frsize))  # somebody else takes the rest
+    with other.open("wb", buffering=0) as file, contextlib.suppress(OSError):  # somebody else takes the rest
+        while file.write(bytes(64 << 10)):
+            pass
     while log.has_room(1 << 16):
         put(1)
         assert index < 600
@@ -356,7 +358,8 @@ def test_a_failed_write_or_sync_ends_the_log(tmp_path: Path, shim: Path, call: s
         acknowledged = max([acknowledged, *(int(line) for line in lines if line.isdigit())])
         if os.listdir(tmp_path) and any(parse_segment_name(name) for name in os.listdir(tmp_path)):
             acknowledged = check_contents(tmp_path, acknowledged)
-    assert failed >= (4 if call == "FAIL_FSYNC" else 8)
+    # of the fsyncs only the first segment's two and those of recovery are sure to come; how many segments follow is a matter of speed
+    assert failed >= (2 if call == "FAIL_FSYNC" else 8)
 
 
 def test_killed_again_and_again_nothing_durable_is_lost(tmp_path: Path) -> None:
