@@ -85,9 +85,7 @@ def test_put_over(benchmark: BenchmarkFixture, pending: MvccStore) -> None:
 
 def test_put_new(benchmark: BenchmarkFixture, pending: MvccStore) -> None:
     fresh = iter(range(10**9))
-    benchmark.pedantic(
-        each, setup=lambda: ((pending.put, [put(key(next(fresh), b"new")) for _ in range(CALLS)]), {}), rounds=20
-    )
+    benchmark.pedantic(each, setup=lambda: ((pending.put, [put(key(next(fresh), b"new")) for _ in range(CALLS)]), {}), rounds=20)
 
 
 def test_range_one_pending(benchmark: BenchmarkFixture, pending: MvccStore) -> None:

@@ -64,9 +64,9 @@ class MvccStore:
         """KeyValue of `key` as of revision before_main - 1 (for prev_kv of watches), None if absent or compacted."""
     def live(self, start: bytes, end: bytes, after: bytes | None, limit: int) -> list[Change]:
         """Up to `limit` live keys of [start, end) after key `after`, in key order, as changes with deleted=False."""
-    def history(self, from_main: int, revisions_max: int) -> tuple[list[Change], int]:
-        """Changes of main >= from_main, ascending, whole revisions only, at most `revisions_max` distinct ones;
-        and the next revision to ask for (current + 1 when caught up)."""
+    def history(self, from_main: int, revisions_max: int, bytes_max: int = ...) -> tuple[list[Change], int]:
+        """Changes of main >= from_main, ascending, whole revisions only, at most `revisions_max` distinct ones, none more
+        once `bytes_max` of records are reached; and the next revision to ask for (current + 1 when caught up)."""
     def hash_kv(self, revision: int) -> tuple[int, int, int, int]:
         """(error, hash, compact_revision, hash_revision), as etcd computes it (etcd-api §3.6)."""
 

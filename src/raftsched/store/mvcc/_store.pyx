@@ -203,13 +203,14 @@ cdef class MvccStore:
             handle = core_walk_next(&self.core, &walk)
         return found
 
-    def history(self, int64_t from_main, int64_t revisions_max):
+    def history(self, int64_t from_main, int64_t revisions_max, int64_t bytes_max=1 << 62):
         cdef history_context context
         changes = []
         if from_main > self.head:
             return changes, self.head + 1
         context.changes = <void*> changes
         context.revisions_left = max(revisions_max, 1)
+        context.bytes_left = max(bytes_max, 1)
         context.main = 0
         context.next = <uint64_t> self.head + 1
         context.failed = 0

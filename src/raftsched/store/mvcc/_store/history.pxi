@@ -56,6 +56,7 @@ cdef int scrub_entry(MvccStore store, size_t position, list dropped) except -1:
 cdef struct history_context:
     void* changes
     int64_t revisions_left
+    int64_t bytes_left
     uint64_t main
     uint64_t next
     int failed
@@ -64,11 +65,12 @@ cdef struct history_context:
 cdef int take_record(void* raw, const record_t* record) noexcept nogil:
     cdef history_context* context = <history_context*> raw
     if record.main != context.main:
-        if context.revisions_left == 0:
+        if context.revisions_left == 0 or context.bytes_left <= 0:
             context.next = record.main
             return 1
         context.revisions_left -= 1
         context.main = record.main
+    context.bytes_left -= record.length
     with gil:
         try:
             (<list> context.changes).append(change_of(record))

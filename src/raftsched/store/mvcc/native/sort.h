@@ -38,16 +38,30 @@ static void sort_swap(sort_item *a, sort_item *b) {
     *b = kept;
 }
 
-/* Of keys that agree up to depth + 8: those that end there go first, by length; returns how many. Loads the next words. */
+/* How deep the keys, which agree up to depth + 8, are known to agree: a large group often shares its stored prefix whole, and
+   then one look at each key is enough for it. */
+static size_t sort_shared(const entries_t *entries, const sort_item *item, size_t count, size_t depth) {
+    unsigned prefix = entry_at(entries, item[0].handle)->prefix;
+    size_t length = entries->prefixes[prefix]->length;
+    if (count < 1024 || length < depth + 24) return depth + 8;
+    for (size_t i = 1; i < count; i++) {
+        if (i + 12 < count) entry_prefetch(entries, item[i + 12].handle);
+        if (entry_at(entries, item[i].handle)->prefix != prefix) return depth + 8;
+    }
+    return length;
+}
+
+/* Loads the words at `depth`, up to which all keys agree (zero-padded). Those that end there go first, by length; how many. */
 static size_t sort_deepen(const entries_t *entries, sort_item *item, size_t count, size_t depth) {
     size_t ended = 0;
     for (size_t i = 0; i < count; i++) {
         if (i + 12 < count) entry_prefetch(entries, item[i + 12].handle);
         const entry_t *entry = entry_at(entries, item[i].handle);
-        if (entry_key_length(entries, entry) <= depth + 8) sort_swap(&item[i], &item[ended++]);
-        else item[i].word = entry_key_word(entries, entry, depth + 8);
+        if (entry_key_length(entries, entry) <= depth) sort_swap(&item[i], &item[ended++]);
+        else item[i].word = entry_key_word(entries, entry, depth);
     }
-    sort_insertion(entries, item, ended, depth); /* at most nine: their words are equal, so their lengths differ */
+    for (size_t i = 0; i < ended; i++) item[i].word = 0;
+    sort_insertion(entries, item, ended, depth); /* at most nine: they differ in trailing zeros alone */
     return ended;
 }
 
@@ -68,10 +82,10 @@ static void sort_items(const entries_t *entries, sort_item *item, size_t count, 
         }
         sort_items(entries, item, less, depth);
         sort_items(entries, item + greater, count - greater, depth);
+        depth = sort_shared(entries, item + less, greater - less, depth);
         size_t ended = sort_deepen(entries, item + less, greater - less, depth);
         item += less + ended;
         count = greater - less - ended;
-        depth += 8;
     }
     sort_insertion(entries, item, count, depth);
 }
