@@ -1,5 +1,6 @@
 """HTTP/1.1 beside gRPC on one port, asked by curl and by raw sockets."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -23,7 +24,9 @@ def door() -> Iterator[EchoDoor]:
 
 
 def curl(*arguments: str) -> str:
-    return subprocess.run([CURL or "", "-sS", "-m", "10", *arguments], capture_output=True, text=True, check=True).stdout
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # a sanitizer is not for curl
+    command = [CURL or "", "-sS", "-m", "10", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
 
 
 @needs_curl

@@ -91,6 +91,7 @@ class EchoDoor:
         self.cancelled = self.started = self.writable = self.stopped = 0
         self.deadlines: list[float] = []
         self.held: list[tuple[int, bytes]] = []
+        self.requests: list[HttpRequest] = []
         self.engine: Engine
         self.port = 0
         self.loop = asyncio.new_event_loop()
@@ -139,6 +140,11 @@ class EchoDoor:
             else:
                 self.engine.reply(handle, message)
 
+    def fast(self, handles: list[int], messages: list[bytes]) -> None:
+        """What a benchmark calls: an echo in one call."""
+        self.batches.append(len(handles))
+        self.engine.reply_many(handles, messages)
+
     async def unary(self, call: Call, message: bytes) -> bytes:
         """`sleep`, `fail:<code>:<text>`, `raise`, `meta:<name>`, `peer`, `deadline`, `trailer`, `reply:<size>`, else an echo."""
         self.started += 1
@@ -173,6 +179,9 @@ class EchoDoor:
     def on_http(self, request: HttpRequest) -> None:
         if request.target == "/raise":
             raise RuntimeError("asked for")
+        if request.target == "/hold":
+            self.requests.append(request)
+            return
         request.respond(200, [("content-type", "text/plain")], f"{request.method} {request.target} ".encode() + request.body)
 
 
@@ -181,6 +190,7 @@ def make_engine(door: EchoDoor, loop: asyncio.AbstractEventLoop) -> Engine:
     options = {"on_http": door.on_http, "on_error": lambda where, error: door.errors.append((where, error)), **door.options}
     engine = Engine(loop, **options)
     engine.add_batch("/test.Echo/Batch", door.batch)
+    engine.add_batch("/test.Echo/Fast", door.fast)
     engine.add_unary("/test.Echo/Unary", door.unary)
     engine.add_stream("/test.Echo/Stream", lambda stream, path: EchoHandler(door, stream))
     engine.add_stream("/test.Echo/Burst", lambda stream, path: BurstHandler(door, stream))

@@ -33,6 +33,9 @@ cdef class Stream:
         cdef door_stream *stream = stream_find(self.engine.core, self.handle)
         if stream == NULL or stream.finished or stream.connection == NULL:
             return False
+        if <size_t>PyBytes_GET_SIZE(message) > MESSAGE_BYTES_MAX:
+            self.finish(8, too_large(len(message)))
+            return False
         if stream_append(stream, NULL, <PyObject *>message):
             raise MemoryError
         stream_kick(stream)

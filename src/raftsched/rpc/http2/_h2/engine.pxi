@@ -1,6 +1,9 @@
 # The engine: methods, the tick, answers, listeners and lifecycle.
 
 
+cdef size_t MESSAGE_BYTES_MAX = limits.MESSAGE_BYTES_MAX
+
+
 cdef class Engine:
     """One HTTP/2 + HTTP/1.1 door; see _h2.pyi."""
     cdef door_engine *core
@@ -318,6 +321,8 @@ cdef class Engine:
             return
         if stream.owner != NULL:
             take_object(&stream.owner)
+        if <size_t>(PyBytes_GET_SIZE(message) + PyBytes_GET_SIZE(header)) > MESSAGE_BYTES_MAX:
+            return self.fail(handle, 8, too_large(len(message) + len(header)))
         stream_reply(stream, <PyObject *>header, <PyObject *>message)
         self.schedule()
 
@@ -393,6 +398,7 @@ cdef class Engine:
     # -- listeners and lifecycle
 
     async def listen(self, str host, int port, *, ssl=None):
+        self.draining = False
         server = await self.loop.create_server(
             self.make_connection, host or None, port, ssl=ssl, backlog=1024, ssl_handshake_timeout=20 if ssl else None
         )
@@ -507,6 +513,11 @@ cdef object take_object(PyObject **place):
 cdef void put_object(PyObject **place, object value) noexcept:
     Py_INCREF(value)
     place[0] = <PyObject *>value
+
+
+cdef str too_large(size_t length):
+    """As grpc-go refuses to send."""
+    return f"grpc: trying to send message larger than max ({length} vs. {limits.MESSAGE_BYTES_MAX})"
 
 
 def bodies_default():
