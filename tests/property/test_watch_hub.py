@@ -56,7 +56,7 @@ class PlainStore:
             return None
         return self._state(key, before_main - 1, self.log)
 
-    def history(self, from_main: int, revisions_max: int) -> tuple[list[Change], int]:
+    def history(self, from_main: int, revisions_max: int, bytes_max: int = 1 << 62) -> tuple[list[Change], int]:
         assert from_main >= self.compact_revision, "history below the compaction was asked for"
         found = [change for change in self.log if change.main >= from_main]
         mains = sorted({change.main for change in found})[:revisions_max]

@@ -2,9 +2,10 @@
 
 from raftsched.limits import WATCH_STREAM_CHANGES_MAX
 from raftsched.pb.etcd.kv_pb2 import Event, KeyValue
-from raftsched.pb.etcd.rpc_pb2 import WatchResponse
+from raftsched.pb.etcd.rpc_pb2 import PutRequest, WatchResponse
 from raftsched.store.watch import events
 from raftsched.store.watch.hub import HISTORY_BYTES_MAX, WatchHub
+from raftsched.testing.lone_node import LoneNode
 from raftsched.types import Change
 
 
@@ -25,8 +26,12 @@ class Past:
     def previous(self, key: bytes, before_main: int) -> bytes | None:
         return None
 
-    def history(self, from_main: int, revisions_max: int) -> tuple[list[Change], int]:
-        found = self.log[max(0, from_main - 2) :][:revisions_max]
+    def history(self, from_main: int, revisions_max: int, bytes_max: int = 1 << 62) -> tuple[list[Change], int]:
+        found: list[Change] = []
+        for one in self.log[max(0, from_main - 2) :][:revisions_max]:
+            if sum(len(before.record) for before in found) >= bytes_max:
+                break
+            found.append(one)
         self.largest_read = max(self.largest_read, len(found))
         return found, found[-1].main + 1 if found else self.revision + 1
 
@@ -82,7 +87,7 @@ def test_a_synced_reader_without_room_is_caught_up_from_where_it_stopped() -> No
     assert hub.slow_count == 0
 
 
-def test_rounds_are_bounded_in_revisions_and_shrink_when_they_are_big() -> None:
+def test_rounds_are_bounded_in_revisions_and_in_bytes() -> None:
     past = Past(5_000)
     hub = WatchHub(past, on_work=lambda: None)
     sink = Sink(room=1_000_000)
@@ -95,14 +100,10 @@ def test_rounds_are_bounded_in_revisions_and_shrink_when_they_are_big() -> None:
     hub = WatchHub(big, on_work=lambda: None)
     sink = Sink(room=1_000_000)
     hub.open(sink).create(b"k", start_revision=1)
-    hub.catch_up()
-    hub.open(sink).create(b"k", start_revision=1)
-    for _ in range(4):
-        hub.catch_up()
-        hub.open(sink).create(b"k", start_revision=1)
-    big.largest_read = 0
-    hub.catch_up()
-    assert big.largest_read <= 16
+    while hub.catch_up():
+        pass
+    assert sink.revisions == list(range(2, 66))
+    assert big.largest_read == 8
 
 
 def test_an_event_is_what_protobuf_would_write() -> None:
@@ -147,3 +148,17 @@ def test_fragments_stay_below_the_bound_and_only_the_last_is_unmarked() -> None:
     assert all(len(body) + 48 < 1_000 or len(answer.events) == 1 for body, answer in zip(bodies, answers, strict=True))
     assert all(answer.watch_id == 7 for answer in answers)
     assert events.split_events(b"", pieces[:1], 48, 10) == pieces[:1], "a single event is never split"
+
+
+def test_the_store_ends_a_slice_of_history_behind_whole_revisions() -> None:
+    """Against the real store: by revisions, and by bytes behind the revision that reaches them."""
+    store = LoneNode().mvcc
+    for number in range(6):
+        store.put(PutRequest(key=b"k%d" % number, value=bytes(1_000)).SerializeToString())
+    assert [one.main for one in store.history(2, 100)[0]] == [2, 3, 4, 5, 6, 7]
+    assert [one.main for one in store.history(3, 2)[0]] == [3, 4]
+    changes, following = store.history(3, 100, 1_500)
+    assert [one.main for one in changes] == [3, 4]
+    assert following == 5
+    assert len(store.history(2, 100, 1)[0]) == 1, "one revision at least"
+    assert store.history(8, 100, 1) == ([], 8)

@@ -26,8 +26,7 @@ TOO_MANY: Final = ETCD_STATUS[EtcdError.TOO_MANY_REQUESTS][1]
 PROGRESS_ID: Final = -1  # the answer to a WatchProgressRequest speaks for all watchers of the stream
 
 CATCH_UP_MESSAGE_BYTES: Final = 1 << 20  # an answer to a watcher that catches up is closed behind the revision that reaches this
-HISTORY_BYTES_MAX: Final = 4 << 20  # a round that read more is followed by one that asks for half the revisions
-HISTORY_REVISIONS_START: Final = 128
+HISTORY_BYTES_MAX: Final = 4 << 20  # of records per round, and the revision that reaches it
 HEADER_BYTES: Final = 48  # four fields of at most 11 bytes, tag and length of the header
 
 
@@ -39,7 +38,7 @@ class History(Protocol):
     @property
     def compact_revision(self) -> int: ...
     def previous(self, key: bytes, before_main: int) -> bytes | None: ...
-    def history(self, from_main: int, revisions_max: int) -> tuple[list[Change], int]: ...
+    def history(self, from_main: int, revisions_max: int, bytes_max: int = ...) -> tuple[list[Change], int]: ...
 
 
 class WatchSink(Protocol):
@@ -230,7 +229,6 @@ class WatchHub:
         self._message_bytes_max = message_bytes_max
         self._matcher: KeyMatcher[Watcher] = KeyMatcher()
         self._ready: dict[Watcher, None] = {}  # unsynced with room, in order of service
-        self._revisions_per_round = HISTORY_REVISIONS_START
         self._dispatched = 0  # every change up to here went to the synced watchers
         self._streams: set[WatchStream] = set()
         self.watcher_count = 0
@@ -285,8 +283,7 @@ class WatchHub:
         if leader.next > self._store.revision:
             self._sync(leader)
             return bool(self._ready)
-        changes, following = self._store.history(leader.next, min(self._revisions_per_round, WATCH_STREAM_CHANGES_MAX))
-        self._adapt(sum(len(change.record) for change in changes))
+        changes, following = self._store.history(leader.next, WATCH_STREAM_CHANGES_MAX, HISTORY_BYTES_MAX)
         chosen = self._choose(leader.next, following)
         for watcher, batch in self._collect(changes, chosen).items():
             self._send_history(watcher, batch, following)
@@ -430,13 +427,6 @@ class WatchHub:
             stream.stalled[watcher] = None
         elif watcher.next > self._store.revision:
             self._sync(watcher)
-
-    def _adapt(self, read_bytes: int) -> None:
-        """Fewer revisions per round when they are big, so that a round's memory is bounded by a few of the largest."""
-        if read_bytes > HISTORY_BYTES_MAX:
-            self._revisions_per_round = max(1, self._revisions_per_round >> 1)
-        elif read_bytes < HISTORY_BYTES_MAX >> 2:
-            self._revisions_per_round = min(WATCH_STREAM_CHANGES_MAX, self._revisions_per_round << 1)
 
     def _sync(self, watcher: Watcher) -> None:
         del self._ready[watcher]
