@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from raftsched.errors import CorruptError
-from raftsched.store.codec import WireError, bytes_field, fields, text_field, varint_field
+from raftsched.store.codec import WireError, bytes_field, fields, text_field, varint, varint_field
 from raftsched.types import MemberInfo
 
 # raftpb.ConfChangeType
@@ -61,8 +61,8 @@ def decode_json(data: bytes) -> MemberInfo:
 
 
 def encode_change(change: int, member_id: int, context: bytes = b"", change_id: int = 0) -> bytes:
-    """A raftpb.ConfChange."""
-    out = varint_field(1, change_id) + varint_field(2, change) + varint_field(3, member_id)
+    """A raftpb.ConfChange: proto2, whose numbers are always written."""
+    out = b"".join(varint(number << 3) + varint(value) for number, value in ((1, change_id), (2, change), (3, member_id)))
     return out + (bytes_field(4, context) if context else b"")
 
 

@@ -90,7 +90,6 @@ class Output:
     persist: Persist | None = None
     send: list[Message] = field(default_factory=list)
     applied: int = 0
-    apply_ns: int = 0
     replies: list[Reply] = field(default_factory=list)
     reads: list[tuple[Callable[[int], None], int]] = field(default_factory=list)
     catch_ups: list[tuple[int, int]] = field(default_factory=list)
@@ -114,14 +113,12 @@ class Waiting:
 
     def answer(self, offset: int, results: list[Result]) -> Reply | None:
         """Tokens `offset ...` get these results, but none twice."""
-        if len(results) == self.count:
-            if self.answered:
-                return None
+        if len(results) == self.count and not self.answered:
             self.answered = self.count
             return self.sink, self.tokens, results
         if self.done is None:
             self.done = set()
-        fresh = [position for position in range(offset, offset + len(results)) if position not in self.done]
+        fresh = [] if self.full else [position for position in range(offset, offset + len(results)) if position not in self.done]
         self.done.update(fresh)
         self.answered += len(fresh)
         tokens = [self.tokens[position] for position in fresh]
@@ -218,7 +215,7 @@ class Replica:
         self.entries_proposed_total = 0
         self._handlers: dict[type, Callable[..., None]] = {
             Propose: self._propose,
-            ProposeChange: lambda event, _output, _mono_ms: self.kernel.propose([event.change], 1),
+            ProposeChange: self._propose_change,
             Read: self._read,
             Tick: self._tick,
             Persisted: lambda event, _output, _mono_ms: self.kernel.persisted(event.batch),
@@ -245,7 +242,7 @@ class Replica:
             for context, index in ready.read_states:
                 self._index_known(context, index, output)
             for context in ready.read_failures:
-                self._refuse_reads(self._reads_open.pop(context, (0, []))[1], EtcdError.LEADER_CHANGED, output)
+                self._index_lost(context, output)
         self._serve_reads(output)
         self._watch_leader(output, mono_ms)
         output.more = min(self.kernel.commit, self.kernel.stable) > self.kernel.applied
@@ -284,6 +281,9 @@ class Replica:
             error = EtcdError.TOO_MANY_REQUESTS if first == -3 else EtcdError.NO_LEADER
         self.proposals_failed_total += len(tokens)
         output.replies.append((event.sink, tokens, [(error, self.applier.store.revision, b"")] * len(tokens)))
+
+    def _propose_change(self, event: ProposeChange, _output: Output, _mono_ms: int) -> None:
+        self.kernel.propose([event.change], 1)
 
     def _propose_error(self) -> EtcdError:
         kernel = self.kernel
@@ -341,6 +341,11 @@ class Replica:
         found = self._reads_open.pop(context, None) if isinstance(context, int) else None
         if found is not None:
             self._reads_waiting.append((index, found[0], found[1]))
+
+    def _index_lost(self, context: object, output: Output) -> None:
+        found = self._reads_open.pop(context, None) if isinstance(context, int) else None
+        if found is not None:
+            self._refuse_reads(found[1], EtcdError.LEADER_CHANGED, output)
 
     def _serve_reads(self, output: Output) -> None:
         applied = self.kernel.applied

@@ -33,6 +33,7 @@ from raftsched.types import MemberInfo, Result, ResultSink
 PRIVILEGED = frozenset({codec.DELETE_RANGE, codec.COMPACTION, codec.LEASE_REVOKE, codec.ALARM})  # may use the reserve of a full disk
 HOUSEKEEPING_MS = 500
 READS_PER_CHECK = 64
+SLOW_APPLY_S = 0.1  # etcd's warning
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_MS = 10_000
 
@@ -60,13 +61,13 @@ class Node:
         self._ready: asyncio.Event
         self._pump_scheduled = False
         self._in_pump = False
+        self._turn_started_ns = 0
         self._batches: deque[tuple[int, int, int]] = deque()  # (log's batch, kernel's batch, appended at ns)
         self._queued_bytes = 0  # accepted, not yet with the log
         self._sinks: list[ChangeSink] = []
         self._no_space_asked_ms = -(10**9)
         self._revoke_waiters: list[tuple[int, asyncio.Future[int]]] = []
         self._compaction_asked = 0
-        self._published = False
         self._next_housekeeping_ms = 0
         self._timer: asyncio.TimerHandle | None = None
         self._fsync_seconds = Histogram(ETCD_DISK_BOUNDS)
@@ -98,6 +99,8 @@ class Node:
         except asyncio.CancelledError:
             await self.stop()
             raise
+        if not self._failed:
+            await self._publish()
         if self._failed:
             await self.stop()
             raise FatalError(self._failed)
@@ -196,6 +199,7 @@ class Node:
 
     def _turn(self) -> None:
         self._in_pump = True
+        self._turn_started_ns = self._clock.mono_ns()
         try:
             self._host.doTick(0.0)
         except (FatalError, KernelError) as error:
@@ -261,8 +265,11 @@ class Node:
             self._host.submit(Persisted(kernel_batch))
 
     def _applied(self, output: Output) -> None:
-        if output.apply_ns:
-            self._apply_seconds.observe(output.apply_ns / 1e9)
+        seconds = (self._clock.mono_ns() - self._turn_started_ns) / 1e9
+        self._apply_seconds.observe(seconds)
+        if seconds > SLOW_APPLY_S:
+            self._slow_apply_total += 1
+            self._log.warning("applying took long", seconds=seconds, entries=output.applied)
         if self._sinks:
             changes = self._store.take_changes()
             if changes:
@@ -308,7 +315,6 @@ class Node:
         self._flusher.tick()
         if self._kernel.state != LEADER or not self._ready.is_set():
             return
-        self._publish()
         self._expire_leases(now_ms)
         self._compact(now_ms)
         self._check_space(now_ms)
@@ -317,11 +323,8 @@ class Node:
         self._headers.term = self._kernel.term
         self._log.info("raft: leader changed", leader=f"{self._kernel.leader:x}", term=self._kernel.term)
 
-    def _publish(self) -> None:
-        """What this member tells the cluster about itself, when that has changed."""
-        if self._published:
-            return
-        self._published = True
+    async def _publish(self) -> None:
+        """What this member tells the cluster about itself, when that has changed: MemberList is right before anyone asks."""
         options, members = self._options, self._member.applier.membership
         me = members.member(self.member_id)
         if me is not None and me.peer_urls != options.peer_urls:
@@ -330,11 +333,22 @@ class Node:
                 membership.UPDATE_NODE, self.member_id, membership.encode_json(told), self._replica.ids.take()
             )
             self._host.submit(ProposeChange(change))
+        told_all = []
         if me is None or (me.name, me.client_urls) != (options.name, options.client_urls):
-            self._propose(codec.MEMBER_ATTRIBUTES_SET, membership.encode_attributes(self.member_id, options.name, options.client_urls))
+            attributes = membership.encode_attributes(self.member_id, options.name, options.client_urls)
+            told_all.append(self._propose_and_wait(codec.MEMBER_ATTRIBUTES_SET, attributes))
         if not members.cluster_version:
-            self._propose(codec.CLUSTER_VERSION_SET, text_field(1, options.cluster_version))
+            told_all.append(self._propose_and_wait(codec.CLUSTER_VERSION_SET, text_field(1, options.cluster_version)))
         self._schedule()
+        for told_one in told_all:
+            if error := await told_one:
+                self._log.warning("the cluster could not be told about this member", error=EtcdError(error).name)
+
+    def _propose_and_wait(self, kind: int, message: bytes) -> "asyncio.Future[int]":
+        """The error of the answer."""
+        future: asyncio.Future[int] = self._loop.create_future()
+        self._propose(kind, message, _Waiter(future))
+        return future
 
     def _propose(self, kind: int, message: bytes, sink: ResultSink | None = None) -> None:
         """A proposal of the node's own."""
@@ -355,16 +369,23 @@ class Node:
         if target and target <= store.compact_revision:
             self._compactor.done(now_ms, target)
             target = 0
-        if not target and self._options.history_bound and not self._flusher.scrubbing and not self._compaction_asked:
-            backend = self._member.backend
-            used = backend.in_use_bytes + store.pending_bytes
-            if history_full(store.superseded_count, store.key_count, used, self._member.bound_bytes):
-                target = store.oldest_revision_keeping(limits.SUPERSEDED_RECORDS_KEPT)
-                if target > store.compact_revision:
-                    self._log.info("history is full, compacting", revision=target, superseded=store.superseded_count)
+        target = target or self._history_target()
         if target > store.compact_revision and not self._compaction_asked:
             self._compaction_asked = target
             self.propose_many(codec.COMPACTION, [varint_field(1, target)], [target], _Compaction(self._compaction_done))
+
+    def _history_target(self) -> int:
+        """Where to compact to because history takes too much; 0 = it does not."""
+        store, bound = self._store, self._member.bound_bytes
+        if not self._options.history_bound or self._flusher.scrubbing or self._compaction_asked:
+            return 0
+        if not history_full(store.superseded_count, store.key_count, self._flusher.used_bytes, bound):
+            return 0
+        target = store.oldest_revision_keeping(limits.SUPERSEDED_RECORDS_KEPT)
+        if target <= store.compact_revision:
+            return 0
+        self._log.info("history is full, compacting", revision=target, superseded=store.superseded_count)
+        return target
 
     def _compaction_done(self, revision: int, error: int) -> None:
         self._compaction_asked = 0
@@ -375,12 +396,8 @@ class Node:
 
     # -- room
 
-    @property
-    def _used_bytes(self) -> int:
-        return self._member.backend.in_use_bytes + self._store.pending_bytes
-
     def _check_space(self, now_ms: int) -> None:
-        if self._quota.over(1, self._used_bytes):
+        if self._quota.over(1, self._flusher.used_bytes):
             self._raise_no_space(now_ms)
 
     def _raise_no_space(self, now_ms: int) -> None:
@@ -388,7 +405,7 @@ class Node:
         if (self.member_id, alarm.NOSPACE) in self._member.applier.alarms.raised() or now_ms - self._no_space_asked_ms < HOUSEKEEPING_MS:
             return
         self._no_space_asked_ms = now_ms
-        self._log.warning("the space quota is used up, raising the alarm", used=self._used_bytes, quota=self._quota.limit_bytes)
+        self._log.warning("the space quota is used up, raising the alarm", used=self._flusher.used_bytes, quota=self._quota.limit_bytes)
         self._propose(codec.ALARM, alarm.encode_request(alarm.ACTIVATE, self.member_id, alarm.NOSPACE))
 
     def _refusal(self, kind: int, messages: Sequence[bytes], total_bytes: int) -> EtcdError:
@@ -398,7 +415,7 @@ class Node:
         if kind not in PRIVILEGED:
             if self._store.pending_bytes > limits.PENDING_RECORDS_BYTES_MAX:
                 return EtcdError.NO_SPACE if self._flusher.stalled else EtcdError.TOO_MANY_REQUESTS
-            if self._quota.refused(kind, messages, total_bytes, self._used_bytes, self._store.cost):
+            if self._quota.refused(kind, messages, total_bytes, self._flusher.used_bytes, self._store.cost):
                 self._raise_no_space(self._mono_ms())
                 return EtcdError.NO_SPACE
         waiting = self._queued_bytes + self._member.log.queued_bytes
@@ -657,6 +674,17 @@ class _Nobody:
 
     def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
         pass
+
+
+class _Waiter:
+    """The error of one answer, for who awaits it."""
+
+    def __init__(self, future: "asyncio.Future[int]") -> None:
+        self._future = future
+
+    def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
+        if not self._future.done():
+            self._future.set_result(results[0][0])
 
 
 class _Revocations:

@@ -68,6 +68,7 @@ class Flusher:
         self._commit_waiters: list[asyncio.Future[None]] = []
         self._jobs: dict[int, asyncio.Future[int]] = {}
         self._retry_at_ns = 0
+        self._unmeasured_bytes = 0  # committed since the backend last looked at its size
         self.commit_seconds = Histogram(ETCD_DISK_BOUNDS)
         self.scrubbed_keys_total = 0
         self.defragment_lock = asyncio.Lock()
@@ -118,6 +119,8 @@ class Flusher:
             self._timer = None
         generation = self._store.swap() if self._store.pending_bytes else None
         self._committing_generation = generation is not None
+        if generation is not None:
+            self._unmeasured_bytes += generation.size_bytes
         deletes, self._deletes = self._deletes, []
         side = self._applier.side.take()
         if self._scrub_to_note():  # its last deletes are in this commit
@@ -172,6 +175,14 @@ class Flusher:
         if self._retry_at_ns and self._clock.mono_ns() >= self._retry_at_ns:
             self._retry_at_ns = 0
             self._backend.retry()
+        if self._unmeasured_bytes and not self._in_flight:
+            self._backend.measure_now()
+            self._unmeasured_bytes = 0
+
+    @property
+    def used_bytes(self) -> int:
+        """What the data take, never less: in LMDB, committed since that was measured, and pending."""
+        return self._backend.in_use_bytes + self._unmeasured_bytes + self._store.pending_bytes
 
     @property
     def stalled(self) -> str:

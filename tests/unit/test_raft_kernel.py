@@ -1,0 +1,427 @@
+"""Sentences of Raft, one test each; the thesis' section in the docstring. Schedules S1 to S12 and R1: docs/raft.md."""
+
+import pytest
+
+from raftsched.store.raft._kernel import Kernel, KernelError, Message
+
+APPEND, APPEND_RESPONSE, VOTE, VOTE_RESPONSE, HEARTBEAT, HEARTBEAT_RESPONSE = 3, 4, 5, 6, 8, 9
+TIMEOUT_NOW, PRE_VOTE, PRE_VOTE_RESPONSE = 14, 17, 18
+FOLLOWER, PRE_CANDIDATE, CANDIDATE, LEADER = 0, 1, 2, 3
+
+
+def make(member_id: int = 1, voters=(1, 2, 3), **options) -> Kernel:
+    return Kernel(member_id, voters=voters, seed=7, **options)
+
+
+def settle(kernel: Kernel) -> list[Message]:
+    """Syncs and applies everything; all messages that left."""
+    sent = []
+    while (ready := kernel.ready()) is not None:
+        sent += ready.messages
+        if ready.batch:
+            kernel.persisted(ready.batch)
+        for first, _, _, items in ready.committed:
+            kernel.advance(first + len(items) - 1)
+    return sent
+
+
+def elect(kernel: Kernel, helper: int = 2) -> list[Message]:
+    """Makes it leader of the next term; its first appends."""
+    while kernel.state != PRE_CANDIDATE:
+        kernel.tick()
+    settle(kernel)
+    kernel.step(Message(PRE_VOTE_RESPONSE, kernel.id, helper, kernel.term + 1))
+    settle(kernel)
+    kernel.step(Message(VOTE_RESPONSE, kernel.id, helper, kernel.term))
+    assert kernel.state == LEADER
+    return settle(kernel)
+
+
+def run(first: int, term: int, *items: bytes):
+    return [(first, term, 0, list(items))]
+
+
+def test_a_lone_voter_leads_after_one_tick_and_commits_when_synced() -> None:
+    kernel = make(voters=[1])
+    kernel.tick()
+    assert kernel.state == LEADER
+    assert kernel.propose([b"a", b"b"]) == 2
+    ready = kernel.ready()
+    assert ready.hard_state == (1, 1, 0)
+    assert ready.entries == [(1, 1, 0, [b"", b"a", b"b"])]
+    assert not ready.committed, "§10.2.1: the leader counts itself only once it has synced"
+    assert kernel.ready() is None
+    kernel.persisted(ready.batch)
+    assert kernel.ready().committed == [(1, 1, 0, [b"", b"a", b"b"])]
+
+
+def test_what_is_proposed_while_a_write_is_under_way_is_the_next_batch() -> None:
+    kernel = make(voters=[1])
+    kernel.tick()
+    first = kernel.ready()
+    kernel.propose([b"a"])
+    second = kernel.ready()
+    assert (second.batch, second.entries) == (first.batch + 1, [(2, 1, 0, [b"a"])])
+    kernel.persisted(first.batch)
+    assert kernel.commit == 1
+    kernel.persisted(second.batch)
+    assert kernel.commit == 2
+
+
+def test_who_is_no_leader_takes_no_proposal() -> None:
+    assert make().propose([b"a"]) == -1
+
+
+def test_uncommitted_bytes_are_bounded_but_one_large_entry_passes() -> None:
+    kernel = make(voters=[1], uncommitted_bytes_max=10)
+    kernel.tick()
+    settle(kernel)
+    assert kernel.propose([b"x" * 100]) > 0
+    assert kernel.propose([b"y"]) == -3
+    settle(kernel)
+    assert kernel.uncommitted_bytes == 0
+    assert kernel.propose([b"y"]) > 0
+
+
+def test_a_vote_is_on_disk_before_it_leaves() -> None:
+    """§3.8"""
+    kernel = make()
+    kernel.step(Message(VOTE, 1, 2, 5, index=0, log_term=0))
+    ready = kernel.ready()
+    assert ready.hard_state == (5, 2, 0)
+    assert not ready.messages
+    kernel.persisted(ready.batch)
+    (vote,) = kernel.ready().messages
+    assert (vote.type, vote.to, vote.term, vote.reject) == (VOTE_RESPONSE, 2, 5, False)
+
+
+def test_one_vote_per_term_and_the_same_answer_for_the_same_candidate() -> None:
+    """§3.4"""
+    kernel = make()
+    kernel.step(Message(VOTE, 1, 2, 5))
+    kernel.step(Message(VOTE, 1, 3, 5))
+    kernel.step(Message(VOTE, 1, 2, 5))
+    assert [(one.to, one.reject) for one in settle(kernel)] == [(2, False), (3, True), (2, False)]
+
+
+@pytest.mark.parametrize(("index", "log_term", "granted"), [(2, 3, True), (3, 3, True), (1, 3, False), (9, 2, False), (1, 4, True)])
+def test_only_a_log_as_new_as_the_own_gets_the_vote(index: int, log_term: int, granted: bool) -> None:
+    """§3.6.1"""
+    kernel = make(term=3, entries=run(1, 3, b"a", b"b"))
+    kernel.step(Message(VOTE, 1, 2, 5, index=index, log_term=log_term))
+    (answer,) = settle(kernel)
+    assert answer.reject is not granted
+
+
+def test_a_pre_vote_raises_no_term() -> None:
+    """§9.6"""
+    kernel = make()
+    while kernel.state != PRE_CANDIDATE:
+        kernel.tick()
+    assert kernel.term == 0
+    assert {(one.type, one.term) for one in settle(kernel)} == {(PRE_VOTE, 1)}
+    kernel.step(Message(PRE_VOTE, 1, 2, 9))
+    settle(kernel)
+    assert kernel.term == 0
+
+
+def test_who_hears_a_leader_helps_nobody_to_depose_it() -> None:
+    """§4.2.3, T8"""
+    kernel = make()
+    kernel.step(Message(HEARTBEAT, 1, 2, 5))
+    settle(kernel)
+    kernel.step(Message(VOTE, 1, 3, 9))
+    kernel.step(Message(PRE_VOTE, 1, 3, 9))
+    assert not settle(kernel)
+    assert kernel.term == 5
+    kernel.step(Message(VOTE, 1, 3, 9, context=1))  # a transfer, which that leader asked for
+    assert kernel.term == 9
+
+
+def test_votes_are_a_set() -> None:
+    """E3: repeated answers of one member are one vote."""
+    kernel = make(voters=[1, 2, 3, 4, 5])
+    while kernel.state != PRE_CANDIDATE:
+        kernel.tick()
+    for _ in range(3):
+        kernel.step(Message(PRE_VOTE_RESPONSE, 1, 2, 1))
+    kernel.step(Message(PRE_VOTE_RESPONSE, 1, 9, 1))
+    assert kernel.state == PRE_CANDIDATE
+
+
+def test_a_lost_vote_is_tried_again_soon() -> None:
+    kernel = make()
+    while kernel.state != PRE_CANDIDATE:
+        kernel.tick()
+    settle(kernel)
+    kernel.step(Message(PRE_VOTE_RESPONSE, 1, 2, 0, reject=True))
+    kernel.step(Message(PRE_VOTE_RESPONSE, 1, 3, 0, reject=True))
+    assert kernel.state == FOLLOWER
+    for _ in range(3):
+        kernel.tick()
+    assert kernel.state == PRE_CANDIDATE
+
+
+def test_a_leader_steps_down_when_it_hears_no_majority() -> None:
+    """§6.2, R1"""
+    kernel = make()
+    elect(kernel)
+    for _ in range(2 * 10):
+        kernel.tick()
+    assert kernel.state == FOLLOWER
+
+
+def test_only_entries_of_the_own_term_are_committed_by_counting() -> None:
+    """§3.6.2, figure 3.7"""
+    kernel = make(term=2, entries=run(1, 2, b"old"))
+    elect(kernel)
+    kernel.step(Message(APPEND_RESPONSE, 1, 2, 3, index=1))
+    assert kernel.commit == 0
+    kernel.step(Message(APPEND_RESPONSE, 1, 2, 3, index=2))
+    assert kernel.commit == 2
+
+
+def test_acks_of_another_term_count_for_nothing() -> None:
+    """S8, L3"""
+    kernel = make(term=2, entries=run(1, 2, b"old"))
+    elect(kernel)
+    kernel.step(Message(APPEND_RESPONSE, 1, 2, 2, index=2))
+    assert kernel.commit == 0
+    kernel.step(Message(APPEND_RESPONSE, 1, 2, 3, index=99))  # more than was ever sent
+    assert kernel.commit == 0
+
+
+def test_a_repeated_append_cuts_nothing() -> None:
+    """S2, L1, K1"""
+    kernel = make()
+    kernel.step(Message(APPEND, 1, 2, 1, runs=run(1, 1, b"a", b"b", b"c")))
+    settle(kernel)
+    kernel.step(Message(APPEND, 1, 2, 1, runs=run(1, 1, b"a")))
+    (ack,) = settle(kernel)
+    assert kernel.last_index == 3
+    assert ack.index == 1, "an ack says what was compared, never the last index"
+    kernel.step(Message(HEARTBEAT, 1, 2, 1))
+    settle(kernel)
+    assert kernel.last_index == 3
+
+
+def test_a_follower_commits_no_further_than_was_compared() -> None:
+    """L2"""
+    kernel = make(term=1, entries=run(1, 1, b"a", b"mine"))
+    kernel.step(Message(APPEND, 1, 2, 2, index=1, log_term=1, commit=2))
+    assert kernel.commit == 1
+
+
+def test_a_conflict_cuts_from_there_and_a_rejection_skips_a_term() -> None:
+    """§3.5, S6"""
+    kernel = make(term=3, entries=[*run(1, 1, b"a"), *run(2, 2, *[b"x"] * 100)])
+    kernel.step(Message(APPEND, 1, 2, 5, index=90, log_term=4))
+    (rejection,) = settle(kernel)
+    assert (rejection.reject, rejection.hint_index, rejection.hint_term) == (True, 90, 2)
+    kernel.step(Message(APPEND, 1, 2, 5, index=90, log_term=1))
+    (rejection,) = settle(kernel)
+    assert (rejection.hint_index, rejection.hint_term) == (1, 1)
+    kernel.step(Message(APPEND, 1, 2, 5, index=1, log_term=1, runs=run(2, 5, b"new")))
+    settle(kernel)
+    assert (kernel.last_index, kernel.term_at(2)) == (2, 5)
+
+
+def test_a_leader_and_a_follower_with_a_foreign_tail_agree_within_few_rounds() -> None:
+    """S6, L5: 500 entries of a deposed leader."""
+    leader = make(1, term=2, entries=[*run(1, 1, b"a"), *run(2, 2, *[b"l"] * 500)])
+    follower = make(2, term=1, entries=run(1, 1, *[b"f"] * 500))
+    messages = elect(leader, helper=3)
+    rounds = 0
+    while follower.last_index != leader.last_index or follower.term_at(501) != 2:
+        rounds += 1
+        for message in messages:
+            if message.to == 2:
+                follower.step(message)
+        for answer in settle(follower):
+            leader.step(answer)
+        messages = settle(leader)
+        assert rounds < 6
+
+
+def test_an_entry_below_the_commit_index_never_changes() -> None:
+    kernel = make(term=1, commit=1, entries=run(1, 1, b"a", b"b"))
+    kernel.step(Message(APPEND, 1, 2, 5, index=0, log_term=0, commit=1, runs=run(1, 5, b"x", b"y")))
+    (ack,) = settle(kernel)
+    assert (ack.reject, ack.index) == (False, 1)
+    assert (kernel.term_at(1), kernel.term_at(2)) == (1, 1)
+
+
+def test_a_write_that_completes_late_does_not_vouch_for_what_replaced_it() -> None:
+    """Rule 8, with the same index and term coming back: only the third write makes entry 1 of term 1 stable."""
+    kernel = make()
+    kernel.step(Message(APPEND, 1, 2, 1, runs=run(1, 1, b"a")))
+    first = kernel.ready()
+    kernel.step(Message(APPEND, 1, 3, 2, runs=run(1, 2, b"b")))
+    second = kernel.ready()
+    kernel.step(Message(APPEND, 1, 2, 3, runs=run(1, 1, b"a")))
+    third = kernel.ready()
+    kernel.persisted(first.batch)
+    assert kernel.stable == 0
+    kernel.persisted(second.batch)
+    assert kernel.stable == 0
+    kernel.persisted(third.batch)
+    assert kernel.stable == 1
+
+
+def test_nothing_is_applied_that_the_own_log_could_lose() -> None:
+    """Rule 9"""
+    kernel = make()
+    kernel.step(Message(APPEND, 1, 2, 1, commit=1, runs=run(1, 1, b"a")))
+    ready = kernel.ready()
+    assert kernel.commit == 1
+    assert not ready.committed
+    kernel.persisted(ready.batch)
+    assert kernel.ready().committed == run(1, 1, b"a")
+
+
+def test_a_stale_leader_is_told() -> None:
+    kernel = make(term=5)
+    kernel.step(Message(APPEND, 1, 2, 3, runs=run(1, 3, b"a")))
+    (answer,) = settle(kernel)
+    assert (answer.reject, answer.term) == (True, 5)
+    assert kernel.last_index == 0
+
+
+def test_a_newer_term_makes_a_follower_of_a_leader() -> None:
+    kernel = make()
+    elect(kernel)
+    kernel.step(Message(HEARTBEAT, 1, 3, 9))
+    assert (kernel.state, kernel.term, kernel.leader) == (FOLLOWER, 9, 3)
+
+
+def test_a_read_needs_a_majority_and_a_commit_of_the_own_term() -> None:
+    """§6.4, R1"""
+    kernel = make(term=2, entries=run(1, 2, b"old"))
+    elect(kernel)
+    assert kernel.read_index("early")
+    assert settle(kernel) == []
+    kernel.step(Message(APPEND_RESPONSE, 1, 2, 3, index=2))
+    asked = [one for one in settle(kernel) if one.type == HEARTBEAT]
+    assert len(asked) == 2
+    kernel.step(Message(HEARTBEAT_RESPONSE, 1, 2, 3, context=asked[0].context))
+    assert kernel.ready().read_states == [("early", 2)]
+
+
+def test_reads_fail_when_leadership_is_lost() -> None:
+    kernel = make()
+    elect(kernel)
+    kernel.step(Message(APPEND_RESPONSE, 1, 2, 1, index=1))
+    kernel.read_index("r")
+    kernel.step(Message(HEARTBEAT, 1, 3, 9))
+    assert kernel.ready().read_failures == ["r"]
+
+
+def test_a_lone_voter_reads_without_a_round() -> None:
+    kernel = make(voters=[1])
+    kernel.tick()
+    kernel.read_index("early")  # before its first commit
+    assert kernel.ready().read_states == []
+    kernel.persisted(1)
+    assert kernel.ready().read_states == [("early", 1)]
+    kernel.read_index("r")
+    assert kernel.ready().read_states == [("r", 1)]
+
+
+def test_a_transfer_stops_proposals_and_resumes_after_an_election_timeout() -> None:
+    """§3.10"""
+    kernel = make()
+    elect(kernel)
+    kernel.step(Message(APPEND_RESPONSE, 1, 2, 1, index=1))
+    settle(kernel)
+    assert kernel.transfer(2)
+    assert [one.type for one in settle(kernel)] == [TIMEOUT_NOW]
+    assert kernel.propose([b"a"]) == -2
+    for _ in range(10):
+        kernel.step(Message(HEARTBEAT_RESPONSE, 1, 2, 1))
+        kernel.tick()
+    assert kernel.propose([b"a"]) > 0
+
+
+def test_a_stalled_follower_costs_one_window() -> None:
+    """L6, T7"""
+    kernel = make(window_messages=4, message_entries=1)
+    elect(kernel)
+    kernel.step(Message(APPEND_RESPONSE, 1, 2, 1, index=1))
+    settle(kernel)
+    for number in range(50):
+        kernel.propose([b"%d" % number])
+    sent = [one for one in settle(kernel) if one.type == APPEND and one.to == 2 and one.runs]
+    assert len(sent) == 4
+
+
+@pytest.mark.parametrize("size", range(1900, 2101, 40))
+def test_an_entry_larger_than_a_message_travels_alone(size: int) -> None:
+    """S12, L7"""
+    kernel = make(message_bytes=1000)
+    elect(kernel)
+    kernel.propose([bytes(size), b"next"])
+    kernel.step(Message(APPEND_RESPONSE, 1, 2, 1, index=1))
+    appends = [one for one in settle(kernel) if one.to == 2 and one.runs]
+    assert [len(items) for one in appends for _, _, _, items in one.runs] == [1, 1]
+    assert appends[0].runs[0][3][0] == bytes(size)
+
+
+def test_a_follower_behind_the_log_in_memory_is_handed_to_the_driver() -> None:
+    kernel = make(term=1, commit=5, applied=5, entries=run(1, 1, *[b"x"] * 5))
+    kernel.compact(4)
+    elect(kernel)
+    kernel.step(Message(APPEND_RESPONSE, 1, 2, 2, index=5, reject=True, hint_index=0, hint_term=0))
+    assert kernel.ready().catch_ups == [(2, 1)]
+    kernel.caught_up(2, 5)
+    (append,) = [one for one in settle(kernel) if one.to == 2]
+    assert (append.index, append.log_term) == (5, 1)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message(APPEND, 1, 2, 5, index=-1, log_term=-1),
+        Message(APPEND, 1, 2, 5, index=7, log_term=-1, commit=9),
+        Message(APPEND, 1, 2, 5, runs=run(2, 5, b"gap")),
+        Message(APPEND, 1, 2, 5, runs=run(1, 9, b"term above the message's")),
+        Message(APPEND, 1, 2, 5, runs=[(1, 5, 0, [])]),
+        Message(APPEND, 1, 2, 5, index=1, log_term=0, runs=[*run(2, 4, b"a"), *run(3, 3, b"terms fall")]),
+        Message(APPEND, 9, 2, 5),
+        Message(APPEND, 1, 1, 5),
+    ],
+)
+def test_malformed_messages_change_nothing(message: Message) -> None:
+    kernel = make()
+    kernel.step(message)
+    assert (kernel.term, kernel.last_index, kernel.commit, kernel.ready()) == (0, 0, 0, None)
+
+
+def test_an_installed_snapshot_moves_commit_and_replaces_a_log_that_does_not_hold_it() -> None:
+    """S1: no message does"""
+    kernel = make(term=1, entries=run(1, 1, b"mine"))
+    assert kernel.install(10, 3, [1, 2, 3])
+    assert (kernel.first_index, kernel.last_index, kernel.commit, kernel.applied) == (11, 10, 10, 10)
+    assert not kernel.install(9, 3, [1, 2, 3])
+    keeps = make(term=3, entries=run(1, 3, b"a", b"b"))
+    assert keeps.install(1, 3, [1, 2, 3])
+    assert keeps.last_index == 2
+
+
+def test_a_log_that_does_not_fit_the_applied_index_is_refused() -> None:
+    with pytest.raises(KernelError):
+        make(applied=5, entries=run(1, 1, b"a"))
+    with pytest.raises(KernelError):
+        make(entries=[*run(1, 1, b"a"), *run(3, 1, b"gap")])
+
+
+def test_the_same_seed_gives_the_same_member() -> None:
+    def trace(seed: int) -> list[int]:
+        kernel = Kernel(1, voters=[1, 2, 3], seed=seed)
+        states = []
+        for _ in range(60):
+            kernel.tick()
+            states.append(kernel.state)
+        return states
+
+    assert trace(3) == trace(3)
+    assert len({tuple(trace(seed)) for seed in range(20)}) > 1
