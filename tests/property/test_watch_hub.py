@@ -13,8 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from raftsched.pb.etcd.kv_pb2 import Event, KeyValue
 from raftsched.pb.etcd.rpc_pb2 import ResponseHeader, WatchResponse
-from raftsched.store.watch.hub import COMPACTED, DUPLICATE_ID, EMPTY_RANGE, WatchHub, WatchStream
+from raftsched.store.watch.hub import WatchHub
 from raftsched.store.watch.ranges import OPEN_END, KeyMatcher, prefix_end
+from raftsched.store.watch.stream import COMPACTED, DUPLICATE_ID, EMPTY_RANGE, WatchStream
 from raftsched.types import Change
 
 KEYS = [b"a", b"a1", b"b", b"b\xff", b"\xff"]
