@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from raftsched.scheduler.engine.states import State
 from raftsched.scheduler.jobs import _jobs
 from raftsched.scheduler.jobs.names import COUNTERS, JOBS
-from raftsched.testing.scheduling import START_MS, Bench, Worker, policy
+from raftsched.testing.scheduling import Bench, Worker, policy
 from raftsched.types import Change
 
 NS = 1_000_000
@@ -110,7 +110,14 @@ class Twin:
             return
         counter = self.counted(name)
         tick = self.next_tick(job, counter)
-        keep = run is not None and run.place in ("committing", "armed") and counter and counter.attempts > 0 and run.tick == tick and run.planned != tick
+        keep = (
+            run is not None
+            and run.place in ("committing", "armed")
+            and counter
+            and counter.attempts > 0
+            and run.tick == tick
+            and run.planned != tick
+        )
         if keep and run is not None:
             run.place = "armed"
         else:
@@ -216,13 +223,17 @@ class EngineMachine(RuleBasedStateMachine):
         failure=st.sampled_from([None, DROP, QUICK, SLOW]),
         same=st.booleans(),
     )
-    def put(self, name: str, interval: int | None, due: int | None, ttl: int | None, repeats: int | None, failure: bytes | None, same: bool) -> None:
+    def put(
+        self, *, name: str, interval: int | None, due: int | None, ttl: int | None, repeats: int | None, failure: bytes | None, same: bool
+    ) -> None:
         now = self.bench.now_ms
         schedule = None if interval is None else f"@every {interval}ms"
         due_ms = None if due is None and interval is not None else now + (due or 0)
         partition = ord(name) if same else None
         expires = None if ttl is None else now + ttl
-        self.bench.put(name, schedule=schedule, due_ms=due_ms, expires_ms=expires, repeats=repeats, failure_policy=failure, partition=partition)
+        self.bench.put(
+            name, schedule=schedule, due_ms=due_ms, expires_ms=expires, repeats=repeats, failure_policy=failure, partition=partition
+        )
 
     @rule(name=st.sampled_from(NAMES), which=st.sampled_from([b"both", JOBS, COUNTERS]))
     def delete(self, name: bytes, which: bytes) -> None:
@@ -232,7 +243,13 @@ class EngineMachine(RuleBasedStateMachine):
         else:
             self.bench.etcd.delete(which + name)
 
-    @rule(name=st.sampled_from(NAMES), own=st.booleans(), count=st.integers(0, 3), last=st.sampled_from([None, 0, -1000]), attempts=st.integers(0, 2))
+    @rule(
+        name=st.sampled_from(NAMES),
+        own=st.booleans(),
+        count=st.integers(0, 3),
+        last=st.sampled_from([None, 0, -1000]),
+        attempts=st.integers(0, 2),
+    )
     def put_counter(self, name: bytes, own: bool, count: int, last: int | None, attempts: int) -> None:
         job = self.twin.jobs.get(name)
         partition = job.partition if own and job is not None else 99

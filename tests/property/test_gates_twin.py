@@ -64,7 +64,9 @@ def test_against_the_twin(data: st.DataObject) -> None:
     gates, twin = Gates(waiters_max=4), Twin(4)
     run = 0
     for _ in range(40):
-        action = data.draw(st.sampled_from(["declare", "withdraw", "admit", "admit", "admit", "admit", "release", "release", "drop", "share", "evict"]))
+        action = data.draw(
+            st.sampled_from(["declare", "withdraw", "admit", "admit", "admit", "admit", "release", "release", "drop", "share", "evict"])
+        )
         if action == "declare":
             stream, (kind, name), limit = data.draw(st.integers(0, 2)), data.draw(st.sampled_from(KEYS)), data.draw(st.integers(-1, 3))
             found = gates.declare(stream, "ns", [Limit(kind, name, limit)])

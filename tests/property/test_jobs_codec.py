@@ -1,5 +1,6 @@
 """The native wire work against the generated messages, and against bytes that are no message at all."""
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -57,12 +58,12 @@ def policies(draw: st.DrawFn) -> Any:
 
 @given(
     partition=u64, due=st.booleans(), begin=instants, expires=st.none() | instants, schedule=maybe_text, due_time=maybe_text,
-    ttl=maybe_text, repeats=st.none() | u32, metadata=metadatas(), payload=st.none() | st.builds(AnyMessage, type_url=text, value=st.binary()),
-    failure=policies(),
+    ttl=maybe_text, repeats=st.none() | u32, metadata=metadatas(), failure=policies(),
+    payload=st.none() | st.builds(AnyMessage, type_url=text, value=st.binary()),
 )  # fmt: skip
 @settings(max_examples=300)
 def test_stored_job(
-    partition: int, due: bool, begin: Any, expires: Any, schedule: Any, due_time: Any, ttl: Any, repeats: Any, metadata: Any,
+    *, partition: int, due: bool, begin: Any, expires: Any, schedule: Any, due_time: Any, ttl: Any, repeats: Any, metadata: Any,
     payload: Any, failure: Any,
 ) -> None:  # fmt: skip
     job = stored_pb2.Job(partition_id=partition)
@@ -91,7 +92,12 @@ def test_stored_job(
     decoded = _jobs.decode_stored_job(found)
     assert decoded == (partition, due, begin, expires, *strings, repeats, metadata.SerializeToString(), data, failure.SerializeToString())
     response = scheduler_pb2.GetJobResponse.FromString(_jobs.get_job_response(found)).job
-    assert [response.schedule, response.repeats, response.due_time, response.ttl] == [inner.schedule, inner.repeats, inner.due_time, inner.ttl]
+    assert [response.schedule, response.repeats, response.due_time, response.ttl] == [
+        inner.schedule,
+        inner.repeats,
+        inner.due_time,
+        inner.ttl,
+    ]
     assert response.HasField("schedule") == (schedule is not None)
     assert response.data == (payload or AnyMessage())
     assert response.failure_policy == failure
@@ -108,8 +114,10 @@ def test_counter(partition: int, count: int, last: Any, attempts: int) -> None:
     assert _jobs.decode_counter(found) == (partition, count, last, attempts)
 
 
-@given(name=text, metadata=metadatas(), overwrite=st.booleans(), schedule=maybe_text, repeats=st.none() | u32, failure=st.none() | policies())
-def test_schedule_request(name: str, metadata: Any, overwrite: bool, schedule: Any, repeats: Any, failure: Any) -> None:
+@given(
+    name=text, metadata=metadatas(), overwrite=st.booleans(), schedule=maybe_text, repeats=st.none() | u32, failure=st.none() | policies()
+)
+def test_schedule_request(*, name: str, metadata: Any, overwrite: bool, schedule: Any, repeats: Any, failure: Any) -> None:
     request = scheduler_pb2.ScheduleJobRequest(name=name, metadata=metadata, overwrite=overwrite)
     request.job.SetInParent()
     if schedule is not None:
@@ -159,10 +167,8 @@ PARSERS = [
 @given(st.binary(max_size=60), st.sampled_from(PARSERS))
 @settings(max_examples=2000)
 def test_any_bytes_end_in_an_answer_or_the_declared_error(body: bytes, parse: Any) -> None:
-    try:
+    with contextlib.suppress(_jobs.WireError):
         parse(body)
-    except _jobs.WireError:
-        pass
 
 
 @given(st.data())
@@ -174,10 +180,8 @@ def test_damaged_messages_end_in_an_answer_or_the_declared_error(data: st.DataOb
     body = bytearray(request.SerializeToString())
     for _ in range(data.draw(st.integers(1, 3))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with contextlib.suppress(_jobs.WireError):
         _jobs.parse_schedule_request(bytes(body[: data.draw(st.integers(0, len(body)))]))
-    except _jobs.WireError:
-        pass
 
 
 def test_list_page() -> None:
@@ -191,7 +195,10 @@ def test_list_page() -> None:
     ]
     page = _jobs.list_page(rpc_pb2.RangeResponse(kvs=kvs, more=True).SerializeToString())
     found = scheduler_pb2.ListJobsResponse.FromString(page.jobs).jobs
-    assert [(job.name, job.job.schedule, job.job.repeats, job.metadata) for job in found] == [("a", "@daily", 3, owner), ("", "@daily", 3, owner)]
+    assert [(job.name, job.job.schedule, job.job.repeats, job.metadata) for job in found] == [
+        ("a", "@daily", 3, owner),
+        ("", "@daily", 3, owner),
+    ]
     assert found[0].job.failure_policy.constant.max_retries == 3
     assert found[0].job.failure_policy.constant.interval.seconds == 1
     assert (page.count, page.more, page.last_key, page.mismatch) == (3, True, JOBS + b"app||ns||app||", None)

@@ -603,7 +603,7 @@ def _into(state: State) -> tuple[Bench, bytes]:
 
 
 @pytest.mark.parametrize(("state", "happening"), [pair for pair in TRANSITIONS if pair[0] is not State.FINISHING])
-def test_every_pair_of_the_table(state: State, happening: Input) -> None:  # noqa: PLR0915
+def test_every_pair_of_the_table(state: State, happening: Input) -> None:
     bench, name = _into(state)
     engine = bench.engine
     stream = next((stream for stream in bench.delivery_streams() if stream is not None), None)

@@ -60,17 +60,24 @@ class Leadership:
         while True:
             self._changed.clear()
             try:
-                if not self._holds_key():
-                    await self._claim()
-                elif not self._agrees():
-                    await self._follow()
+                again = await self._step()
                 delay_ms = STORE_RETRY_MS_MIN
             except StatusError as error:
                 self._log.warning(f"leadership key could not be written, trying again: {error.message}")
                 await asyncio.sleep(delay_ms / 1000)
                 delay_ms = min(delay_ms * 2, STORE_RETRY_MS_MAX)
                 continue
-            await self._changed.wait()
+            if not again:
+                await self._changed.wait()
+
+    async def _step(self) -> bool:
+        """Does what is missing; True = look again at once."""
+        if not self._holds_key():
+            return await self._claim()
+        if not self._agrees():
+            await self._follow()
+            return True
+        return False
 
     async def stop(self) -> None:
         """Revokes the lease, so that the others take over at once; gives up after 5 s."""
@@ -97,6 +104,7 @@ class Leadership:
             else:
                 self._keys[change.key] = (change.main, parse_kv(change.record)[1])
         self._decide()
+        self._changed.set()
 
     async def reload(self) -> None:
         """Reads all keys anew."""
@@ -109,7 +117,6 @@ class Leadership:
         if partition != self._partition:
             self._partition = partition
             self._on_partition(partition)
-        self._changed.set()
 
     def _agreed(self) -> Partition | None:
         total = len(self._keys)
@@ -136,21 +143,21 @@ class Leadership:
         return parse_leadership(self._keys[self._key][1])[0] == len(self._keys)
 
     # -- what is written
-    async def _claim(self) -> None:
+    async def _claim(self) -> bool:
+        """False: somebody else holds the key; its end wakes us."""
         await self._drop_lease()
         await self.reload()
         if self._key in self._keys and not await self._clear_own_key():
-            return  # another holder: its key's end wakes us
+            return False
         lease = await self._kv.lease_grant(LEADERSHIP_LEASE_TTL_S)
         self._lease = lease
         total = len(self._keys.keys() | {self._key})
         _, body = await self._kv.txn(create_request(self._key, leadership_value(total, self._uid, self._address), lease))
         if not txn_succeeded(body):
-            await self._drop_lease()
-            self._changed.set()
-            return
+            return True
         self._stop_renewing = self._kv.lease_keep_alive(lease, self._on_lease_lost)
         await self.reload()
+        return True
 
     async def _clear_own_key(self) -> bool:
         """An older incarnation left it. Its lease is revoked if it is provably ours; else its end is awaited (up to 20 s)."""
@@ -182,3 +189,4 @@ class Leadership:
         self._lease = 0
         self._stop_renewing = None
         self._decide()
+        self._changed.set()

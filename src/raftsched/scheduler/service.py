@@ -29,8 +29,8 @@ from raftsched.scheduler.delivery.gates import Gates, Limit
 from raftsched.scheduler.engine._engine import Commit, Engine
 from raftsched.scheduler.engine.clock import TickClock
 from raftsched.scheduler.jobs.names import COUNTERS, JOBS
-from raftsched.scheduler.schedule import Schedules, ZoneSource
 from raftsched.scheduler.leadership import Leadership, Partition
+from raftsched.scheduler.schedule import Schedules, ZoneSource
 from raftsched.types import Change
 
 SEND_PER_TURN: Final = 1_024  # about 5 ms of reading, encoding and pushing
@@ -41,6 +41,7 @@ PRE_CASCADE_NS: Final = 64_000_000  # a large wheel moves entries down ahead of 
 PRE_CASCADE_JOBS: Final = 50_000
 FROZEN_POLL_NS: Final = 10_000_000  # while the wall clock is behind, after a step back
 FENCE_POLL_NS: Final = 50_000_000
+STOP_COMMIT_MS: Final = 1_000  # how long a shutdown waits for results that are on the way
 UNHEALTHY_AFTER_MS: Final = 5_000  # results that cannot be stored; the contract: 503 within 10 s
 NOTES_PER_SECOND: Final = 20
 
@@ -81,9 +82,7 @@ class SchedulerService:
         self.gates = Gates()
         self.delivery = Delivery()
         self.schedules = Schedules(zone_source, wheel.cron)
-        self.engine = Engine(
-            wheel, self.delivery, self.gates, kv.read_record, self.schedules.compile, self._note, hash_key=(rng(), rng())
-        )
+        self.engine = Engine(wheel, self.delivery, self.gates, kv.read_record, self.schedules.compile, self._note, hash_key=(rng(), rng()))
         self.leadership = Leadership(
             kv, scheduler_id=scheduler_id, address=address, uid=rng(), log=engine_log, on_partition=self._on_partition
         )
@@ -121,8 +120,7 @@ class SchedulerService:
         """No trigger any more; what has results is committed as far as the store answers; the lease is revoked."""
         self.closing = True
         self.engine.set_partition(0, 0)
-        if self.engine.commit_waiting:
-            self._commit()
+        await self._finish_commits()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -134,6 +132,13 @@ class SchedulerService:
             self._timer.close()
             self._timer = None
         self._engine_log.info("cron instance shutdown")
+
+    async def _finish_commits(self) -> None:
+        deadline_ms = self._mono_ms() + STOP_COMMIT_MS
+        while (self._acks or self.engine.results_pending) and not self._refused and self._mono_ms() < deadline_ms:
+            self._work_off_acks(self.now_ns() // 1_000_000)
+            self._commit()
+            await asyncio.sleep(0.001)
 
     @property
     def healthy(self) -> bool:
@@ -152,7 +157,7 @@ class SchedulerService:
             self._loaded = False
             self.engine.begin_load()
             for prefix in (JOBS, COUNTERS):
-                await self.kv.scan(prefix, self.engine.on_changes)
+                await self.kv.scan(prefix, self._on_page)
             await self.leadership.reload()
             if self._reload.is_set():
                 continue
@@ -161,6 +166,9 @@ class SchedulerService:
             self._arming = True
             self._engine_log.info("jobs loaded", count=self.engine.jobs)
             self._wake()
+
+    def _on_page(self, changes: Sequence[Change]) -> None:
+        self.engine.on_changes(changes)
 
     def _on_partition(self, partition: Partition | None) -> None:
         if partition is None:
@@ -217,6 +225,10 @@ class SchedulerService:
         return stream
 
     def close_stream(self, stream: StreamState) -> None:
+        # What the client said before it went counts: one that half-closes after its last answer is not delivered to again.
+        for one, messages in [entry for entry in self._acks if entry[0] is stream]:
+            self.engine.on_acks(one, messages, self.now_ns() // 1_000_000)
+        self._acks = deque(entry for entry in self._acks if entry[0] is not stream)
         self.engine.close_stream(stream)
         self._wake()
 
@@ -270,11 +282,7 @@ class SchedulerService:
         return not self._loaded or self.closing or bool(self._failing_since_ms) or self.leadership.partition is None
 
     def _may_fire(self) -> bool:
-        return (
-            not self._blocked()
-            and self.engine.results_pending < RESULTS_PENDING_MAX
-            and self.kv.fence_ms() > self._mono_ms()
-        )
+        return not self._blocked() and self.engine.results_pending < RESULTS_PENDING_MAX and self.kv.fence_ms() > self._mono_ms()
 
     def _sleep(self) -> None:
         assert self._timer is not None

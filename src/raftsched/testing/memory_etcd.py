@@ -5,6 +5,7 @@ or at once; failures are injected by `MemoryKv.fail_next`. Slow on purpose: gene
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from raftsched.errors import EtcdError, status_of
@@ -132,11 +133,11 @@ class MemoryEtcd:
         assert compare.result == rpc_pb2.Compare.EQUAL
         kv = self.keys.get(compare.key)
         if compare.target == rpc_pb2.Compare.VALUE:
-            return kv is not None and kv.value == compare.value
+            return bool(kv is not None and kv.value == compare.value)
         if compare.target == rpc_pb2.Compare.CREATE:
-            return (kv.create_revision if kv else 0) == compare.create_revision
+            return bool((kv.create_revision if kv else 0) == compare.create_revision)
         assert compare.target == rpc_pb2.Compare.MOD
-        return (kv.mod_revision if kv else 0) == compare.mod_revision
+        return bool((kv.mod_revision if kv else 0) == compare.mod_revision)
 
 
 def _inside(key: bytes, start: bytes, end: bytes) -> bool:
@@ -170,7 +171,10 @@ class MemoryKv:
     # -- writes
     def write_many(self, kind: int, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
         for message, token in zip(messages, tokens, strict=True):
-            self._do(lambda message=message, token=token: sink.on_results([token], [self._write(kind, message)]))
+            self._do(partial(self._answer, kind, message, token, sink))
+
+    def _answer(self, kind: int, message: bytes, token: int, sink: ResultSink) -> None:
+        sink.on_results([token], [self._write(kind, message)])
 
     def txn_packed(self, request: bytes, count: int, done: Callable[[int, int, bytes], None]) -> None:
         def run() -> None:

@@ -81,14 +81,16 @@ def result(id_: int, status: int = SUCCESS) -> bytes:
     """WatchJobsRequest with a result."""
     request = scheduler_pb2.WatchJobsRequest()
     request.result.id = id_
-    request.result.status = status
+    request.result.status = scheduler_pb2.WatchJobsRequestResultStatus.ValueType(status)
     return request.SerializeToString()
 
 
 class Bench:
     """See the module's text."""
 
-    def __init__(self, etcd: MemoryEtcd | None = None, now_ms: int = START_MS, total: int = 1, index: int = 0, *, branches_max: int = 3) -> None:
+    def __init__(
+        self, etcd: MemoryEtcd | None = None, now_ms: int = START_MS, total: int = 1, index: int = 0, *, branches_max: int = 3
+    ) -> None:
         self.etcd = etcd or MemoryEtcd()
         self.now_ms = now_ms
         self.branches_max = branches_max

@@ -11,7 +11,7 @@ from typing import Any, Final
 from raftsched.errors import GrpcCode, StatusError
 from raftsched.rpc.scheduler.stats import SchedulerStats
 from raftsched.scheduler.jobs.fields import Metadata
-from raftsched.scheduler.jobs.names import TARGET_ACTOR, TARGET_JOB, TARGET_NONE, Owner
+from raftsched.scheduler.jobs.names import TARGET_ACTOR, TARGET_JOB, TARGET_NONE, Owner, check_name
 
 _SPIFFE: Final = re.compile(r"^spiffe://[^/]+/ns/([^/]+)/([^/]+)$")
 
@@ -51,6 +51,13 @@ class Access:
         if target == TARGET_ACTOR:
             return Owner(namespace, app_id, target, actor_type, actor_id)
         raise StatusError(GrpcCode.UNKNOWN, "unknown job type: <nil>")
+
+
+def checked_name(composed: str) -> bytes:
+    """Gate 4. Raises `StatusError`."""
+    if (reason := check_name(composed)) is not None:
+        raise StatusError(GrpcCode.UNKNOWN, reason)
+    return composed.encode()
 
 
 def spiffe_id(certificate: Mapping[str, Any] | None) -> tuple[str, str] | None:

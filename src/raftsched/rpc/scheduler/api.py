@@ -12,7 +12,7 @@ from raftsched.errors import EtcdError, GrpcCode, StatusError, status_of
 from raftsched.limits import LIST_PAGE_JOBS
 from raftsched.ports import Log, Stream, StreamHandler
 from raftsched.rpc.metrics import GrpcStats, MethodStats
-from raftsched.rpc.scheduler.access import Access
+from raftsched.rpc.scheduler.access import Access, checked_name
 from raftsched.rpc.scheduler.schedule_job import RETRY_S, TRANSIENT, ScheduleJob
 from raftsched.rpc.scheduler.stats import SchedulerStats
 from raftsched.rpc.scheduler.watch_hosts import WatchHosts
@@ -23,7 +23,6 @@ from raftsched.scheduler.jobs.names import (
     JOBS,
     TARGET_NONE,
     Owner,
-    check_name,
     go_quote,
     id_match_prefix,
     list_prefix,
@@ -98,7 +97,7 @@ class SchedulerApi:
     def _watch_jobs(self, stream: Stream, path: str) -> StreamHandler:
         calls = self._grpc_stats.method(path, "bidi_stream")
         calls.started += 1
-        handler = WatchJobs(self._service, self._access, self.stats, self._log, stream, self._ended(calls))
+        handler = WatchJobs(self._service, self._access, self.stats, log=self._log, stream=stream, ended=self._ended(calls))
         self._streams.add(handler)
         return handler
 
@@ -121,7 +120,7 @@ class SchedulerApi:
         await self._service.ready.wait()
         name, metadata, _, _ = _fields(message)
         owner = self._access.owner(_metadata(metadata), certificate)
-        composed = _checked(name_prefix(owner) + _text(name))
+        composed = checked_name(name_prefix(owner) + _text(name))
         found = range_kvs((await self._range(range_request(JOBS + composed)))[1])
         if not found:
             raise StatusError(GrpcCode.NOT_FOUND, f"job not found: {_text(name)}")
@@ -134,7 +133,7 @@ class SchedulerApi:
         await self._service.ready.wait()
         name, metadata, _, _ = _fields(message)
         owner = self._access.owner(_metadata(metadata), certificate)
-        await self._change(delete_job_request(_checked(name_prefix(owner) + _text(name))))
+        await self._change(delete_job_request(checked_name(name_prefix(owner) + _text(name))))
         self.stats.deleted[owner.target] += 1
         return b""
 
@@ -186,7 +185,7 @@ class SchedulerApi:
         return await self._delete_prefix((name_prefix(owner) if prefix else list_prefix(owner)) + _text(prefix))
 
     async def _delete_prefix(self, prefix: str) -> bytes:
-        _checked(prefix + "a")
+        checked_name(prefix + "a")
         try:
             await self._change(delete_prefix_request(prefix.encode()))
         except StatusError as error:
@@ -242,12 +241,6 @@ def _text(body: bytes | int | None) -> str:
         return body.decode()
     except UnicodeDecodeError:
         raise StatusError(GrpcCode.INTERNAL, "grpc: error unmarshalling request: string field contains invalid UTF-8") from None
-
-
-def _checked(composed: str) -> bytes:
-    if (reason := check_name(composed)) is not None:
-        raise StatusError(GrpcCode.UNKNOWN, reason)
-    return composed.encode()
 
 
 def _owner(metadata: Metadata) -> Owner:

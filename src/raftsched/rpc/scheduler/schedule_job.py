@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from raftsched.errors import EtcdError, GrpcCode, StatusError, status_of
 from raftsched.rpc.metrics import MethodStats
-from raftsched.rpc.scheduler.access import Access
+from raftsched.rpc.scheduler.access import Access, checked_name
 from raftsched.rpc.scheduler.stats import SchedulerStats
 from raftsched.scheduler.jobs._jobs import (
     DEFAULT_POLICY,
@@ -22,7 +22,7 @@ from raftsched.scheduler.jobs._jobs import (
     txn_succeeded,
 )
 from raftsched.scheduler.jobs.fields import JobFields
-from raftsched.scheduler.jobs.names import check_name, name_prefix
+from raftsched.scheduler.jobs.names import name_prefix
 from raftsched.scheduler.schedule import InvalidJobError, validate_job
 from raftsched.scheduler.service import SchedulerService
 from raftsched.types import Result
@@ -113,13 +113,11 @@ class ScheduleJob:
         owner = self._access.owner(metadata, self._door.peer_certificate(handle) if self._access.tls else None)
         composed = name_prefix(owner) + name
         try:
-            if (reason := check_name(composed)) is not None:
-                raise StatusError(GrpcCode.UNKNOWN, reason)
+            key = checked_name(composed)
             value = self._stored(job or NO_JOB, metadata_bytes, now_ns)
         except StatusError:
             self._stats.created_failed[owner.target] += 1
             raise
-        key = composed.encode()
         if overwrite:
             return _Write(PUT, put_job_request(key, value), owner.target, composed, value)
         return _Write(TXN, create_job_request(key, value), owner.target, composed, value)
@@ -127,9 +125,7 @@ class ScheduleJob:
     def _stored(self, job: JobFields, metadata: bytes, now_ns: int) -> bytes:
         schedule, repeats, due_time, ttl, data, policy = job
         try:
-            resolved = validate_job(
-                self._service.schedules, schedule=schedule, due_time=due_time, ttl=ttl, repeats=repeats, now_ns=now_ns
-            )
+            resolved = validate_job(self._service.schedules, schedule=schedule, due_time=due_time, ttl=ttl, repeats=repeats, now_ns=now_ns)
         except InvalidJobError as error:
             raise StatusError(GrpcCode.UNKNOWN, f"job failed validation: {error}") from None
         due = resolved.due_ns is not None

@@ -10,6 +10,7 @@ from raftsched.rpc.metrics import Family, Histogram
 
 TYPES: Final = ("unknown", "job", "actor")
 """Label values by target kind."""
+Samples = dict[tuple[str, ...], float | Histogram]
 LATENCY_BOUNDS_MS: Final = (100.0, 500.0, 1000.0, 5000.0, 10000.0)
 
 
@@ -40,19 +41,23 @@ class SchedulerStats:
             _by_type("jobs_deleted_total", "Successful DeleteJob calls", self.deleted),
         )
         yield Family(
-            "dapr_scheduler_jobs_bulk_deleted_total", "counter", "DeleteByMetadata and DeleteByNamePrefix calls", (), {(): self.bulk_deleted}
+            "dapr_scheduler_jobs_bulk_deleted_total",
+            "counter",
+            "DeleteByMetadata and DeleteByNamePrefix calls",
+            (),
+            {(): self.bulk_deleted},
         )
-        latency: dict[tuple[str, ...], float | Histogram] = {
-            (name,): _histogram(now["latency"][kind], now["latency_sum_ms"][kind]) for kind, name in enumerate(TYPES)
-        }
+        latency: Samples = {(name,): _histogram(now["latency"][kind], now["latency_sum_ms"][kind]) for kind, name in enumerate(TYPES)}
         yield Family("dapr_scheduler_trigger_latency", "histogram", "From trigger to result, in ms", ("type",), latency)
         key = ("concurrency_key",)
-        gates = now["gates"]
-        yield Family("dapr_scheduler_concurrency_inflight", "gauge", "Slots taken", key, {(gate,): used for gate, (used, _) in gates.items()})
-        yield Family("dapr_scheduler_concurrency_pending", "gauge", "Triggers waiting", key, {(gate,): wait for gate, (_, wait) in gates.items()})
-        throttled = {(gate,): count for gate, count in now["throttled"].items()}
+        gates: Mapping[str, tuple[int, int]] = now["gates"]
+        taken: Samples = {(gate,): used for gate, (used, _) in gates.items()}
+        waiting: Samples = {(gate,): wait for gate, (_, wait) in gates.items()}
+        throttled: Samples = {(gate,): count for gate, count in now["throttled"].items()}
+        errors: Samples = {(reason,): count for reason, count in self.sidecar_errors.items()}
+        yield Family("dapr_scheduler_concurrency_inflight", "gauge", "Slots taken", key, taken)
+        yield Family("dapr_scheduler_concurrency_pending", "gauge", "Triggers waiting", key, waiting)
         yield Family("dapr_scheduler_concurrency_throttled_total", "counter", "Triggers that a gate refused at first", key, throttled)
-        errors = {(reason,): count for reason, count in self.sidecar_errors.items()}
         yield Family("dapr_scheduler_sidecar_errors_total", "counter", "Errors on the way to sidecars", ("reason",), errors)
 
 

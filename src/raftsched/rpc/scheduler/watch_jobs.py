@@ -30,7 +30,14 @@ class WatchJobs:
     """The handler of one stream; made when its headers arrive."""
 
     def __init__(
-        self, service: SchedulerService, access: Access, stats: SchedulerStats, log: Log, stream: Stream, ended: Callable[["WatchJobs", int], None]
+        self,
+        service: SchedulerService,
+        access: Access,
+        stats: SchedulerStats,
+        *,
+        log: Log,
+        stream: Stream,
+        ended: Callable[["WatchJobs", int], None],
     ) -> None:
         """`ended(self, code)` is called once, when the stream is gone."""
         self._ended = ended
@@ -165,5 +172,4 @@ def _first_duplicate(types: Sequence[int]) -> int | None:
 
 
 def _type_name(kind: int) -> str:
-    return JobTargetType.Name(kind) if kind in JobTargetType.values() else str(kind)
-
+    return next((name for name, number in JobTargetType.items() if number == kind), str(kind))

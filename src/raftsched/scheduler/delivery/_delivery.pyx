@@ -155,9 +155,9 @@ cdef class Delivery:
         """Onto the next stream of the route that has room; False = none has, or there is none."""
         cdef run_t* r = run_at(&self.runs, run)
         cdef Route route = <Route>PyList_GET_ITEM(self.routes, r.route)
-        cdef Py_ssize_t count = PyList_GET_SIZE(route.streams), i
+        cdef Py_ssize_t count = PyList_GET_SIZE(route.streams), _i
         cdef StreamState stream
-        for i in range(count):
+        for _i in range(count):
             route.turn += 1
             if route.turn >= <size_t>count:
                 route.turn = 0

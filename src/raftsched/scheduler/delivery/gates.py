@@ -70,7 +70,8 @@ class Gates:
 
     def __init__(self, waiters_max: int = GATE_WAITERS_MAX) -> None:
         self._gates: dict[GateKey, _Gate] = {}
-        self._held: dict[int, tuple[GateKey, ...]] = {}
+        # The gates themselves, not their keys: one that was dropped and declared again owes these runs nothing.
+        self._held: dict[int, tuple[tuple[GateKey, _Gate], ...]] = {}
         self._queues: dict[GateKey, dict[GateKey | None, deque[_Waiter]]] = {}  # first gate -> second gate -> waiters
         self._waiters: dict[int, _Waiter] = {}
         self._waiting: dict[GateKey, int] = {}  # live waiters per first gate
@@ -145,11 +146,10 @@ class Gates:
 
     def release(self, run: int) -> list[int]:
         """A run has its result, or its stream went; runs that may go now, slots taken."""
-        keys = self._held.pop(run, ())
-        for key in keys:
-            if (gate := self._gates.get(key)) is not None and gate.used > 0:
-                gate.used -= 1
-        firsts = [key for key in self._queues if keys and key[:2] == keys[0][:2]]
+        held = self._held.pop(run, ())
+        for _, gate in held:
+            gate.used -= 1
+        firsts = [key for key in self._queues if held and key[:2] == held[0][0][:2]]
         return self._admit_waiters(firsts)
 
     def drop(self, run: int) -> None:
@@ -187,11 +187,11 @@ class Gates:
         return gate is None or gate.used < gate.share
 
     def _hold(self, run: int, keys: tuple[GateKey, ...]) -> None:
-        for key in keys:
-            if (gate := self._gates.get(key)) is not None:
-                gate.used += 1
-        if keys:
-            self._held[run] = keys
+        held = tuple((key, gate) for key in keys if (gate := self._gates.get(key)) is not None)
+        for _, gate in held:
+            gate.used += 1
+        if held:
+            self._held[run] = held
 
     def _admit_waiters(self, firsts: Iterable[GateKey]) -> list[int]:
         admitted: list[int] = []

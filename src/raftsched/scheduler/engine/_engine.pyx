@@ -10,7 +10,7 @@ their way to a stream; `_engine/results.pxi` acks and commits.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -20,10 +20,11 @@ from raftsched.scheduler.delivery._delivery cimport (
     run_at, run_free, run_new, run_set_name, run_t,
 )
 from raftsched.scheduler.jobs._stored cimport (
-    BEGIN_DUE, BRANCH_COUNTER, BRANCH_FINISH, BRANCH_ORPHAN, COUNTERS_PREFIX, COUNTERS_PREFIX_SIZE, JOBS_PREFIX, LEADERSHIP_PREFIX, LEADERSHIP_PREFIX_SIZE, JOBS_PREFIX_SIZE,
-    PB_BYTES, PB_VARINT, POLICY_CONSTANT, POLICY_DROP, POLICY_UNSET, TARGET_ACTOR, TARGET_NONE, branch_put, branch_size_max,
-    counter_parse, counter_t, instant_t, kv_parse, kv_t, metadata_parse, metadata_t, pb_buffer, pb_field, pb_in, pb_next, pb_open,
-    pb_reserve, policy_parse, policy_t, prefix_match, slice_t, stored_job_parse, stored_job_t, trigger_put, trigger_size,
+    BEGIN_DUE, BRANCH_COUNTER, BRANCH_FINISH, BRANCH_ORPHAN, COUNTERS_PREFIX, COUNTERS_PREFIX_SIZE, JOBS_PREFIX, JOBS_PREFIX_SIZE,
+    LEADERSHIP_PREFIX, LEADERSHIP_PREFIX_SIZE,
+    PB_BYTES, PB_VARINT, POLICY_CONSTANT, POLICY_DROP, POLICY_UNSET, TARGET_ACTOR, TARGET_NONE, branch_put,
+    branch_size_max, counter_parse, counter_t, instant_t, kv_parse, kv_t, metadata_parse, metadata_t, pb_buffer, pb_field, pb_in,
+    pb_next, pb_open, pb_reserve, policy_parse, policy_t, prefix_match, slice_t, stored_job_parse, stored_job_t, trigger_put, trigger_size,
 )
 
 from raftsched.limits import COMMIT_BRANCHES_MAX, TRIGGERS_PER_ADVANCE

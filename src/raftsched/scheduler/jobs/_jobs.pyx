@@ -8,7 +8,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport strlen
 
 from raftsched.scheduler.jobs._stored cimport (
-    BEGIN_DUE, BEGIN_START, INSTANT_SIZE_MAX, JOBS_PREFIX, JOBS_PREFIX_SIZE, METADATA_TYPE_URL, PB_BYTES, PB_VARINT, POLICY_UNSET,
+    BEGIN_DUE, INSTANT_SIZE_MAX, JOBS_PREFIX, JOBS_PREFIX_SIZE, METADATA_TYPE_URL, PB_BYTES, PB_VARINT, POLICY_UNSET,
     counter_parse, counter_put, counter_t, instant_t, kv_parse, kv_t, metadata_parse, metadata_t, outcomes_parse, pb_bytes_size,
     pb_field, pb_in, pb_next, pb_number_size, pb_open, pb_put_bytes, pb_put_head, pb_put_instant, pb_put_number, pb_put_raw, policy_parse,
     policy_t, prefix_match, slice_t, stored_job_parse, stored_job_t,

@@ -1,0 +1,363 @@
+"""The driver over the memory store, on a virtual clock: leadership, load, turns, store errors, shutdown."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+
+import pytest
+
+from raftsched.errors import EtcdError
+from raftsched.scheduler.jobs import _jobs
+from raftsched.scheduler.jobs.names import JOBS, LEADERSHIP, TARGET_JOB
+from raftsched.scheduler.jobs.requests import leadership_value
+from raftsched.scheduler.leadership import Partition
+from raftsched.scheduler.service import UNHEALTHY_AFTER_MS, SchedulerService
+from raftsched.testing.memory_etcd import MemoryKv
+from raftsched.testing.scheduling import APP, START_MS, Worker, metadata, result
+
+KEY = LEADERSHIP + b"s-0"
+ROUTE = b"app||ns||app||"
+
+
+class Lines:
+    """A log that keeps its lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, dict[str, object]]] = []
+
+    def debug(self, message: str, /, **fields: object) -> None:
+        self.lines.append(("debug", message, fields))
+
+    def info(self, message: str, /, **fields: object) -> None:
+        self.lines.append(("info", message, fields))
+
+    def warning(self, message: str, /, **fields: object) -> None:
+        self.lines.append(("warning", message, fields))
+
+    def error(self, message: str, /, **fields: object) -> None:
+        self.lines.append(("error", message, fields))
+
+    def texts(self) -> list[str]:
+        return [message for _, message, _ in self.lines]
+
+
+class Site:
+    """A service, its store, its clock."""
+
+    def __init__(self, kv: MemoryKv | None = None) -> None:
+        self.kv = kv or MemoryKv()
+        self.ms = START_MS
+        numbers = count(1)
+        self.log, self.engine_log = Lines(), Lines()
+        self.service = SchedulerService(
+            self.kv,
+            scheduler_id="s-0",
+            address="127.0.0.1:50006",
+            zone_source=lambda name: None,
+            rng=lambda: next(numbers),
+            log=self.log,
+            engine_log=self.engine_log,
+            workers=7,
+            wall_ns=lambda: self.ms * 1_000_000,
+            mono_ns=lambda: self.ms * 1_000_000,
+        )
+
+    def put(self, name: str, due_ms: int, *, schedule: bytes | None = None) -> bytes:
+        value = _jobs.encode_stored_job(
+            5, True, due_ms // 1000, due_ms % 1000 * 1_000_000, None, schedule, None, None, None, metadata(APP), None, None
+        )
+        self.kv.etcd.put(JOBS + ROUTE + name.encode(), value)
+        return ROUTE + name.encode()
+
+    def connect(self) -> Worker:
+        worker = Worker()
+        worker.stream = self.service.open_stream(worker.push, worker, [(ROUTE, TARGET_JOB, None)], "ns", ())
+        return worker
+
+    async def move(self, ms: int = 0) -> None:
+        """Time passes and the loop comes to rest."""
+        self.ms += ms
+        self.service._wake()
+        await rest()
+
+
+async def rest() -> None:
+    for _ in range(40):
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def started(site: Site) -> AsyncIterator[Site]:
+    await site.service.start()
+    await rest()
+    try:
+        yield site
+    finally:
+        await site.service.stop()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """For what waits on the loop's own timers (retries of 50 ms)."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_start_claims_the_key_with_one_lease_and_logs_what_others_look_for() -> None:
+    async with started(Site()) as site:
+        kv = site.kv.etcd.keys[KEY]
+        assert _jobs.parse_leadership(kv.value)[0] == 1
+        assert _jobs.parse_leadership(kv.value)[2] == "127.0.0.1:50006"
+        assert list(site.kv.etcd.leases) == [kv.lease]
+        assert site.service.ready.is_set()
+        assert site.service.hosts == ("127.0.0.1:50006",)
+        assert site.log.texts() == ["Cron is ready"]
+        assert ("info", "Starting queue with workers", {"id": "s-0", "count": 7}) in site.engine_log.lines
+    assert site.kv.etcd.keys == {}
+    assert site.kv.etcd.leases == {}
+    assert site.engine_log.texts()[-1] == "cron instance shutdown"
+
+
+async def test_the_queue_line_ends_with_id_and_count() -> None:
+    async with started(Site()) as site:
+        [fields] = [fields for _, message, fields in site.engine_log.lines if message == "Starting queue with workers"]
+        assert list(fields) == ["id", "count"]
+
+
+async def test_an_older_lease_on_the_own_key_is_revoked() -> None:
+    site = Site()
+    old = site.kv.etcd.grant()
+    site.kv.etcd.put(KEY, leadership_value(1, 99, "old"), old)
+    async with started(site):
+        assert old not in site.kv.etcd.leases
+        assert len(site.kv.etcd.leases) == 1
+        assert site.service.hosts == ("127.0.0.1:50006",)
+
+
+async def test_another_holder_is_waited_for() -> None:
+    site = Site()
+    site.kv.owns_directory = lambda: False  # type: ignore[method-assign]
+    other = site.kv.etcd.grant()
+    site.kv.etcd.put(KEY, leadership_value(1, 99, "other"), other)
+    async with started(site):
+        assert not site.service.ready.is_set()
+        assert list(site.kv.etcd.leases) == [other]
+        site.kv.etcd.revoke(other)
+        await rest()
+        assert site.service.ready.is_set()
+        assert len(site.kv.etcd.leases) == 1
+
+
+@pytest.mark.parametrize("how", ["revoked", "deleted", "overwritten"])
+async def test_a_lost_key_is_claimed_again_with_one_lease(how: str) -> None:
+    async with started(Site()) as site:
+        before = site.kv.etcd.keys[KEY].lease
+        if how == "revoked":
+            site.kv.expire(before)
+        elif how == "deleted":
+            site.kv.etcd.delete(KEY)
+        else:
+            site.kv.etcd.put(KEY, leadership_value(1, 12345, "somebody"))
+        if how == "overwritten":
+            # a key without a lease is nobody's to revoke: it is waited for
+            await rest()
+            assert site.service.leadership.partition is None
+            site.kv.etcd.delete(KEY)
+        await until(lambda: site.service.leadership.partition is not None)
+        lease = site.kv.etcd.keys[KEY].lease
+        assert lease not in (0, before)
+        assert list(site.kv.etcd.leases) == [lease]
+
+
+async def test_the_number_of_replicas_is_followed_and_shares_the_jobs() -> None:
+    async with started(Site()) as site:
+        site.kv.etcd.put(LEADERSHIP + b"s-1", leadership_value(1, 50, "b:1"))
+        await rest()
+        assert _jobs.parse_leadership(site.kv.etcd.keys[KEY].value)[0] == 2
+        assert site.service.leadership.partition is None  # the other has not followed yet
+        site.kv.etcd.put(LEADERSHIP + b"s-1", leadership_value(2, 50, "b:1"))
+        await rest()
+        assert site.service.leadership.partition == Partition(2, 0, ("127.0.0.1:50006", "b:1"))
+        worker = site.connect()
+        site.put("mine", START_MS)  # partition 5: index 1
+        await site.move(1)
+        assert worker.take() == []
+        site.kv.etcd.delete(LEADERSHIP + b"s-1")
+        await rest()
+        assert site.service.leadership.partition == Partition(1, 0, ("127.0.0.1:50006",))
+        await site.move(1)
+        assert worker.take() == [("mine", 1)]
+
+
+async def test_hosts_are_told_once_per_set() -> None:
+    async with started(Site()) as site:
+        told: list[tuple[str, ...]] = []
+        site.service.host_listeners.add(told.append)
+        for total in (1, 2, 2):
+            site.kv.etcd.put(LEADERSHIP + b"s-1", leadership_value(total, 50, "b:1"))
+            await rest()
+        assert told == [("127.0.0.1:50006", "b:1")]
+
+
+async def test_a_job_fires_is_acknowledged_and_goes() -> None:
+    async with started(Site()) as site:
+        worker = site.connect()
+        site.put("a", START_MS + 50)
+        await site.move(49)
+        assert worker.take() == []
+        await site.move(1)
+        assert worker.take() == [("a", 1)]
+        assert worker.stream is not None
+        site.service.on_acks(worker.stream, [result(1)])
+        await rest()
+        assert list(site.kv.etcd.keys) == [KEY]
+
+
+async def test_all_results_of_a_turn_are_one_entry() -> None:
+    async with started(Site()) as site:
+        worker = site.connect()
+        for index in range(20):
+            site.put(f"j{index}", START_MS)
+        await site.move(1)
+        assert len(worker.take()) == 20
+        before = site.kv.entries
+        assert worker.stream is not None
+        site.service.on_acks(worker.stream, [result(index + 1) for index in range(12)])
+        site.service.on_acks(worker.stream, [result(index + 1) for index in range(12, 20)])
+        await rest()
+        assert site.kv.entries == before + 1
+        assert list(site.kv.etcd.keys) == [KEY]
+
+
+async def test_jobs_in_the_store_are_loaded() -> None:
+    site = Site()
+    site.put("a", START_MS + 5)
+    async with started(site):
+        worker = site.connect()
+        await site.move(5)
+        assert worker.take() == [("a", 1)]
+        assert ("info", "jobs loaded", {"count": 1}) in site.engine_log.lines
+
+
+async def test_a_reset_loads_again_and_redelivers() -> None:
+    async with started(Site()) as site:
+        worker = site.connect()
+        site.put("a", START_MS)
+        await site.move(1)
+        site.service.on_reset()
+        await rest()
+        await site.move(1)
+        assert [name for name, _ in worker.take()] == ["a", "a"]
+        assert worker.stream is not None
+        site.service.on_acks(worker.stream, [result(1), result(2)])
+        await rest()
+        assert list(site.kv.etcd.keys) == [KEY]
+
+
+async def test_a_full_store_pauses_triggers_and_resumes_by_itself() -> None:
+    async with started(Site()) as site:
+        worker = site.connect()
+        site.put("a", START_MS, schedule=b"@every 1s")
+        await site.move(1)
+        assert worker.stream is not None
+        site.put("b", START_MS + 3)
+        site.kv.etcd.full = True
+        site.service.on_acks(worker.stream, [result(1)])
+        await rest()
+        await site.move(5)
+        assert worker.take() == [("a", 1)]  # b waits
+        assert site.service.healthy
+        site.ms += UNHEALTHY_AFTER_MS
+        assert not site.service.healthy
+        site.kv.etcd.full = False
+        await until(lambda: site.service.healthy)
+        await rest()
+        # What was due meanwhile comes now: b, and the ticks of a one after another.
+        assert sorted(name for name, _ in worker.take()) == ["a", "b"]
+        assert "trigger results are stored again" in site.engine_log.texts()
+
+
+@pytest.mark.parametrize("error", [EtcdError.TIMEOUT, EtcdError.NO_LEADER, EtcdError.TOO_MANY_REQUESTS])
+async def test_unknown_and_refused_outcomes_are_sent_again_and_deliver_nothing_twice(error: EtcdError) -> None:
+    async with started(Site()) as site:
+        worker = site.connect()
+        name = site.put("a", START_MS, schedule=b"@every 1s")
+        await site.move(1)
+        assert worker.stream is not None
+        site.kv.fail_next = [error, error]
+        site.service.on_acks(worker.stream, [result(1)])
+        await rest()
+        await until(lambda: site.service.engine.results_pending == 0)
+        assert site.service.engine.describe(name)["count"] == 1  # type: ignore[index]
+        await site.move(998)
+        assert worker.take() == [("a", 1)]
+        await site.move(1)
+        assert worker.take() == [("a", 2)]
+
+
+async def test_beyond_the_fence_nothing_fires() -> None:
+    async with started(Site()) as site:
+        worker = site.connect()
+        site.kv.fence = 0
+        site.put("a", START_MS)
+        await site.move(10)
+        assert worker.take() == []
+        site.kv.fence = 1 << 62
+        await site.move(1)
+        assert worker.take() == [("a", 1)]
+
+
+async def test_the_clock_stands_still_through_a_step_back() -> None:
+    async with started(Site()) as site:
+        worker = site.connect()
+        site.put("a", START_MS + 100)
+        await site.move(-5000)
+        await site.move(5050)
+        assert worker.take() == []
+        await site.move(50)
+        assert worker.take() == [("a", 1)]
+
+
+async def test_a_message_that_is_no_result_cuts_the_stream_off() -> None:
+    async with started(Site()) as site:
+        worker = site.connect()
+        assert worker.stream is not None
+        site.service.on_acks(worker.stream, [b"\xff"])
+        await rest()
+        assert worker.cut == "unexpected message: a result is required"
+
+
+async def test_after_stop_nothing_fires_and_results_that_were_there_are_stored() -> None:
+    site = Site()
+    async with started(site):
+        worker = site.connect()
+        site.put("a", START_MS)
+        site.put("b", START_MS + 100)
+        await site.move(1)
+        assert worker.stream is not None
+        assert site.service.engine.on_acks(worker.stream, [result(1)], site.ms) is None
+    await site.move(1000)
+    assert worker.take() == [("a", 1)]
+    assert list(site.kv.etcd.keys) == [JOBS + ROUTE + b"b"]
+
+
+async def test_notes_are_bounded() -> None:
+    async with started(Site()) as site:
+        for index in range(100):
+            site.kv.etcd.put(JOBS + b"bad%d" % index, b"\xff")
+        assert site.service.stats()["undecodable"] == 100
+        assert len([1 for message in site.engine_log.texts() if message == "undecodable job"]) == 20
+
+
+async def test_a_stop_that_cannot_revoke_says_so_and_ends() -> None:
+    site = Site()
+    await site.service.start()
+    await rest()
+
+    async def fails(lease: int) -> None:
+        raise TimeoutError
+
+    site.kv.lease_revoke = fails  # type: ignore[method-assign]
+    await site.service.stop()
+    assert any("could not be revoked" in text for text in site.engine_log.texts())
