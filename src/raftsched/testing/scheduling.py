@@ -89,11 +89,12 @@ class Bench:
     """See the module's text."""
 
     def __init__(
-        self, etcd: MemoryEtcd | None = None, now_ms: int = START_MS, total: int = 1, index: int = 0, *, branches_max: int = 3
+        self, etcd: MemoryEtcd | None = None, now_ms: int = START_MS, total: int = 1, index: int = 0, *, branches_max: int = 3, backlog_max: int = 1000
     ) -> None:
         self.etcd = etcd or MemoryEtcd()
         self.now_ms = now_ms
         self.branches_max = branches_max
+        self.backlog_max = backlog_max
         self.held: list[tuple[Commit, int, bytes]] = []
         self.next_partition = 1
         self._start(total, index)
@@ -102,7 +103,7 @@ class Bench:
         self.notes: list[tuple[str, bytes]] = []
         self.workers: list[Worker] = []
         self.gates = Gates()
-        self.delivery = Delivery()
+        self.delivery = Delivery(backlog_max=self.backlog_max)
         wheel = TimerWheel(self.now_ms, max_jobs=1 << 16, huge_pages=False)
         self.schedules = Schedules(zone_table, wheel.cron)
         self.engine = Engine(

@@ -84,7 +84,7 @@ class Gates:
     # -- declarations
     def declare(self, stream: Hashable, namespace: str, limits: Iterable[Limit]) -> list[int]:
         """A stream's limits; a later declaration of a gate overwrites. Entries <= 0 are ignored. Runs that may go now."""
-        touched = []
+        touched: set[tuple[str, str]] = set()
         for limit in limits:
             if limit.max_concurrent <= 0:
                 continue
@@ -93,8 +93,8 @@ class Gates:
             gate.limit = limit.max_concurrent
             gate.share = share_of(gate.limit, self._index, self._total)
             gate.declared_by.add(stream)
-            touched.append(key)
-        return self._admit_waiters(touched)
+            touched.add(key[:2])
+        return self._admit_waiters([first for first in self._queues if first[:2] in touched])
 
     def withdraw(self, stream: Hashable) -> tuple[list[int], list[int]]:
         """The stream is gone: (runs that may go now, waiters of gates that nobody declares any more: undeliverable)."""
