@@ -140,7 +140,7 @@ def test_a_huge_integer_costs_no_time() -> None:
     assert units.parse_duration("0" * 5_000 + "7ns") == units.parse_int("0" * 5_000 + "7") == 7
     with pytest.raises(ValueError, match="quantities must match"):
         units.parse_quantity("1" * 5_000)
-    with pytest.raises(ValueError, match="^time: invalid duration"):
+    with pytest.raises(ValueError, match=r"^time: invalid duration"):
         units.parse_duration("1" * 5_000 + "ns")
 
 

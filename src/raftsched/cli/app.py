@@ -1,0 +1,85 @@
+"""The `raftsched` command for people: its sub-commands, and how any error becomes one line and an exit code.
+
+Must not be imported by `serve`: typer, rich and grpc are slow to import.
+"""
+
+import sys
+from enum import IntEnum
+from typing import Annotated
+
+import grpc
+import typer
+
+from raftsched.cli import job
+from raftsched.version import COMMIT, VERSION
+
+
+class ExitCode(IntEnum):
+    """What a script can tell apart."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    CONFLICT = 4
+
+
+CODES = {grpc.StatusCode.NOT_FOUND: ExitCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS: ExitCode.CONFLICT}
+
+app = typer.Typer(
+    help="A replicated job scheduler whose store speaks the etcd v3 API.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(job.app, name="job")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"raftsched {VERSION} (commit {COMMIT})")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    """A replicated job scheduler whose store speaks the etcd v3 API."""
+
+
+@app.command("version")
+def version() -> None:
+    """Show the version."""
+    _version(True)
+
+
+@app.command("serve", context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
+def serve(arguments: Annotated[list[str] | None, typer.Argument(help="Flags of the server.")] = None) -> None:
+    """Run a server; `raftsched serve --help` lists its flags."""
+    from raftsched.cli import serve as server
+
+    raise typer.Exit(server.serve(arguments or []))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command; the exit code."""
+    try:
+        app(arguments, prog_name="raftsched")
+    except grpc.RpcError as error:
+        return _fail(error)
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    return ExitCode.OK
+
+
+def _fail(error: grpc.RpcError) -> int:
+    """One line for what the server, or the way to it, answered."""
+    code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+    details = (error.details() if isinstance(error, grpc.Call) else str(error)) or code.name
+    if code is grpc.StatusCode.UNAVAILABLE and "onnect" in details:
+        details = f"cannot reach the server: {details}"
+    elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        details = "no answer in time: the server is not ready, or too busy"
+    print(f"Error: {job.plain(details)}", file=sys.stderr)
+    return CODES.get(code, ExitCode.FAILED)

@@ -1,0 +1,147 @@
+"""`raftsched job …` against a real server: what it prints, its exit codes, and a watch that outlives a kill -9."""
+
+import io
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from raftsched.cli.app import run
+from raftsched.testing.process import ServerProcess
+
+pytestmark = pytest.mark.process
+TIMEOUT_S = 60
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path_factory.mktemp("job") / "server") as server:
+        yield server
+
+
+def command(*words: str, address: str) -> list[str]:
+    return [sys.executable, "-m", "raftsched", "job", *words, f"--address={address}"]
+
+
+def job(server: ServerProcess, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """One command, run in this process: what it prints and its exit code are the same, and a start takes longer than most tests."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdin", io.StringIO(stdin))
+        code = run(["job", *words, f"--address={server.scheduler_address}"])
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def ok(server: ServerProcess, *words: str, stdin: str = "") -> str:
+    answer = job(server, *words, stdin=stdin)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    return answer.stdout
+
+
+def test_a_job_lives_from_schedule_to_delete(running: ServerProcess) -> None:
+    app = "--app-id=life"
+    assert ok(running, "schedule", "hello", "-s", "@every 1h", "--data", '{"n": 1}', app) == "scheduled hello\n"
+    assert json.loads(ok(running, "get", "hello", "-o", "json", app)) == {
+        "name": "hello",
+        "namespace": "default",
+        "app_id": "life",
+        "schedule": "@every 1h",
+        "data": {"n": 1},
+        "failure_policy": {"constant": {"interval": "1s", "max_retries": 3}},
+    }
+    assert "@every 1h" in ok(running, "list", app)
+    assert [one["name"] for one in json.loads(ok(running, "list", "-o", "json", app))] == ["hello"]
+    assert ok(running, "delete", "hello", app) == "deleted hello\n"
+    assert json.loads(ok(running, "list", "-o", "json", app)) == []
+
+
+def test_every_option_reaches_the_server(running: ServerProcess) -> None:
+    words = ["-d", "1h", "-r", "3", "--ttl", "10h", "--data", "-", "--max-retries", "5", "--retry-interval", "1.5s", "-s", "0 0 1 1 *  *"]
+    ok(running, "schedule", "full", *words, "--app-id=options", "-n", "other", stdin="text from a pipe")
+    shown = json.loads(ok(running, "get", "full", "-o", "json", "--app-id=options", "--namespace=other"))
+    assert shown["failure_policy"] == {"constant": {"interval": "1.5s", "max_retries": 5}}
+    assert (shown["due_time"], shown["repeats"], shown["ttl"], shown["data"]) == ("1h", 3, "10h", "text from a pipe")
+    ok(running, "schedule", "full", "-d", "2h", "--drop", "--overwrite", "--app-id=options", "-n", "other")
+    assert json.loads(ok(running, "get", "full", "-o", "json", "--app-id=options", "-n", "other"))["failure_policy"] == {"drop": {}}
+
+
+def test_exit_codes_tell_the_reasons_apart(running: ServerProcess) -> None:
+    app = "--app-id=codes"
+    ok(running, "schedule", "one", "-d", "1h", app)
+    expected = {
+        ("schedule", "one", "-d", "1h"): (4, "Error: job already exists: 'app||default||codes||one'\n"),
+        ("get", "none"): (3, "Error: job not found: none\n"),
+        ("schedule", "bad", "-s", "x"): (1, "Error: job failed validation: expected exactly 6 fields, found 1: [x]\n"),
+    }
+    for words, (code, text) in expected.items():
+        answer = job(running, *words, app)
+        assert (answer.returncode, answer.stderr, answer.stdout) == (code, text, "")
+    for words in (("get",), ("delete",), ("delete", "x", "--all"), ("delete", "--prefix="), ("get", "x", "--actor-id=1"), ("nonsense",)):
+        answer = job(running, *words)
+        assert answer.returncode == 2
+        assert "Traceback" not in answer.stderr
+
+
+def test_an_unreachable_server_is_one_line() -> None:
+    words = command("list", address="127.0.0.1:1")
+    answer = subprocess.run(words, capture_output=True, text=True, env={}, timeout=TIMEOUT_S, check=False)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("Error: cannot reach the server: ")
+    assert answer.stderr.count("\n") == 1
+
+
+def test_prefixes_and_everything_are_deleted(running: ServerProcess) -> None:
+    app = "--app-id=prefixes"
+    for name in ("a1", "a2", "b1"):
+        ok(running, "schedule", name, "-d", "1h", app)
+    ok(running, "delete", "--prefix=a", app)
+    assert [one["name"] for one in json.loads(ok(running, "list", "-o", "json", app))] == ["b1"]
+    ok(running, "delete", "--all", app)
+    assert json.loads(ok(running, "list", "-o", "json", app)) == []
+
+
+def test_watch_prints_and_acknowledges(running: ServerProcess) -> None:
+    app = "--app-id=watch"
+    ok(running, "schedule", "once", "-d", "0s", "--data", '"now"', app)
+    lines = ok(running, "watch", "--count=1", "-o", "json", app).splitlines()
+    assert [(json.loads(line)["name"], json.loads(line)["data"]) for line in lines] == [("once", "now")]
+    assert json.loads(ok(running, "list", "-o", "json", app)) == []  # acknowledged, so it is done
+
+
+def test_a_failed_trigger_is_tried_again(running: ServerProcess) -> None:
+    app = "--app-id=failing"
+    ok(running, "schedule", "once", "-d", "0s", "--max-retries=2", "--retry-interval=10ms", app)
+    assert len(ok(running, "watch", "--count=3", "--fail", app).splitlines()) == 3
+    assert json.loads(ok(running, "list", "-o", "json", app)) == []
+
+
+def test_actor_reminders_have_their_own_names(running: ServerProcess) -> None:
+    actor = ["--actor-type=T", "--actor-id=1", "--app-id=actors"]
+    ok(running, "schedule", "r", "-d", "0s", *actor)
+    assert [one["actor_id"] for one in json.loads(ok(running, "list", "--actor-type=T", "-o", "json"))] == ["1"]
+    line = ok(running, "watch", "--actor-type=T", "--count=1", "--app-id=actors")
+    assert line.rstrip().endswith("T/1/r")
+
+
+def test_a_watch_goes_on_after_the_server_was_killed(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "server") as server:
+        ok(server, "schedule", "tick", "-s", "@every 200ms")
+        words = command("watch", "--count=40", "-o", "json", address=server.scheduler_address)
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={}) as watching:
+            guard = threading.Timer(TIMEOUT_S, watching.kill)
+            guard.start()
+            assert watching.stdout is not None
+            assert watching.stderr is not None
+            before = [watching.stdout.readline() for _ in range(3)]
+            server.kill()
+            server.start()
+            after = watching.stdout.readlines()
+            code, errors = watching.wait(), watching.stderr.read()
+            guard.cancel()
+    assert (code, len(before) + len(after)) == (0, 40)
+    assert errors.startswith("the stream broke, trying again: ")
