@@ -1,7 +1,7 @@
 """A member without a door: loop-thread time per put by batch size, rates, reads, start to ready.
 
-Run: `pytest bench/test_node.py --benchmark-enable -s`. `extra_info` holds what counts. `loop_us` is the CPU time of the loop thread per put,
-key index and records included; `store_us` is that part alone, measured in the same run on a store without a log.
+Run: `pytest bench/test_node.py --benchmark-enable -s`. `extra_info` holds what counts: `loop_us` is the CPU time of the loop thread
+per put, key index and records included; `store_us` is that part alone, measured in the same run on a store without a log.
 """
 
 import asyncio

@@ -52,10 +52,20 @@ class Member:
         disk, cluster = self.disk, self.cluster
         runs = [(disk.base + 1 + position, term, 0, [data]) for position, (term, data) in enumerate(disk.entries)]
         self.kernel = Kernel(
-            self.id, voters=cluster.ids, seed=cluster.random.getrandbits(64), term=disk.term, vote=disk.vote,
-            commit=min(disk.commit, disk.base + len(disk.entries)), applied=len(disk.state), first_index=disk.base + 1,
-            base_term=disk.base_term, entries=runs, message_entries=cluster.message_entries, window_messages=4,
-            message_bytes=cluster.message_bytes, apply_entries_max=3,
+            self.id,
+            voters=cluster.ids,
+            seed=cluster.random.getrandbits(64),
+            term=disk.term,
+            vote=disk.vote,
+            commit=min(disk.commit, disk.base + len(disk.entries)),
+            applied=len(disk.state),
+            first_index=disk.base + 1,
+            base_term=disk.base_term,
+            entries=runs,
+            message_entries=cluster.message_entries,
+            window_messages=4,
+            message_bytes=cluster.message_bytes,
+            apply_entries_max=3,
         )
         self.state = list(disk.state)
         self.unsynced: list = []

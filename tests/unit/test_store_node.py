@@ -340,6 +340,36 @@ async def test_a_log_without_room_refuses_writes_and_keeps_reading(tmp_path: Pat
         assert (await rig.put((b"b", b"2")))[0][0] == 0
 
 
+async def test_a_full_map_of_lmdb_refuses_writes_keeps_reading_and_loses_nothing(tmp_path: Path) -> None:
+    async with Rig(tmp_path, map_bytes=1 << 20, quota_bytes=-1) as rig:
+        written = 0
+        while not (await rig.put((b"k%d" % written, bytes(20_000))))[0][0]:
+            written += 1
+            await rig.node._flusher.settle() if written < 20 else await asyncio.sleep(0.005)
+        assert written > 20
+        assert (await rig.put((b"x", b"")))[0][0] == EtcdError.NO_SPACE
+        assert await rig.get(b"k%d" % (written - 1)) == bytes(20_000)
+        assert (await rig.write(codec.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"k0")))[0][0] == 0
+        before = rig.state()
+    async with Rig(tmp_path) as rig:  # a larger map: everything that was answered is there
+        assert rig.state() == before
+        await rig.node.settle()
+        assert (await rig.put((b"x", b"")))[0][0] == 0
+
+
+async def test_a_quota_beyond_the_map_is_met_before_the_map_is_full(tmp_path: Path) -> None:
+    async with Rig(tmp_path, map_bytes=2 << 20) as rig:
+        while not (await rig.put((b"k", bytes(20_000))))[0][0]:
+            pass
+        await until(lambda: rig.node.alarms())
+        await rig.write(codec.COMPACTION, rpc_pb2.CompactionRequest(revision=rig.node.revision))
+        await rig.node.scrubbed()
+        rig.node._member.backend.measure_now()
+        assert rig.node._flusher.stalled == ""
+        await rig.write(codec.ALARM, alarm.encode_request(alarm.DEACTIVATE, rig.node.member_id, alarm.NOSPACE))
+        assert (await rig.put((b"k", bytes(20_000))))[0][0] == 0
+
+
 async def test_defragment_and_hash_while_writes_go_on(tmp_path: Path) -> None:
     async with Rig(tmp_path) as rig:
         for number in range(200):

@@ -397,7 +397,7 @@ class Node:
     # -- room
 
     def _check_space(self, now_ms: int) -> None:
-        if self._quota.over(1, self._flusher.used_bytes):
+        if self._quota.over(1, self._flusher.used_bytes):  # applied by way of the log, past the door
             self._raise_no_space(now_ms)
 
     def _raise_no_space(self, now_ms: int) -> None:
@@ -413,15 +413,23 @@ class Node:
         if not self._running or self._failed:
             return EtcdError.STOPPED
         if kind not in PRIVILEGED:
+            if self._flusher.stalled:
+                return EtcdError.NO_SPACE  # until LMDB takes again what it could not; retried each second
             if self._store.pending_bytes > limits.PENDING_RECORDS_BYTES_MAX:
-                return EtcdError.NO_SPACE if self._flusher.stalled else EtcdError.TOO_MANY_REQUESTS
-            if self._quota.refused(kind, messages, total_bytes, self._flusher.used_bytes, self._store.cost):
+                return EtcdError.TOO_MANY_REQUESTS
+            if self._over_quota(kind, messages, total_bytes):
                 self._raise_no_space(self._mono_ms())
                 return EtcdError.NO_SPACE
         waiting = self._queued_bytes + self._member.log.queued_bytes
         if not self._member.log.has_room(waiting + total_bytes, privileged=kind in PRIVILEGED):
             return EtcdError.NO_SPACE
         return EtcdError.OK
+
+    def _over_quota(self, kind: int, messages: Sequence[bytes], total_bytes: int) -> bool:
+        if not self._quota.refused(kind, messages, total_bytes, self._flusher.used_bytes, self._store.cost):
+            return False
+        self._flusher.measure()  # what is used is estimated upwards between measurements
+        return self._quota.refused(kind, messages, total_bytes, self._flusher.used_bytes, self._store.cost)
 
     # -- StoreNode: identity
 

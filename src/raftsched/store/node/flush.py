@@ -175,6 +175,10 @@ class Flusher:
         if self._retry_at_ns and self._clock.mono_ns() >= self._retry_at_ns:
             self._retry_at_ns = 0
             self._backend.retry()
+        self.measure()
+
+    def measure(self) -> None:
+        """Brings the space in use up to date, if anything was committed since."""
         if self._unmeasured_bytes and not self._in_flight:
             self._backend.measure_now()
             self._unmeasured_bytes = 0
@@ -276,6 +280,8 @@ class Flusher:
                     self._directory.discard_copy()
                     raise
                 self._directory.finish_defragment(self._backend)
+                self._backend.measure_now()
+                self._unmeasured_bytes = 0
             except NoSpaceError as error:
                 raise StatusError(GrpcCode.RESOURCE_EXHAUSTED, str(error)) from error
             finally:

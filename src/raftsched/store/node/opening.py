@@ -60,11 +60,12 @@ class Member:
 
 
 def space_bound(options: NodeOptions, path: Path) -> int:
-    """min(quota, 90 % of the file system); 0 = none."""
+    """min(quota, 90 % of the file system and of LMDB's map); 0 = none."""
     if options.quota_bytes < 0:
         return 0
     info = os.statvfs(path)
-    return min(options.quota_bytes or QUOTA_DEFAULT_BYTES, int(info.f_blocks * info.f_frsize * FILE_SYSTEM_SHARE))
+    most = min(info.f_blocks * info.f_frsize, options.map_bytes)
+    return min(options.quota_bytes or QUOTA_DEFAULT_BYTES, int(most * FILE_SYSTEM_SHARE))
 
 
 def open_member(options: NodeOptions, clock: Clock) -> Member:
