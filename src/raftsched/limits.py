@@ -10,6 +10,7 @@ REQUEST_BYTES_MAX: Final = 1_572_864  # etcd --max-request-bytes; beyond: "etcds
 GRPC_OVERHEAD_BYTES: Final = 524_288  # a message may be this much larger than a request; beyond: ResourceExhausted
 MESSAGE_BYTES_MAX: Final = 2**31 - 1  # Dapr's send and receive limit
 TXN_OPS_MAX: Final = 128  # etcd --max-txn-ops; Dapr's serve: 10_000
+TXN_DEPTH_MAX: Final = 128  # transactions inside transactions (native/request.h); deeper: malformed. etcd: bounded by the ops alone
 PROPOSALS_PENDING_MAX: Final = 5_000  # committed - applied (etcd); beyond: "etcdserver: too many requests"
 REQUEST_TIMEOUT_MS: Final = 7_000  # etcd: 5 s + 2 x election timeout; beyond: "etcdserver: request timed out"
 

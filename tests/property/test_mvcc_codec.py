@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from mvcc_traffic import Traffic
 
 from raftsched.errors import EtcdError
+from raftsched.limits import TXN_DEPTH_MAX
 from raftsched.pb.etcd import kv_pb2
 from raftsched.pb.etcd import rpc_pb2 as R
 from raftsched.store._records import MemoryRecords
@@ -122,9 +123,9 @@ def nested(depth: int) -> bytes:
 
 def test_nesting_is_bounded() -> None:
     store = MvccStore(MemoryRecords(), AnyLease(), hash_seed=0, txn_ops_max=10_000)
-    assert store.check_txn(nested(128)) == 0
-    assert store.txn(nested(128))[0] == 0
-    assert store.check_txn(nested(129)) == EtcdError.MALFORMED
+    assert store.check_txn(nested(TXN_DEPTH_MAX)) == 0
+    assert store.txn(nested(TXN_DEPTH_MAX))[0] == 0
+    assert store.check_txn(nested(TXN_DEPTH_MAX + 1)) == EtcdError.MALFORMED
     assert store.check_txn(nested(20_000)) == EtcdError.MALFORMED
     assert store.txn(nested(20_000))[0] == EtcdError.MALFORMED
     assert store.cost(6, nested(20_000)) == 0

@@ -5,7 +5,7 @@ import pytest
 from raftsched.errors import EtcdError
 from raftsched.pb.etcd import rpc_pb2 as R
 from raftsched.store._records import MemoryRecords
-from raftsched.store.mvcc._store import MvccStore
+from raftsched.store.mvcc._store import MvccStore, crc32c
 
 
 class Leases:
@@ -272,3 +272,12 @@ def test_a_lost_record_is_corruption_not_an_answer(store: MvccStore) -> None:
     store.release()  # without storing it: the source knows nothing
     with pytest.raises(Exception, match=r"record \(2, 0\) is in the index and nowhere else"):
         get(store, "k")
+
+
+@pytest.mark.parametrize("by_table", [False, True])
+def test_crc32c(by_table: bool) -> None:
+    assert crc32c(b"123456789", by_table=by_table) == 0xE3069283  # the check value of RFC 3720
+    assert crc32c(bytes(32), by_table=by_table) == 0x8A9136AA
+    data = bytes(range(256)) * 3
+    for cut in (0, 1, 7, 8, 9, 500):
+        assert crc32c(data[cut:], crc32c(data[:cut], by_table=by_table), by_table=not by_table) == crc32c(data)

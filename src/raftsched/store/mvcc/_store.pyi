@@ -6,8 +6,14 @@ from typing import Protocol
 from raftsched.store._records import Generation, RecordSource
 from raftsched.types import Change, Result
 
+def crc32c(data: bytes, crc: int = 0, *, by_table: bool = False) -> int:
+    """Continues `crc` over `data`; `by_table` takes the road of a processor without the instruction."""
+
 class LeaseBook(Protocol):
-    """What the store asks of the lessor (store/lease.py); called inside apply, deterministic."""
+    """What the store asks of the lessor (store/lease.py); called inside apply, deterministic.
+
+    `attach` names a lease that `exists` just confirmed; `detach` names one that the key was attached to.
+    """
 
     def exists(self, lease: int) -> bool: ...
     def attach(self, lease: int, key: bytes) -> None: ...
@@ -83,11 +89,18 @@ class MvccStore:
     # -- compaction in slices
     def scrub(self, keys_max: int) -> tuple[list[tuple[int, int, bool]], bool]:
         """Next slice of records that the last `compact` made unreachable, as (main, sub, tombstone) to delete from the
-        backend, and whether the scrub is finished. Walks at most `keys_max` keys."""
+        backend, and whether the scrub is finished. Looks at `keys_max` keys at most, of those with history alone.
+
+        Some of the records may still be pending: hand the deletions to the backend together with the *next* swapped
+        generation, which it stores first. After a restart the first compaction, or `load`, finds what was not deleted."""
     def oldest_revision_keeping(self, superseded_max: int) -> int:
-        """The oldest revision to compact to so that at most `superseded_max` superseded records stay (history bound)."""
+        """The oldest revision to compact to so that at most `superseded_max` superseded records stay (history bound), finer than
+        256 records; `compact_revision` when there is nothing to do."""
 
     # -- start
     def load(self, *, revision_hint: int = 0, compact_revision: int = -1) -> list[tuple[int, bytes]]:
-        """Rebuilds the index from `source` (releases the GIL); (lease id, key) of every attached key. Once, before use."""
-    def memory_bytes(self) -> dict[str, int]: ...
+        """Rebuilds the index from `source` (releases the GIL); (lease id, key) of every attached key. Once, before use.
+
+        With a `compact_revision`, `scrub` then finishes what a crash interrupted. Raises CorruptError, FatalError."""
+    def memory_bytes(self) -> dict[str, int]:
+        """Bytes by part: entries (keys with what is latest), table, tree, history, pending, other."""

@@ -48,6 +48,14 @@ include "_store/history.pxi"
 crc32c_setup()
 
 
+def crc32c(bytes data not None, uint32_t crc=0, *, bint by_table=False):
+    """Continues `crc` over `data`; `by_table` takes the road of a processor without the instruction."""
+    cdef wire_span span = span_of(data)
+    if by_table:
+        return ~crc32c_by_table(~crc, span.data, span.length)
+    return crc32c_update(crc, span.data, span.length)
+
+
 cdef class MvccStore:
 
     def __cinit__(self, RecordSource source not None, leases, *, hash_seed, int64_t txn_ops_max=128):
