@@ -361,7 +361,7 @@ async def test_a_quota_beyond_the_map_is_met_before_the_map_is_full(tmp_path: Pa
     async with Rig(tmp_path, map_bytes=2 << 20) as rig:
         while not (await rig.put((b"k", bytes(20_000))))[0][0]:
             pass
-        await until(lambda: rig.node.alarms())
+        await until(rig.node.alarms)
         await rig.write(codec.COMPACTION, rpc_pb2.CompactionRequest(revision=rig.node.revision))
         await rig.node.scrubbed()
         rig.node._member.backend.measure_now()

@@ -84,6 +84,7 @@ class ReplicationHost(SyncObj):  # type: ignore[misc]
         self._replica = replica
         self._perform = perform
         self._mono_ms = mono_ms
+        self._role = (-1, -1, -1)
         self._inbox: list[Event] = []  # from ourselves and from peers: before commands
         self._members = {one: MemberNode(one) for one in (member_id, *others)}
         super().__init__(self._members[member_id], [self._members[one] for one in others], conf=conf, transportClass=HostTransport)
@@ -114,15 +115,16 @@ class ReplicationHost(SyncObj):  # type: ignore[misc]
         """One step of the replica with all that is queued. Never sleeps."""
         events, self._inbox = self._inbox, []
         commands = self._commands
-        for _ in range(len(commands)):
+        while commands:
             events.append(commands.popleft()[0])
         output = self._replica.step(events, self._mono_ms())
         self._publish()
         self._perform(output)
-        with self._SyncObj__onTickCallbacksLock:
-            callbacks = list(self._SyncObj__onTickCallbacks)
-        for callback in callbacks:
-            callback()
+        if self._SyncObj__onTickCallbacks:
+            with self._SyncObj__onTickCallbacksLock:
+                callbacks = list(self._SyncObj__onTickCallbacks)
+            for callback in callbacks:
+                callback()
 
     def _SyncObj__onMessageReceived(self, node: MemberNode | None, message: object) -> None:
         # The transport has authenticated the sender; who is no member, or speaks for another, is not heard.
@@ -140,12 +142,16 @@ class ReplicationHost(SyncObj):  # type: ignore[misc]
     def _publish(self) -> None:
         """Feeds pysyncobj's status attributes; the kernel never reads them back."""
         kernel = self._replica.kernel
+        self._SyncObj__raftCommitIndex = kernel.commit
+        self._SyncObj__raftLastApplied = kernel.applied
+        role = (kernel.state, kernel.term, kernel.leader)
+        if role == self._role and self._SyncObj__onReadyCalled:
+            return
+        self._role = role
         state = STATES[kernel.state]
         if state != self._SyncObj__raftState:
             self._SyncObj__setState(state)
         self._SyncObj__raftCurrentTerm = kernel.term
-        self._SyncObj__raftCommitIndex = kernel.commit
-        self._SyncObj__raftLastApplied = kernel.applied
         self._SyncObj__raftLeader = self._members.get(kernel.leader)
         if kernel.leader and kernel.applied >= kernel.commit and (kernel.state != LEADER or kernel.committed_in_term):
             self._SyncObj__onReadyCalled = True

@@ -11,14 +11,13 @@ Must not know: sockets, disks, the asyncio loop, clocks (`mono_ms` comes with ea
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from raftsched import limits
 from raftsched.errors import EtcdError
 from raftsched.store.apply import Applier, IdRun
 from raftsched.store.codec import RequestIds, largest, wrap
-from raftsched.store.raft._kernel import Kernel, Message, Run
+from raftsched.store.raft._kernel import Kernel, Message, Ready, Run
 from raftsched.types import HardState, Result, ResultSink
 
 LEADER = 3
@@ -83,18 +82,20 @@ class Persist(NamedTuple):
 Reply = tuple[ResultSink, Sequence[int], Sequence[Result]]
 
 
-@dataclass(slots=True)
 class Output:
     """What the driver does, in this order: persist, send, (tell the changes of `applied` entries), replies, reads."""
 
-    persist: Persist | None = None
-    send: list[Message] = field(default_factory=list)
-    applied: int = 0
-    replies: list[Reply] = field(default_factory=list)
-    reads: list[tuple[Callable[[int], None], int]] = field(default_factory=list)
-    catch_ups: list[tuple[int, int]] = field(default_factory=list)
-    more: bool = False
-    leader_changed: bool = False
+    __slots__ = ("applied", "catch_ups", "leader_changed", "more", "persist", "reads", "replies", "send")
+
+    def __init__(self) -> None:  # by hand: it is made twice per batch
+        self.persist: Persist | None = None
+        self.send: Sequence[Message] = ()
+        self.applied = 0
+        self.replies: list[Reply] = []
+        self.reads: list[tuple[Callable[[int], None], int]] = []
+        self.catch_ups: Sequence[tuple[int, int]] = ()
+        self.more = False
+        self.leader_changed = False
 
 
 class Waiting:
@@ -218,35 +219,43 @@ class Replica:
             ProposeChange: self._propose_change,
             Read: self._read,
             Tick: self._tick,
-            Persisted: lambda event, _output, _mono_ms: self.kernel.persisted(event.batch),
             Received: lambda event, _output, _mono_ms: self.kernel.step(event.message),
             More: lambda _event, _output, _mono_ms: None,
         }
 
     def step(self, events: Sequence[Event], mono_ms: int) -> Output:
         """Takes the events in order; everything that follows from them, but at most one slice of applying (`Output.more`)."""
-        output = Output()
+        output, kernel = Output(), self.kernel
         for event in events:
-            self._handlers[type(event)](event, output, mono_ms)
+            if type(event) is Persisted:
+                kernel.persisted(event.batch)
+            else:
+                self._handlers[type(event)](event, output, mono_ms)
         if self._reads_asked:
             self._ask_index(output, mono_ms)
-        ready = self.kernel.ready()
+        ready = kernel.ready()
         if ready is not None:
-            if ready.batch:
-                hard_state = HardState(*ready.hard_state) if ready.hard_state else None
-                output.persist = Persist(ready.batch, hard_state, ready.entries)
-            output.send = ready.messages
-            output.catch_ups = ready.catch_ups
-            if ready.committed:
-                self._apply(ready.committed, output, mono_ms)
-            for context, index in ready.read_states:
-                self._index_known(context, index, output)
-            for context in ready.read_failures:
-                self._index_lost(context, output)
-        self._serve_reads(output)
-        self._watch_leader(output, mono_ms)
-        output.more = min(self.kernel.commit, self.kernel.stable) > self.kernel.applied
+            self._take(ready, output, mono_ms)
+        if self._reads_waiting:
+            self._serve_reads(output)
+        if kernel.leader != self._leader or kernel.term != self._led_term:
+            self._watch_leader(output, mono_ms)
+        applied = kernel.applied
+        output.more = applied < kernel.commit and applied < kernel.stable
         return output
+
+    def _take(self, ready: Ready, output: Output, mono_ms: int) -> None:
+        if ready.batch:
+            hard_state = HardState(*ready.hard_state) if ready.hard_state else None
+            output.persist = Persist(ready.batch, hard_state, ready.entries)
+        output.send = ready.messages
+        output.catch_ups = ready.catch_ups
+        if ready.committed:
+            self._apply(ready.committed, output, mono_ms)
+        for context, index in ready.read_states:
+            self._index_known(context, index, output)
+        for context in ready.read_failures:
+            self._index_lost(context, output)
 
     @property
     def readable(self) -> bool:
