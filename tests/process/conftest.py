@@ -3,32 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import pytest
 
-from raftsched.pb.dapr import scheduler_pb2_grpc
-from raftsched.pb.etcd import rpc_pb2_grpc
 from raftsched.testing.process import ServerProcess
 
-UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+from serving import Clients
 
-
-class Clients:
-    """Stubs of both APIs over one channel each."""
-
-    def __init__(self, server: ServerProcess) -> None:
-        self._etcd = grpc.insecure_channel(server.client_address, options=UNLIMITED)
-        self._scheduler = grpc.insecure_channel(server.scheduler_address, options=UNLIMITED)
-        self.kv = rpc_pb2_grpc.KVStub(self._etcd)
-        self.watch = rpc_pb2_grpc.WatchStub(self._etcd)
-        self.lease = rpc_pb2_grpc.LeaseStub(self._etcd)
-        self.maintenance = rpc_pb2_grpc.MaintenanceStub(self._etcd)
-        self.cluster = rpc_pb2_grpc.ClusterStub(self._etcd)
-        self.scheduler = scheduler_pb2_grpc.SchedulerStub(self._scheduler)
-
-    def close(self) -> None:
-        self._etcd.close()
-        self._scheduler.close()
+__all__ = ["Clients"]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from raftsched.pb.dapr import scheduler_pb2
 from raftsched.pb.etcd import kv_pb2, rpc_pb2
 from raftsched.testing.process import ServerProcess
 
-from conftest import Clients
+from serving import Clients
 
 KILLS = 50
 WRITERS = 8

@@ -13,7 +13,7 @@ from raftsched.pb.dapr import scheduler_pb2
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.testing.process import ServerProcess
 
-from conftest import Clients
+from serving import Clients
 
 pytestmark = pytest.mark.process
 
