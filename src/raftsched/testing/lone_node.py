@@ -7,7 +7,8 @@ loopback port from a loop in a thread.
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from raftsched import limits
@@ -151,11 +152,23 @@ class LoneNode:
         return {}
 
 
-class EtcdDoor:
-    """A `LoneNode` behind a real door, on a loop in a thread; a context manager."""
+@asynccontextmanager
+async def lone() -> AsyncIterator[LoneNode]:
+    yield LoneNode()
 
-    def __init__(self, *, progress_interval_ms: float = limits.WATCH_PROGRESS_INTERVAL_MS, leader_lost_ms: int = 3_000) -> None:
-        self.node = LoneNode()
+
+class EtcdDoor:
+    """A node behind a real door, on a loop in a thread; a context manager. `open_node` makes it there, by default a `LoneNode`."""
+
+    def __init__(
+        self,
+        *,
+        open_node: Callable[[], AbstractAsyncContextManager[Any]] = lone,
+        progress_interval_ms: float = limits.WATCH_PROGRESS_INTERVAL_MS,
+        leader_lost_ms: int = 3_000,
+    ) -> None:
+        self.node: Any = None
+        self._open_node = open_node
         self.port = 0
         self._options: dict[str, Any] = {"progress_interval_ms": lambda: progress_interval_ms, "leader_lost_ms": leader_lost_ms}
         self._ready = threading.Event()
@@ -185,6 +198,10 @@ class EtcdDoor:
     async def _main(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
+        async with self._open_node() as self.node:
+            await self._serve()
+
+    async def _serve(self) -> None:
         self.metrics = Metrics()
         self.endpoints = HttpEndpoints(self.node, self.metrics)
         self.engine = Engine(self.loop, message_bytes_max=limits.REQUEST_BYTES_MAX + limits.GRPC_OVERHEAD_BYTES, on_http=self.endpoints)
