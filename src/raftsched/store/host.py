@@ -68,6 +68,8 @@ def host_configuration(heartbeat_ms: int, election_ms_min: int, election_ms_max:
 class ReplicationHost(SyncObj):  # type: ignore[misc]
     """Queue in front of the replica, and its status in pysyncobj's terms."""
 
+    _SyncObj__onReadyCalled: bool
+
     def __init__(
         self,
         replica: Replica,
