@@ -5,6 +5,7 @@ per module, stand in LIBRARIES. Environment:
 
 ``RAFTSCHED_DEBUG=1``     bounds checks, line trace off, ``-O1 -g``: the build the suite also runs against.
 ``RAFTSCHED_SANITIZE=1``  adds ``-fsanitize=address,undefined``.
+``RAFTSCHED_COMMIT=…``    is written into the built ``version.py`` (make wheel sets it).
 ``RAFTSCHED_ONLY=a,b``    builds only the modules whose dotted name contains one of these words.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 SOURCE = ROOT / "src"
@@ -67,6 +69,17 @@ def extension(path: Path) -> Extension:
     )
 
 
+class BuildPython(build_py):
+    """Stamps the commit into what is installed, never into the source."""
+
+    def run(self) -> None:
+        super().run()
+        commit = os.environ.get("RAFTSCHED_COMMIT", "")
+        path = Path(self.build_lib) / "raftsched" / "version.py"
+        if commit.isalnum() and path.exists() and not self.editable_mode:
+            path.write_text(path.read_text().replace('"unknown"', f'"{commit}"'))
+
+
 def wanted(name: str) -> bool:
     return not ONLY or any(word in name for word in ONLY)
 
@@ -77,6 +90,7 @@ def extensions() -> list[Extension]:
 
 
 setup(
+    cmdclass={"build_py": BuildPython},
     ext_modules=cythonize(
         extensions(),
         include_path=["src"],
@@ -90,5 +104,5 @@ setup(
             "binding": True,
             "embedsignature": False,
         },
-    )
+    ),
 )
