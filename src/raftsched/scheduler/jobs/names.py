@@ -4,6 +4,7 @@ Invariant: a key is composed from metadata and never taken apart again: `||` may
 Must not know: the wire form, the store.
 """
 
+import re
 from typing import Final, NamedTuple
 
 from raftsched.limits import JOB_NAME_BYTES_MAX
@@ -15,6 +16,10 @@ LEADERSHIP: Final = b"dapr/leadership/"
 TARGET_NONE: Final = 0
 TARGET_JOB: Final = 1
 TARGET_ACTOR: Final = 2
+
+
+SHORT_CHARACTERS: Final = JOB_NAME_BYTES_MAX // 4  # within the limit whatever they are
+_PLAIN: Final = re.compile(r"[^/\\#?\x00-\x1f\x7f-\x9f.][^/\\#?\x00-\x1f\x7f-\x9f]*")  # nothing to look at twice
 
 
 class Owner(NamedTuple):
@@ -63,6 +68,8 @@ def id_match_prefix(owner: Owner) -> str:
 
 def check_name(composed: str) -> str | None:
     """None, or why the composed name is refused; texts are the contract's (spec §3.3), in its order."""
+    if len(composed) <= SHORT_CHARACTERS and _PLAIN.fullmatch(composed):
+        return None
     if not composed:
         return "job name cannot be empty"
     reason = _reason(composed)
