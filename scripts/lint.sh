@@ -3,6 +3,8 @@
 set -u
 cd "$(dirname "$0")/.."
 status=0
+PATH="$PWD/.venv/bin:$PATH" # cython-lint calls pycodestyle by name
+export PATH
 check() {
     echo "lint: $1"
     shift

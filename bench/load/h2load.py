@@ -36,7 +36,7 @@ def frame(message: bytes) -> bytes:
 
 
 def drive(address: str, path: str, message: bytes, *, requests: int, connections: int, streams: int) -> Run:
-    """`requests` calls of `path` over `connections` × `streams`; raises `RuntimeError` when any of them failed."""
+    """`requests` calls of `path` over `connections` times `streams`; raises `RuntimeError` when any of them failed."""
     with tempfile.TemporaryDirectory() as folder:
         body = Path(folder, "body")
         log = Path(folder, "log")

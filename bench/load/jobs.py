@@ -11,13 +11,13 @@ from pathlib import Path
 
 import grpc
 
-from bench.load.process import rss_anon_bytes, thread_cpu_ns
+from bench.load.process import rss_anon_bytes
 from raftsched.pb.dapr import scheduler_pb2, stored_pb2
 from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
 from raftsched.testing.process import ServerProcess
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-import tools  # noqa: E402  (scripts/ is no package)
+import tools
 
 Answer = tuple[str, str, str, bool | None]
 
@@ -114,8 +114,11 @@ def many_jobs(folder: Path, count: int) -> Iterator[Answer]:
     assert server.process is not None
     each = (rss_anon_bytes(server.process.pid) - empty) / count
     server.stop(timeout_s=120)
-    yield f"start to ready, {count:,} jobs", "< 5 s" if count <= 1_000_000 else "< 60 s", f"{ready_s:.2f} s", ready_s < (
-        5 if count <= 1_000_000 else 60
+    yield (
+        f"start to ready, {count:,} jobs",
+        "< 5 s" if count <= 1_000_000 else "< 60 s",
+        f"{ready_s:.2f} s",
+        ready_s < (5 if count <= 1_000_000 else 60),
     )
     yield f"memory per recurring job, {count:,} jobs", "<= 500 bytes", f"{each:.0f} bytes ({held:,} counters held)", each <= 500
 
@@ -127,9 +130,7 @@ def wait_loaded(server: ServerProcess) -> None:
 
     metadata = scheduler_pb2.JobMetadata(app_id="app", namespace="default")
     metadata.target.job.SetInParent()
-    scheduler_pb2_grpc.SchedulerStub(stub_channel).GetJob(
-        scheduler_pb2.GetJobRequest(name="job-00000000", metadata=metadata), timeout=120
-    )
+    scheduler_pb2_grpc.SchedulerStub(stub_channel).GetJob(scheduler_pb2.GetJobRequest(name="job-00000000", metadata=metadata), timeout=120)
     stub_channel.close()
 
 

@@ -43,11 +43,12 @@ class ReferenceEtcd:
             with grpc.insecure_channel(self.address) as channel:
                 try:
                     rpc_pb2_grpc.KVStub(channel).Range(rpc_pb2.RangeRequest(key=b"ready"), timeout=2)
-                    return self
                 except grpc.RpcError:
                     if time.monotonic() - begin > READY_TIMEOUT_S:
                         raise
                     time.sleep(0.05)
+                else:
+                    return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         assert self._process is not None

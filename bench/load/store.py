@@ -16,7 +16,7 @@ from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
 from raftsched.testing.process import ServerProcess
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-import tools  # noqa: E402  (scripts/ is no package)
+import tools
 
 ROUNDS = 3
 Answer = tuple[str, str, str, bool | None]

@@ -4,10 +4,11 @@ Times are int64 milliseconds since the Unix epoch, 0 … `HORIZON_MS` (the end o
 `Buffer` arguments are one-dimensional contiguous arrays of the element type that is named.
 """
 
-from collections.abc import Sequence
+from collections.abc import (
+    Buffer,  # type: ignore[attr-defined]
+    Sequence,
+)
 from typing import Final, final
-
-from collections.abc import Buffer  # type: ignore[attr-defined]
 
 HORIZON_MS: Final[int]
 MISSED_ALL: Final[int]

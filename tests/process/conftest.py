@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from serving import Clients
 
 from raftsched.testing.process import ServerProcess
-
-from serving import Clients
 
 __all__ = ["Clients"]
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import grpc
 import pytest
+from serving import Clients
 
 from raftsched.pb.dapr import scheduler_pb2
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.testing.process import ServerProcess
-
-from serving import Clients
 
 pytestmark = pytest.mark.process
 
