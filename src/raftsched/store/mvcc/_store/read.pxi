@@ -1,5 +1,17 @@
 # Reading: records wherever they lie, ranges with all their options, and the bodies of their answers.
 
+cdef inline void count_range(MvccStore store) noexcept:
+    store.ranges += 1
+    store.phase += 1
+
+
+cdef inline void end_phase(MvccStore store) noexcept:
+    """etcd counts as a transaction whatever did more than one operation on its view of the store."""
+    if store.phase > 1:
+        store.txns += 1
+    store.phase = 0
+
+
 cdef inline wire_span span_of(bytes data) noexcept:
     cdef wire_span span
     span.data = <const uint8_t*> PyBytes_AS_STRING(data)
@@ -200,6 +212,7 @@ cdef tuple range_result(MvccStore store, bytes request):
     cdef int error
     if range_parse(span_of(request), &parsed):
         return (CHECK_MALFORMED, store.head, b"")
+    store.ranges += 1
     error = range_find(store, &parsed, store.head, &answer)
     if error:
         return (error, store.head, b"")
