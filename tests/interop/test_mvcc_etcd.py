@@ -5,6 +5,7 @@ No server of ours takes part, so what differs here is the store's. RAFTSCHED_MVC
 
 import importlib.util
 import os
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -96,6 +97,7 @@ class Pair:
         self.subject = Subject()
         self.traffic = load(TRAFFIC).Traffic(seed, leases=(1007, 1008, 1009))
         self.hashes = 0
+        self.compactions = 0
 
     def step(self) -> None:
         kind = self.traffic.random.random()
@@ -128,6 +130,7 @@ class Pair:
         expected = self.judge.call("KV/Compact", request, R.CompactionResponse)
         error, _, _ = self.subject.store.compact(revision)
         assert expected[:2] == (refusal(error) if error else (0, expected[1]))
+        self.compactions += not error
         finished = False
         gone = []
         while not finished:
@@ -202,3 +205,33 @@ def test_clashing_writes_are_judged_alike(pair: Pair) -> None:
         pair.same("KV/Txn", request, R.TxnResponse, store.check_txn, store.txn)
     pair.hash(0)
     assert min(kinds) > 50
+
+
+COUNTED = {
+    "etcd_mvcc_put_total": "put_total",
+    "etcd_mvcc_delete_total": "delete_total",
+    "etcd_mvcc_range_total": "range_total",
+    "etcd_mvcc_txn_total": "txn_total",
+    "etcd_debugging_mvcc_total_put_size_in_bytes": "put_bytes_total",
+}
+
+
+def counts(address: str) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        lines = (line.split() for line in answer.read().decode().splitlines() if not line.startswith("#"))
+        return {words[0]: float(words[1]) for words in lines if words[0] in COUNTED}
+
+
+@pytest.mark.parametrize("pair", [5], indirect=True)
+def test_operations_are_counted_alike(pair: Pair, real_etcd: RealEtcd) -> None:
+    """Put, delete, range, txn and the bytes of puts, after each request: refused ones and lease revocations too."""
+    begin = before = counts(real_etcd.address)
+    store = pair.subject.store
+    for _ in range(STEPS):
+        pair.step()
+        now = counts(real_etcd.address)
+        now["etcd_mvcc_range_total"] -= pair.compactions  # etcd learns the revision for its answer by reading a key
+        for name, attribute in COUNTED.items():
+            assert getattr(store, attribute) == now[name] - begin[name], f"{name}, by {now[name] - before[name]}"
+        before = now
+    assert min(before[name] - begin[name] for name in COUNTED) > STEPS / 20

@@ -61,3 +61,5 @@ cdef class MvccStore:
     cdef buffer_t answer           # scratch of the transaction under way
     cdef uint8_t* path             # the branches that the compares chose, in preorder
     cdef size_t path_count, path_capacity, path_at
+    # etcd's metrics: operations since the start; `phase` are those of the request under way
+    cdef uint64_t puts, deletes, ranges, txns, put_bytes, phase

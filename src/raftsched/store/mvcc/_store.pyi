@@ -35,6 +35,14 @@ class MvccStore:
     """Live keys."""
     superseded_count: int
     """Records that compaction could drop: old versions and tombstones not yet scrubbed."""
+    put_total: int
+    delete_total: int
+    range_total: int
+    txn_total: int
+    """Operations since the start, as etcd counts them: compares, previous values and checks are ranges; a transaction is
+    what did more than one operation on one view of the store, so that a put with prev_kv is one, and a lone put is none."""
+    put_bytes_total: int
+    """Keys and values of all puts."""
     watching: bool
     """While False `take_changes` stays empty and costs nothing."""
 

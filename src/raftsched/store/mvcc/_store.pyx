@@ -95,6 +95,26 @@ cdef class MvccStore:
         return self.core.superseded
 
     @property
+    def put_total(self):
+        return self.puts
+
+    @property
+    def delete_total(self):
+        return self.deletes
+
+    @property
+    def range_total(self):
+        return self.ranges
+
+    @property
+    def txn_total(self):
+        return self.txns
+
+    @property
+    def put_bytes_total(self):
+        return self.put_bytes
+
+    @property
     def pending_bytes(self):
         return self.filling.size_bytes + (0 if self.committing is None else self.committing.size_bytes)
 
@@ -143,7 +163,10 @@ cdef class MvccStore:
             handle = find_live(self, span_of(key))
             if handle:
                 write_delete(self, handle)
+            self.deletes += 1
+            self.phase += 1
         finish_write(self)
+        end_phase(self)
         return self.head
 
     def compact(self, int64_t revision):
@@ -182,6 +205,7 @@ cdef class MvccStore:
         cdef uint32_t handle
         cdef version_at version
         cdef record_t record
+        self.ranges += 1
         if before_main - 1 < self.compacted or before_main <= 1:
             return None
         handle = core_find(&self.core, span_of(key))

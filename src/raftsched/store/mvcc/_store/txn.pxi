@@ -114,6 +114,7 @@ cdef int choose_path(MvccStore store, wire_span txn) except -1:
     cdef int kind = 0
     while holds and txn_next(&reader, TXN_COMPARE, &part):
         compare_parse(part, &compare)
+        count_range(store)
         holds = compare_holds(store, &compare)
     path_push(store, holds)
     reader = wire_open(txn)
@@ -123,7 +124,7 @@ cdef int choose_path(MvccStore store, wire_span txn) except -1:
             doubtful |= choose_path(store, body)
         elif kind == OP_PUT:
             put_parse(body, &put)
-            if put.lease or put.ignore_value or put.ignore_lease:
+            if put.lease or put.ignore_value or put.ignore_lease or put.prev_kv:
                 doubtful = True
         elif kind == OP_RANGE:
             range_parse(body, &ranged)
@@ -154,7 +155,10 @@ cdef int check_path(MvccStore store, wire_span txn) except -1:
             put_parse(body, &put)
             if put.lease and not store.leases.exists(put.lease):
                 error = LEASE_NOT_FOUND
-            elif (put.ignore_value or put.ignore_lease) and not find_live(store, put.key):
+                continue
+            if put.ignore_value or put.ignore_lease or put.prev_kv:
+                count_range(store)
+            if (put.ignore_value or put.ignore_lease) and not find_live(store, put.key):
                 error = KEY_NOT_FOUND
         elif kind == OP_RANGE:
             range_parse(body, &ranged)
@@ -193,6 +197,7 @@ cdef int execute_range(MvccStore store, wire_span body) except -1:
     cdef size_t response
     cdef int64_t current = store.head + 1 if store.next_sub else store.head
     range_parse(body, &request)
+    count_range(store)
     if range_find(store, &request, current, &found):
         raise CorruptError("a range inside a transaction failed after its checks")
     begin_op(store, OP_RANGE, current, range_size(store, &found), &response)
@@ -272,10 +277,14 @@ cdef tuple txn_result(MvccStore store, bytes request):
         store.path_at = 0
         error = check_path(store, txn)
     if error:
+        end_phase(store)
         return (error, store.head, b"")
+    if store.phase and not txn_read_only(txn):
+        end_phase(store)  # compares and checks had a view of their own
     store.path_at = 0
     execute_txn(store, txn)
     finish_write(store)
+    end_phase(store)
     body = bytes_of(store.answer.data, store.answer.length)
     if store.answer.capacity > ANSWER_KEPT_BYTES_MAX:
         free(store.answer.data)

@@ -54,6 +54,9 @@ cdef int write_put(MvccStore store, wire_span key, wire_span value, int64_t leas
     if store.watching:
         note_change(store, main, store.next_sub, False, room, <uint32_t> length)
     store.next_sub += 1
+    store.puts += 1
+    store.phase += 1
+    store.put_bytes += key.length + value.length
     if lease_before != lease:
         move_lease(store, lease_before, lease, bytes_of(key.data, key.length))
     return 0
@@ -108,6 +111,7 @@ cdef int put_one(MvccStore store, const put_request* request, record_t* previous
     cdef key_value parsed
     previous.value = NULL
     if request.prev_kv or request.ignore_value or request.ignore_lease:
+        count_range(store)
         handle = find_live(store, request.key)
         if handle:
             fetch(store, core_entry(&store.core, handle).main, core_entry(&store.core, handle).sub, &record)
@@ -135,9 +139,11 @@ cdef tuple put_result(MvccStore store, bytes request):
     if parsed.lease and not store.leases.exists(parsed.lease):
         return (LEASE_NOT_FOUND, store.head, b"")
     if (parsed.ignore_value or parsed.ignore_lease) and not find_live(store, parsed.key):
+        store.ranges += 1
         return (KEY_NOT_FOUND, store.head, b"")
     put_one(store, &parsed, &previous)
     finish_write(store)
+    end_phase(store)
     if previous.value != NULL:
         body = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> wire_bytes_size(previous.length))
         wire_put_bytes(<uint8_t*> PyBytes_AS_STRING(body), 0x12, previous.value, previous.length)
@@ -148,6 +154,10 @@ cdef int64_t delete_some(MvccStore store, const delete_request* request) except 
     """Deletes the live keys of a range; with prev_kv their records stay in store.found. How many."""
     cdef int64_t count
     cdef size_t i
+    if request.prev_kv:
+        count_range(store)
+    store.deletes += 1
+    store.phase += 1
     collect(store, request.key, request.end, store.head + 1, UINT64_MAX, &count)
     if request.prev_kv:
         for i in range(store.found.count):
@@ -177,6 +187,7 @@ cdef tuple delete_result(MvccStore store, bytes request):
         return (KEY_NOT_PROVIDED, store.head, b"")
     deleted = delete_some(store, &parsed)
     finish_write(store)
+    end_phase(store)
     body = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> deleted_size(store, deleted))
     deleted_write(store, deleted, <uint8_t*> PyBytes_AS_STRING(body))
     shrink_found(store)
