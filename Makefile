@@ -1,5 +1,5 @@
 # Two commands: `make run` and `make test`. Both set up what is missing first; see scripts/setup.sh.
-.PHONY: help run test lint differential bench wheel proto tools lower-bounds setup clean
+.PHONY: help run test lint differential bench bench-rooms wheel proto tools lower-bounds setup clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,6 +26,10 @@ differential: tools ## a longer comparison with a real etcd; make differential S
 
 bench: tools ## every target of docs/performance.md beside a real etcd; make bench ARGS="--only store --quick"
 	@.venv/bin/python -m bench.load.report $(ARGS)
+
+bench-rooms: setup ## the pytest-benchmark suites of the single rooms; figures also in build/bench/rooms.json
+	@mkdir -p build/bench
+	@.venv/bin/python -m pytest -q bench --benchmark-enable --benchmark-json=build/bench/rooms.json $(ARGS)
 
 proto: setup ## regenerate src/raftsched/pb from proto/
 	@.venv/bin/python scripts/generate_proto.py
