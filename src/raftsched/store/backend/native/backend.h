@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #include "../../native/crc32c.h"
+#include "reach.h"
 
 enum { BUCKETS_MAX = 10, REVISION_BYTES = 17, TOMBSTONE_BYTES = 18, BULK_MAX = 64, SIZES_EVERY_MS = 500, SIDE_KEY_BYTES_MAX = 511 };
 
@@ -573,7 +574,7 @@ static int open_buckets(backend_t *backend)
     return mdb_txn_commit(txn);
 }
 
-/* A file that lost its tail would kill the process by a signal when read. */
+/* A file that lost its tail would kill the process by a signal when read. One that is only short at its end is whole: see reach.h. */
 static int check_length(backend_t *backend)
 {
     MDB_envinfo info;
@@ -584,7 +585,9 @@ static int check_length(backend_t *backend)
     mdb_env_stat(backend->env, &stat);
     if (mdb_env_get_fd(backend->env, &fd) || fstat(fd, &file))
         return errno;
-    return (uint64_t)file.st_size < (uint64_t)(info.me_last_pgno + 1) * stat.ms_psize ? MDB_CORRUPTED : 0;
+    if ((uint64_t)file.st_size >= (uint64_t)(info.me_last_pgno + 1) * stat.ms_psize)
+        return 0;
+    return reach_check(fd, stat.ms_psize, (uint64_t)file.st_size, info.me_last_txnid);
 }
 
 static int open_environment(backend_t *backend, const char *path, size_t map_bytes, const char **what)
