@@ -398,7 +398,9 @@ class Node:
 
     def _check_space(self, now_ms: int) -> None:
         if self._quota.over(1, self._flusher.used_bytes):  # applied by way of the log, past the door
-            self._raise_no_space(now_ms)
+            self._flusher.measure()  # the alarm stays until it is cleared by hand: never on an estimate
+            if self._quota.over(1, self._flusher.used_bytes):
+                self._raise_no_space(now_ms)
 
     def _raise_no_space(self, now_ms: int) -> None:
         """Proposes the alarm; it stays until it is cleared by hand."""

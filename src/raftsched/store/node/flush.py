@@ -55,6 +55,7 @@ class Flusher:
         self._fresh_entries = 0  # applied since the last commit began
         self._in_flight = False  # from `commit` until its end was seen here (the backend itself may know earlier)
         self._committing_generation = False
+        self._committing_bytes = 0
         self._commit_started_ns = 0
         self._deletes: Deletes = []
         self._paused = False  # Defragment: no commit may come between copy and swap
@@ -119,8 +120,7 @@ class Flusher:
             self._timer = None
         generation = self._store.swap() if self._store.pending_bytes else None
         self._committing_generation = generation is not None
-        if generation is not None:
-            self._unmeasured_bytes += generation.size_bytes
+        self._committing_bytes = 0 if generation is None else generation.size_bytes
         deletes, self._deletes = self._deletes, []
         side = self._applier.side.take()
         if self._scrub_to_note():  # its last deletes are in this commit
@@ -161,6 +161,7 @@ class Flusher:
         self._in_flight = False
         if self._committing_generation:
             self._committing_generation = False
+            self._unmeasured_bytes += self._committing_bytes  # until now they were among the pending ones
             self._store.release()
         return True
 
@@ -179,7 +180,7 @@ class Flusher:
 
     def measure(self) -> None:
         """Brings the space in use up to date, if anything was committed since."""
-        if self._unmeasured_bytes and not self._in_flight:
+        if self._unmeasured_bytes:
             self._backend.measure_now()
             self._unmeasured_bytes = 0
 
