@@ -24,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "tools"
 BUILD_TIMEOUT_S = 600
+DIGEST_LENGTH = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class GoProgram:
         digest = hashlib.sha256()
         for source in sorted([*self.module.glob("go.*"), *self.module.glob("*.go")]):
             digest.update(source.name.encode() + b"\0" + source.read_bytes())
-        return CACHE / f"{self.name}-{digest.hexdigest()[:12]}"
+        return CACHE / f"{self.name}-{digest.hexdigest()[:DIGEST_LENGTH]}"
 
     def found(self) -> Path | None:
         return self.path if self.path.exists() else None
@@ -58,7 +59,7 @@ class GoProgram:
             return f"not built within {BUILD_TIMEOUT_S} s"
         if answer.returncode:
             return (answer.stderr.strip().splitlines() or ["go build failed"])[-1]
-        for old in CACHE.glob(f"{self.name}-*"):
+        for old in CACHE.glob(f"{self.name}-" + "[0-9a-f]" * DIGEST_LENGTH):
             if old != partial:
                 old.unlink()
         partial.rename(path)
