@@ -5,9 +5,9 @@ set -eu
 cd "$(dirname "$0")/.."
 export PYTHONDONTWRITEBYTECODE=1
 
-scripts/lint.sh
-.venv/bin/python scripts/tools.py build
 status=0
+scripts/lint.sh || status=$?
+.venv/bin/python scripts/tools.py build
 .venv/bin/python -m pytest -q -rs -n 2 --dist loadfile --durations=10 --ignore=tests/process tests "$@" </dev/null || status=$?
 .venv/bin/python -m pytest -q -rs --durations=10 tests/process "$@" </dev/null || status=$?
 exit "$status"
