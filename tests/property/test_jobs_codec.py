@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raftsched.pb.dapr import leadership_pb2, scheduler_pb2, stored_pb2
@@ -21,6 +21,7 @@ from raftsched.scheduler.jobs.requests import (
     range_request,
     replace_request,
 )
+from raftsched.scheduler.schedule import InvalidJobError, parse_instant
 
 text = st.text(st.characters(codec="utf-8"), max_size=20)
 maybe_text = st.none() | text
@@ -155,6 +156,36 @@ def test_an_empty_oneof_of_a_failure_policy_counts_as_unset() -> None:
 def test_malformed_schedule_requests(body: bytes) -> None:
     with pytest.raises(_jobs.WireError):
         _jobs.parse_schedule_request(body)
+
+
+digits = st.integers(0, 99).map("{:02}".format)
+
+
+@given(
+    year=st.integers(0, 9999), parts=st.tuples(digits, digits, digits, digits, digits),
+    fraction=st.none() | st.text("0123456789", max_size=11), end=st.sampled_from(["Z", "Z", "Z", "z", "", "+00:00"]),
+)  # fmt: skip
+@example(year=2024, parts=("02", "29", "23", "59", "59"), fraction="999999999", end="Z")
+@example(year=2023, parts=("02", "29", "00", "00", "00"), fraction=None, end="Z")
+@settings(max_examples=500)
+def test_utc_instants_are_those_of_the_schedule_room_or_left_to_it(year: int, parts: Any, fraction: Any, end: str) -> None:
+    month, day, hour, minute, second = parts
+    text = f"{year:04}-{month}-{day}T{hour}:{minute}:{second}{'' if fraction is None else '.' + fraction}{end}"
+    found = _jobs.utc_instant(text)
+    try:
+        wanted = parse_instant(text, 0)
+    except InvalidJobError:
+        assert found is None
+        return
+    assert found in (None, divmod(wanted, 10**9))
+    if end == "Z" and (fraction is None or 1 <= len(fraction) <= 9):
+        assert found is not None
+
+
+@given(st.text(max_size=30) | st.text("0123456789-:TZ.", min_size=18, max_size=31))
+def test_other_texts_are_no_utc_instants(text: str) -> None:
+    if (found := _jobs.utc_instant(text)) is not None:
+        assert divmod(parse_instant(text, 0), 10**9) == found
 
 
 PARSERS = [

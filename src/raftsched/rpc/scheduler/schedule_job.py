@@ -20,8 +20,9 @@ from raftsched.scheduler.jobs._jobs import (
     parse_schedule_request,
     put_job_request,
     txn_succeeded,
+    utc_instant,
 )
-from raftsched.scheduler.jobs.fields import JobFields
+from raftsched.scheduler.jobs.fields import Instant, JobFields
 from raftsched.scheduler.jobs.names import name_prefix
 from raftsched.scheduler.schedule import InvalidJobError, validate_job
 from raftsched.scheduler.service import SchedulerService
@@ -123,19 +124,25 @@ class ScheduleJob:
         return _Write(TXN, create_job_request(key, value), owner.target, composed, value)
 
     def _stored(self, job: JobFields, metadata: bytes, now_ns: int) -> bytes:
-        schedule, repeats, due_time, ttl, data, policy = job
+        schedule, repeats, due_time, ttl, _, _ = job
+        instant = utc_instant(due_time) if due_time and schedule is None and ttl is None and repeats is None else None
+        if instant is not None:  # the common one-shot: no rule of §5.2 is left to look at
+            return self._encode(job, metadata, True, instant, None)
         try:
             resolved = validate_job(self._service.schedules, schedule=schedule, due_time=due_time, ttl=ttl, repeats=repeats, now_ns=now_ns)
         except InvalidJobError as error:
             raise StatusError(GrpcCode.UNKNOWN, f"job failed validation: {error}") from None
         due = resolved.due_ns is not None
-        begin_s, begin_ns = divmod(resolved.start_ns if resolved.due_ns is None else resolved.due_ns, NS)
+        begin = divmod(resolved.start_ns if resolved.due_ns is None else resolved.due_ns, NS)
         expiration = None if resolved.expiration_ns is None else divmod(resolved.expiration_ns, NS)
+        return self._encode(job, metadata, due, begin, expiration)
+
+    def _encode(self, job: JobFields, metadata: bytes, due: bool, begin: Instant, expiration: Instant | None) -> bytes:
+        schedule, repeats, due_time, ttl, data, policy = job
         return encode_stored_job(
             self._service.random(),
             due,
-            begin_s,
-            begin_ns,
+            *begin,
             expiration,
             None if schedule is None else schedule.encode(),
             None if due_time is None else due_time.encode(),

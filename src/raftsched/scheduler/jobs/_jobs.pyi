@@ -33,6 +33,9 @@ def encode_stored_job(
 ) -> bytes:
     """The bytes of stored.Job (spec §6.1); None leaves a field out. `due`: begin is the due time, else the receipt."""
 
+def utc_instant(given: str) -> Instant | None:
+    """Of an RFC 3339 instant in UTC with at most nine digits of fraction; None = another form, or none at all."""
+
 def put_job_request(name: bytes, value: bytes) -> bytes:
     """PutRequest of a job by composed name."""
 

@@ -3,6 +3,7 @@
 Invariant: bytes that a client gave (payload, metadata, failure policy) are copied, never decoded and written anew, so that
 unknown fields survive. Must not know: schedules, clocks, the store.
 """
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport strlen
@@ -12,6 +13,7 @@ from raftsched.scheduler.jobs._stored cimport (
     counter_parse, counter_put, counter_t, instant_t, kv_parse, kv_t, metadata_parse, metadata_t, outcomes_parse, pb_bytes_size,
     pb_field, pb_in, pb_next, pb_number_size, pb_open, pb_put_bytes, pb_put_head, pb_put_instant, pb_put_number, pb_put_raw, policy_parse,
     policy_t, prefix_match, slice_t, stored_job_parse, stored_job_t,
+    utc_parse,
 )
 
 # constant{interval 1 s, max_retries 3}: what an unset failure policy means (spec §5.2)
@@ -195,6 +197,16 @@ def encode_stored_job(uint64_t partition_id, bint due, int64_t begin_s, int32_t 
     if failure_policy is not None:
         at = pb_put_bytes(at, 7, PyBytes_AS_STRING(failure_policy), len(failure_policy))
     return result[:at - start]
+
+
+def utc_instant(str given not None):
+    """(seconds, nanos) of an RFC 3339 instant in UTC with at most nine digits of fraction; None = another form, or none at all."""
+    cdef slice_t s
+    cdef instant_t instant
+    cdef Py_ssize_t size
+    s.data = <const uint8_t*>PyUnicode_AsUTF8AndSize(given, &size)
+    s.size = size
+    return (instant.s, instant.ns) if utc_parse(s, &instant) else None
 
 
 cdef size_t key_size(bytes name) noexcept:

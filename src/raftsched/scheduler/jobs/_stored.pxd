@@ -103,6 +103,7 @@ cdef extern from "../jobs/native/stored.h" nogil:
     uint8_t* pb_put_bytes(uint8_t* at, uint32_t number, const void* data, size_t size) noexcept
     uint8_t* pb_put_instant(uint8_t* at, uint32_t number, instant_t value) noexcept
     size_t pb_instant_size(instant_t value) noexcept
+    int utc_parse(slice_t text, instant_t* out) noexcept
     uint8_t* pb_reserve(pb_buffer* buffer, size_t more) noexcept
 
     int kv_parse(slice_t record, kv_t* out) noexcept

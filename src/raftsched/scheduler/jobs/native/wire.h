@@ -131,6 +131,42 @@ static inline uint8_t *pb_put_instant(uint8_t *at, uint32_t number, instant_t t)
     return at;
 }
 
+/* RFC 3339 in UTC, as machines write it: YYYY-MM-DDTHH:MM:SS[.1 to 9 digits]Z. 1 = read; 0 = another form, or no such instant. */
+static inline int utc_digits(const uint8_t *at, int count, int *out) {
+    int value = 0;
+    for (int i = 0; i < count; i++) {
+        if (at[i] < '0' || at[i] > '9') return 0;
+        value = value * 10 + at[i] - '0';
+    }
+    *out = value;
+    return 1;
+}
+static int utc_parse(slice_t text, instant_t *out) {
+    static const uint8_t month_days[] = { 0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31 };
+    const uint8_t *p = text.data;
+    int year, month, day, hour, minute, second, digits = 0, fraction = 0;
+    if (text.size < 20 || text.size > 30 || p[4] != '-' || p[7] != '-' || p[10] != 'T' || p[13] != ':' || p[16] != ':'
+        || p[text.size - 1] != 'Z')
+        return 0;
+    if (!utc_digits(p, 4, &year) || !utc_digits(p + 5, 2, &month) || !utc_digits(p + 8, 2, &day) || !utc_digits(p + 11, 2, &hour)
+        || !utc_digits(p + 14, 2, &minute) || !utc_digits(p + 17, 2, &second))
+        return 0;
+    if (text.size > 20) {
+        digits = (int)text.size - 21;
+        if (p[19] != '.' || digits < 1 || digits > 9 || !utc_digits(p + 20, digits, &fraction)) return 0;
+        for (int i = digits; i < 9; i++) fraction *= 10;
+    }
+    if (month < 1 || month > 12 || hour > 23 || minute > 59 || second > 59) return 0;
+    int leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    if (day < 1 || day > month_days[month] + (month == 2 && leap)) return 0;
+    int64_t y = year - (month <= 2), era = (y >= 0 ? y : y - 399) / 400, of_era = y - era * 400;  /* years from March */
+    int64_t of_year = (153 * (month > 2 ? month - 3 : month + 9) + 2) / 5 + day - 1;
+    int64_t days = era * 146097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719468;
+    out->s = days * 86400 + hour * 3600 + minute * 60 + second;
+    out->ns = fraction;
+    return out->s >= -62135596800LL;
+}
+
 /* -- a growing buffer */
 typedef struct { uint8_t *data; size_t size, capacity; } pb_buffer;
 
