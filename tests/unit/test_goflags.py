@@ -136,3 +136,9 @@ def test_the_version_needs_no_heavy_import() -> None:
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert answer.stdout.startswith("raftsched ")
     assert answer.stdout.endswith("set()\n")
+
+
+def test_the_server_imports_neither_typer_nor_rich_nor_grpc() -> None:
+    program = "import sys, raftsched.cli.serve, raftsched.server; print({'typer', 'rich', 'grpc', 'click'} & {*sys.modules})"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert answer.stdout == "set()\n"

@@ -1,7 +1,7 @@
 """`raftsched serve` and `raftsched-scheduler`: read the options, open the log, run the server.
 
 Invariant: a user's mistake is one line and an exit code, never a traceback. Imports neither typer nor rich nor grpc: a start
-must be quick (tests/unit/test_cli_imports.py).
+must be quick (tests/unit/test_goflags.py).
 """
 
 import os
