@@ -1,5 +1,5 @@
 # Two commands: `make run` and `make test`. Both set up what is missing first; see scripts/setup.sh.
-.PHONY: help run test lint differential bench bench-rooms wheel proto tools lower-bounds setup clean
+.PHONY: help run test lint differential bench bench-rooms wheel proto tools lower-bounds pythons setup clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -39,6 +39,9 @@ wheel: setup ## a wheel with its libraries inside and an sdist, both tried in cl
 
 lower-bounds: setup ## the unit tests on the oldest dependencies that pyproject.toml allows
 	@.venv/bin/python scripts/lower_bounds.py
+
+pythons: setup ## unit and property tests on every supported Python that is to be found here
+	@.venv/bin/python scripts/pythons.py $(ARGS)
 
 clean: ## what was built; .venv, .cache and ./data stay
 	@rm -rf build dist wheelhouse .mypy_cache .ruff_cache .pytest_cache .hypothesis

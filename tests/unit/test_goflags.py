@@ -4,10 +4,14 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raftsched.cli.goflags import HelpAsked, UsageError, parse, usage
 from raftsched.cli.serve import ALIAS_HELP, ALIASES
+from raftsched.config import load
 from raftsched.config.flags import FLAGS, Value
+from raftsched.errors import ConfigError
 
 
 def flags(*words: str, short: bool = False) -> dict[str, Value]:
@@ -83,6 +87,26 @@ def test_short_names_stand_for_the_long_ones() -> None:
     for wrong in ("https://h:1", "h:1", "http://h", "http://h:x", "http://h:1,http://i:1"):
         with pytest.raises(UsageError, match="listen-client-urls"):
             flags(f"--listen-client-urls={wrong}", short=True)
+
+
+WORDS = st.lists(
+    st.one_of(
+        st.text(max_size=12),
+        st.builds("--{}={}".format, st.sampled_from([flag.name for flag in FLAGS]), st.text(max_size=12)),
+        st.builds("-{}".format, st.sampled_from([flag.name for flag in FLAGS])),
+    ),
+    max_size=6,
+)
+
+
+@given(WORDS)
+def test_any_command_line_is_a_configuration_or_a_declared_refusal(words: list[str]) -> None:
+    try:
+        load({name: value for name, value in flags(*words, short=True).items() if name != "config"}, {})
+    except HelpAsked:
+        pass
+    except ConfigError as error:
+        assert error.exit_code in {1, 2}  # noqa: PT017
 
 
 @pytest.mark.parametrize("word", ["--help", "-help", "-h", "--h"])
