@@ -3,7 +3,7 @@
 Invariant: at most one wake-up is set; it comes through the loop, never early. Where the system has no timerfd, the loop's own
 timer is used and wake-ups are up to a millisecond late. Must not know: jobs, wall time.
 """
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t
 
 cdef extern from *:
     """
