@@ -11,12 +11,13 @@ import os
 import random
 import signal
 import sys
+import traceback
 from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Final
 
 from raftsched import limits
 from raftsched.broadcast import broadcast_address
-from raftsched.errors import ConfigError, FatalError
+from raftsched.errors import ConfigError, FatalError, NoSpaceError, StatusError
 from raftsched.rpc.etcd.services import SERVICES, EtcdServices
 from raftsched.rpc.health import HEALTH, HealthService, HealthzServer, add_reflection
 from raftsched.rpc.http import HttpEndpoints, MetricsServer
@@ -39,6 +40,8 @@ SCHEDULER_PING_IDLE_MS: Final = 3_000  # Dapr's server pings an idle connection 
 SCHEDULER_PING_TIMEOUT_MS: Final = 5_000  # ... and closes it when 5 s bring no answer
 PROGRESS_JITTER: Final = 0.1
 NS_PER_MS: Final = 1_000_000
+EXPECTED: Final = (OSError, DirectoryInUseError, NoSpaceError, FatalError, ConfigError, TimeoutError)
+"""What may end an incarnation; anything else is a fault of ours, told with its trace on the engine's stream."""
 
 
 class Server:
@@ -87,7 +90,11 @@ class Server:
         status = node.status()
         free_bytes = status.db_size - status.db_size_in_use
         if threshold_bytes and free_bytes >= threshold_bytes:
-            await node.defragment()
+            try:
+                await node.defragment()
+            except StatusError as error:
+                self._logs.engine("store").warning("space could not be reclaimed at boot", error=error.message)
+                return
             self._logs.engine("store").info("reclaimed space at boot", freed_bytes=status.db_size - node.status().db_size)
 
     def _build_service(self, node: Node, address: str) -> SchedulerService:
@@ -114,6 +121,7 @@ class Server:
             node,
             request_bytes_max=limits.MESSAGE_BYTES_MAX,
             progress_interval_ms=lambda: limits.WATCH_PROGRESS_INTERVAL_MS * (1 + PROGRESS_JITTER * chance.random()),
+            extensive_metrics=self._config.etcd_metrics == "extensive",
         )
         self._health.register(door)
         add_reflection(door, [*SERVICES, HEALTH])
@@ -253,12 +261,14 @@ class Supervisor:
             await self._until_stop(server.start())
             if not self._stopping.is_set():
                 await self._until_stop(server.failed)
-        except (OSError, DirectoryInUseError, FatalError, ConfigError, TimeoutError) as error:
+        except Exception as error:
+            if not isinstance(error, EXPECTED):
+                self._logs.engine("server").error("unexpected failure", error=repr(error), trace=traceback.format_exc())
             return error
         finally:
+            self._server = None  # /healthz says 503 from here on
             if server is not None:
                 await server.stop()
-            self._server = None
         if not self._stopping.is_set() and server.failed.done():
             line = server.failed.result()
             return FatalError(line) if server.fatal else line

@@ -9,13 +9,14 @@ the generation and the bytes of a commit alive until it has ended.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.errno cimport EDQUOT, ENOSPC
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 import os
 
-from raftsched.errors import CorruptError, FatalError
+from raftsched.errors import CorruptError, FatalError, NoSpaceError
 from raftsched.store._records cimport Generation, RecordSource, record_t, scan_fn
 
 include "_lmdb/native.pxi"
@@ -56,15 +57,20 @@ cdef class Backend(RecordSource):
             raise ValueError("a backend is opened once")
         self.path = path
         self.map_bytes = map_bytes
+        data_path = os.path.join(path, "data.mdb")
+        fresh = not os.path.exists(data_path)
+        if fresh and not create:
+            raise FatalError(f"no database in {path}")
         try:
-            if create and not os.path.isdir(path):
+            if not os.path.isdir(path):
                 os.mkdir(path, 0o700)
         except OSError as failed:
-            raise FatalError(f"cannot create {path}: {failed.strerror}") from failed
-        if not create and not os.path.exists(os.path.join(path, "data.mdb")):
-            raise FatalError(f"no database in {path}")
+            kind = NoSpaceError if failed.errno in (ENOSPC, EDQUOT) else FatalError
+            raise kind(f"cannot create {path}: {failed.strerror}") from failed
         error = backend_open(self.handle, os.fsencode(path), map_bytes, &what)
         if error:
+            if fresh and os.path.exists(data_path):
+                os.unlink(data_path)  # begun and not finished: nothing was ever in it
             raise_fatal((<bytes> what).decode(), path, error)
         self.closed = False
         self.fd = self.handle.notify_fd
@@ -379,7 +385,11 @@ cdef class Backend(RecordSource):
 
 
 cdef int raise_fatal(str what, str path, int error) except -1:
-    kind = CorruptError if error in (MDB_CORRUPTED, MDB_INVALID, MDB_VERSION_MISMATCH, MDB_PAGE_NOTFOUND) else FatalError
+    kind = FatalError
+    if error in (MDB_CORRUPTED, MDB_INVALID, MDB_VERSION_MISMATCH, MDB_PAGE_NOTFOUND):
+        kind = CorruptError
+    elif error in (ENOSPC, EDQUOT):
+        kind = NoSpaceError
     raise kind(f"cannot {what} the database {path}: {text_of(error)}")
 
 

@@ -144,17 +144,25 @@ class DataDirectory:
     def finish_defragment(self, backend: Backend) -> None:
         """Puts the finished copy in the database's place. All pointers into the backend become invalid.
 
-        Raises ValueError, with the copy thrown away and the old database in place, if there was a commit since the copy began.
+        Raises ValueError, with the copy thrown away and the old database in place, if there was a commit since the copy began, and
+        NoSpaceError likewise if the name does not fit. FatalError: the next start may take the copy, so nothing may be committed any more.
         """
         copy, old = self.copy_path, backend.path
         if backend.committing or stored_applied_index(copy) != backend.applied_index:
             shutil.rmtree(copy, ignore_errors=True)
             raise ValueError("a commit came in between")
         new = copy.removesuffix(".tmp")
-        os.rename(copy, new)
-        _sync(self.path)
+        try:
+            os.rename(copy, new)
+        except OSError as error:
+            shutil.rmtree(copy, ignore_errors=True)
+            raise NoSpaceError(f"cannot name the copy {new}: {error.strerror}") from error
+        try:
+            _sync(self.path)
+        except OSError as error:
+            raise FatalError(f"cannot sync {self.path}: {error.strerror}") from error
         backend.swap(new)
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)  # what stays of it goes at the next start
 
     def discard_copy(self) -> None:
         """After a copy that failed."""

@@ -5,19 +5,20 @@ Must not know: what the files mean.
 """
 
 import contextlib
+import errno
 import mmap
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from raftsched.errors import FatalError
+from raftsched.errors import FatalError, NoSpaceError
 
 Bytes = bytes | mmap.mmap
 
 
 class Disk(Protocol):
-    """One directory. `testing.disk.SimulatedDisk` is the other implementation; errors are FatalError."""
+    """One directory. `testing.disk.SimulatedDisk` is the other implementation; errors are FatalError, for want of space NoSpaceError."""
 
     @property
     def path(self) -> str:
@@ -44,8 +45,9 @@ class RealDisk:
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def _fail(self, what: str, name: str, error: OSError) -> FatalError:
-        return FatalError(f"cannot {what} {os.path.join(self.path, name)}: {error.strerror}")
+    def _fail(self, what: str, name: str, error: OSError) -> FatalError | NoSpaceError:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT} and what != "sync"  # a failed sync is never tried again
+        return (NoSpaceError if full else FatalError)(f"cannot {what} {os.path.join(self.path, name)}: {error.strerror}")
 
     def sizes(self) -> list[tuple[str, int]]:
         try:

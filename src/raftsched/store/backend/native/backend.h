@@ -34,7 +34,7 @@
 #include "../../native/crc32c.h"
 #include "reach.h"
 
-enum { BUCKETS_MAX = 10, REVISION_BYTES = 17, TOMBSTONE_BYTES = 18, BULK_MAX = 64, SIZES_EVERY_MS = 500, SIDE_KEY_BYTES_MAX = 511 };
+enum { BUCKETS_MAX = 10, REVISION_BYTES = 17, TOMBSTONE_BYTES = 18, BULK_MAX = 64, SIZES_EVERY_MS = 500, SIDE_KEY_BYTES_MAX = 511, LOCK_FILE_BYTES = 16384 };
 
 static const char *const bucket_names[BUCKETS_MAX] = {
     "alarm", "auth", "authRoles", "authUsers", "cluster", "key", "lease", "members", "members_removed", "meta",
@@ -590,10 +590,32 @@ static int check_length(backend_t *backend)
     return reach_check(fd, stat.ms_psize, (uint64_t)file.st_size, info.me_last_txnid);
 }
 
+/* LMDB writes to its lock file through a map, where a full disk is a signal and no error: takes the blocks beforehand. */
+static int allocate_lock_file(const char *path)
+{
+    char name[4096];
+    if (snprintf(name, sizeof name, "%s/lock.mdb", path) >= (int)sizeof name)
+        return ENAMETOOLONG;
+    int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return errno;
+    int error = posix_fallocate(fd, 0, LOCK_FILE_BYTES);
+    close(fd);
+    return error;
+}
+
+static int path_is_full(const char *path)
+{
+    struct statvfs info;
+    return !statvfs(path, &info) && (uint64_t)info.f_bavail * info.f_frsize < 1 << 20;
+}
+
 static int open_environment(backend_t *backend, const char *path, size_t map_bytes, const char **what)
 {
     int error;
     *what = "open";
+    if ((error = allocate_lock_file(path)))
+        return error;
     if ((error = mdb_env_create(&backend->env)))
         return error;
     mdb_env_set_maxdbs(backend->env, BUCKETS_MAX + 2);
@@ -662,7 +684,7 @@ static int backend_open(backend_t *backend, const char *path, size_t map_bytes, 
 {
     int error = open_environment(backend, path, map_bytes, what);
     if (error)
-        return error;
+        return error == EIO && path_is_full(path) ? ENOSPC : error; /* as LMDB calls a write that was cut short */
     *what = "start the threads of";
     backend->notify_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     backend->bulk_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
