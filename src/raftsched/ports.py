@@ -158,6 +158,9 @@ class StoreNode(Protocol):
     async def hash(self) -> int:
         """Maintenance.Hash: CRC-32C over the whole backend but meta{term, consistent_index, storageVersion}."""
 
+    async def hash_kv(self, revision: int) -> tuple[int, int, int]:
+        """Maintenance.HashKV: (hash, compact revision, hash revision); 0 = the present revision. Raises `StatusError`."""
+
     def counters(self) -> Mapping[str, float]:
         """Monotonic counts and present values under etcd's metric names without label (etcd-api §4.5, appendix C);
         a name that has no true value here is absent."""
@@ -185,7 +188,6 @@ class StoreReader(Protocol):
     def live(self, start: bytes, end: bytes, after: bytes | None, limit: int) -> list[Change]: ...
     def previous(self, key: bytes, before_main: int) -> bytes | None: ...
     def history(self, from_main: int, revisions_max: int, bytes_max: int = ...) -> tuple[list[Change], int]: ...
-    def hash_kv(self, revision: int) -> tuple[int, int, int, int]: ...
 
 
 class StoreStatus(NamedTuple):

@@ -3,6 +3,7 @@ that need no second server to judge."""
 
 import json
 import queue
+import re
 import time
 import urllib.error
 import urllib.request
@@ -336,3 +337,41 @@ def test_metrics_have_etcds_names_and_forms(door: EtcdDoor, channel: grpc.Channe
     ):
         assert line + "\n" in text
     assert "process_resident_memory_bytes " in text
+
+
+def test_durations_are_measured_when_extensive_metrics_are_asked_for(door: EtcdDoor) -> None:
+    stats = 'grpc_method="{}",grpc_service="etcdserverpb.{}",grpc_type="{}"'
+    with EtcdDoor(extensive_metrics=True) as extensive:
+        for one in (extensive, door):
+            with grpc.insecure_channel(one.address) as channel:
+                kv = stubs.KVStub(channel)
+                kv.Put(pb.PutRequest(key=b"a"))
+                refusal(lambda kv=kv: kv.Put(pb.PutRequest()), EtcdError.KEY_NOT_PROVIDED)
+                kv.Range(pb.RangeRequest(key=b"a"))
+                kv.Range(pb.RangeRequest(key=b"a", serializable=True))
+                kv.Txn(pb.TxnRequest())
+                stubs.MaintenanceStub(channel).Status(pb.StatusRequest())
+                list(kv.RangeStream(pb.RangeRequest(key=b"a")))
+        text = fetch(extensive, "/metrics")[1]
+        for method, service, kind, count in (
+            ("Put", "KV", "unary", 2),
+            ("Range", "KV", "unary", 2),
+            ("Txn", "KV", "unary", 1),
+            ("Status", "Maintenance", "unary", 1),
+            ("RangeStream", "KV", "server_stream", 1),
+            ("Compact", "KV", "unary", 0),
+        ):
+            labels = stats.format(method, service, kind)
+            assert f"grpc_server_handling_seconds_count{{{labels}}} {count}\n" in text
+            assert f'grpc_server_handling_seconds_bucket{{{labels},le="+Inf"}} {count}\n' in text
+            total = re.search(rf"grpc_server_handling_seconds_sum{{{labels}}} (\S+)", text)
+            assert total is not None
+            assert 0 <= float(total[1]) < 10
+            assert (float(total[1]) > 0) == (count > 0)
+    assert "grpc_server_handling_seconds" not in fetch(door, "/metrics")[1]
+
+
+def test_descriptors_are_counted(door: EtcdDoor) -> None:
+    text = fetch(door, "/metrics")[1]
+    used, limit = (float(line.split()[1]) for name in ("os_fd_used", "os_fd_limit") for line in text.splitlines() if line.startswith(name))
+    assert 3 < used < limit

@@ -5,6 +5,10 @@ value here is left out, never shown as zero. Sources hand over finished `Family`
 """
 
 import math
+import os
+import resource
+import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -40,11 +44,39 @@ class Family:
 
 Source = Callable[[], Iterable[Family]]
 
+HANDLING_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Prometheus' default buckets in seconds, which grpc_server_handling_seconds has in etcd."""
+
+
+class Durations:
+    """How long the calls of one method took."""
+
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(HANDLING_BOUNDS) + 1)
+        self.sum_s = 0.0
+
+    def observe(self, seconds: float, count: int) -> None:
+        self.counts[bisect_left(HANDLING_BOUNDS, seconds)] += count
+        self.sum_s += seconds * count
+
+    def sample(self) -> Histogram:
+        total = 0
+        found = []
+        for bound, count in zip((*HANDLING_BOUNDS, math.inf), self.counts, strict=True):
+            total += count
+            found.append((bound, total))
+        return found, self.sum_s
+
 
 class MethodStats:
-    """The counters of one gRPC method, as grpc-prometheus names them."""
+    """The counters of one gRPC method, as grpc-prometheus names them.
 
-    __slots__ = ("grpc_type", "handled", "method", "received", "sent", "service", "started")
+    `durations` is None unless they are asked for (--etcd-metrics=extensive): then `begin` is a time, and `ended` must be told it.
+    """
+
+    __slots__ = ("durations", "grpc_type", "handled", "method", "received", "sent", "service", "started")
 
     def __init__(self, path: str, grpc_type: Literal["unary", "server_stream", "client_stream", "bidi_stream"]) -> None:
         self.service, self.method = path.lstrip("/").split("/")
@@ -53,21 +85,33 @@ class MethodStats:
         self.received = 0
         self.sent = 0
         self.handled: dict[int, int] = {}
+        self.durations: Durations | None = None
 
-    def ended(self, code: int, count: int = 1) -> None:
+    def begin(self) -> float:
+        """When a call, or a batch of them, began; 0.0 while nobody measures."""
+        return 0.0 if self.durations is None else time.perf_counter()
+
+    def ended(self, code: int, count: int = 1, began: float = 0.0) -> None:
         self.handled[code] = self.handled.get(code, 0) + count
+        if self.durations is not None:
+            self.durations.observe(time.perf_counter() - began, count)
 
 
 class GrpcStats:
     """All methods of one door, and who calls it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, extensive: bool = False) -> None:
+        """`extensive`: with grpc_server_handling_seconds."""
+        self.extensive = extensive
         self.methods: dict[str, MethodStats] = {}
         self.client_versions: dict[tuple[str, str], int] = {}
 
     def method(self, path: str, grpc_type: Literal["unary", "server_stream", "client_stream", "bidi_stream"] = "unary") -> MethodStats:
         """The counters of `path`, made at first use."""
-        return self.methods.setdefault(path, MethodStats(path, grpc_type))
+        stats = self.methods.setdefault(path, MethodStats(path, grpc_type))
+        if self.extensive and stats.durations is None:
+            stats.durations = Durations()
+        return stats
 
     def count_client(self, call_type: Literal["unary", "stream"], version: str | None, count: int = 1) -> None:
         """A request by a client that says it is `version`; beyond CLIENT_VERSIONS_MAX different ones they count as "other"."""
@@ -89,6 +133,14 @@ class GrpcStats:
         )
         yield Family("grpc_server_msg_received_total", "counter", "Messages received.", three, {key: one.received for key, one in rows})
         yield Family("grpc_server_msg_sent_total", "counter", "Messages sent.", three, {key: one.sent for key, one in rows})
+        if self.extensive:
+            yield Family(
+                "grpc_server_handling_seconds",
+                "histogram",
+                "Response latency of RPCs that had been handled by the server.",
+                three,
+                {key: one.durations.sample() for key, one in rows if one.durations is not None},
+            )
         yield Family(
             "etcd_server_client_requests_total",
             "counter",
@@ -96,6 +148,16 @@ class GrpcStats:
             ("type", "client_api_version"),
             {(kind, version): count for (kind, version), count in self.client_versions.items()},
         )
+
+
+def descriptor_families() -> Iterator[Family]:
+    """etcd's own pair beside process_open_fds and process_max_fds; nothing where the system does not list them."""
+    try:
+        used = len(os.listdir("/proc/self/fd")) - 1  # one of them lists
+    except OSError:
+        return
+    yield single("os_fd_limit", "gauge", "The file descriptor limit.", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    yield single("os_fd_used", "gauge", "The number of used file descriptors.", used)
 
 
 def single(name: str, kind: Literal["counter", "gauge"], text: str, value: float) -> Family:

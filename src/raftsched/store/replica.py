@@ -213,6 +213,8 @@ class Replica:
         self._held_bytes = 0
         self.proposals_failed_total = 0
         self.leader_changes_total = 0
+        self.reads_failed_total = 0  # read indexes: no leader, or it changed
+        self.reads_timed_out_total = 0
         self.entries_proposed_total = 0
         self._handlers: dict[type, Callable[..., None]] = {
             Propose: self._propose,
@@ -342,6 +344,7 @@ class Replica:
         reads, self._reads_asked = self._reads_asked, []
         context = self.ids.lease_id()  # unique over restarts: an answer that comes late must not match
         if not self.kernel.read_index(context):
+            self.reads_failed_total += 1
             self._refuse_reads(reads, EtcdError.NO_LEADER, output)
             return
         self._reads_open[context] = (mono_ms + self._request_timeout_ms, reads)
@@ -354,6 +357,7 @@ class Replica:
     def _index_lost(self, context: object, output: Output) -> None:
         found = self._reads_open.pop(context, None) if isinstance(context, int) else None
         if found is not None:
+            self.reads_failed_total += 1
             self._refuse_reads(found[1], EtcdError.LEADER_CHANGED, output)
 
     def _serve_reads(self, output: Output) -> None:
@@ -370,6 +374,7 @@ class Replica:
         self.kernel.tick()
         self.waiters.expire(mono_ms, (EtcdError.TIMEOUT, self.applier.store.revision, b""), output.replies)
         for context in [one for one, (deadline, _) in self._reads_open.items() if deadline <= mono_ms]:
+            self.reads_timed_out_total += 1
             self._refuse_reads(self._reads_open.pop(context)[1], EtcdError.TIMEOUT, output)
         while self._reads_waiting and self._reads_waiting[0][1] <= mono_ms:
             self._refuse_reads(self._reads_waiting.popleft()[2], EtcdError.TIMEOUT, output)

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from raftsched import limits
-from raftsched.errors import EtcdError
+from raftsched.errors import EtcdError, status_of
 from raftsched.ports import ChangeSink, StoreStatus
 from raftsched.rpc.etcd.services import EtcdServices
 from raftsched.rpc.http import HttpEndpoints
@@ -145,6 +145,12 @@ class LoneNode:
     async def hash(self) -> int:
         return self.mvcc.hash_kv(0)[1]
 
+    async def hash_kv(self, revision: int) -> tuple[int, int, int]:
+        error, value, compact_revision, hash_revision = self.mvcc.hash_kv(revision)
+        if error:
+            raise status_of(error)
+        return value, compact_revision, hash_revision
+
     def counters(self) -> Mapping[str, float]:
         return {"etcd_debugging_lease_granted_total": self.lessor.granted_total}
 
@@ -166,11 +172,13 @@ class EtcdDoor:
         open_node: Callable[[], AbstractAsyncContextManager[Any]] = lone,
         progress_interval_ms: float = limits.WATCH_PROGRESS_INTERVAL_MS,
         leader_lost_ms: int = 3_000,
+        extensive_metrics: bool = False,
     ) -> None:
         self.node: Any = None
         self._open_node = open_node
         self.port = 0
         self._options: dict[str, Any] = {"progress_interval_ms": lambda: progress_interval_ms, "leader_lost_ms": leader_lost_ms}
+        self._options["extensive_metrics"] = extensive_metrics
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
 

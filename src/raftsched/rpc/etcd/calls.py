@@ -73,6 +73,7 @@ class Door:
     def admit(self, handles: list[int], messages: list[bytes], check: Callable[[bytes], int] | None, stats: MethodStats) -> bool:
         """Whether all requests of the batch may go on. If not, those that may not are failed and taken out of both lists."""
         count = len(handles)
+        began = stats.begin()
         stats.started += count
         stats.received += count
         metadata = self.engine.metadata
@@ -93,13 +94,13 @@ class Door:
         if not any(errors):
             return True
         for index in [index for index, error in enumerate(errors) if error][::-1]:
-            self.fail(handles.pop(index), errors[index], stats)
+            self.fail(handles.pop(index), errors[index], stats, began)
             del messages[index]
         return False
 
-    def fail(self, handle: int, error: int, stats: MethodStats) -> None:
+    def fail(self, handle: int, error: int, stats: MethodStats, began: float = 0.0) -> None:
         code, text = STATUS[error]
-        stats.ended(code)
+        stats.ended(code, 1, began)
         self.engine.fail(handle, code, text)
 
     # -- cold methods
@@ -109,6 +110,7 @@ class Door:
         stats = self.stats.method(path)
 
         async def counted(call: "Call", message: bytes) -> bytes:
+            began = stats.begin()
             stats.started += 1
             stats.received += 1
             code = int(GrpcCode.CANCELLED)
@@ -124,7 +126,7 @@ class Door:
                 code = int(GrpcCode.INTERNAL)
                 raise
             finally:
-                stats.ended(code)
+                stats.ended(code, 1, began)
             return answer
 
         self.engine.add_unary(path, counted)
@@ -175,9 +177,14 @@ class _Waiter:
 class AnswerSink:
     """A ResultSink whose tokens are call handles: answers them, counts them."""
 
-    def __init__(self, door: Door, stats: MethodStats) -> None:
+    def __init__(self, door: Door, stats: MethodStats, began: float = 0.0) -> None:
         self._door = door
         self._stats = stats
+        self._began = began
+
+    def of_batch(self) -> "AnswerSink":
+        """The sink for a batch that begins now: one of its own if durations are measured."""
+        return self if self._stats.durations is None else AnswerSink(self._door, self._stats, self._stats.begin())
 
     def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
         door, stats = self._door, self._stats
@@ -187,7 +194,7 @@ class AnswerSink:
         for token, (error, revision, body) in zip(tokens, results, strict=True):
             if error:
                 failed += 1
-                door.fail(token, error, stats)
+                door.fail(token, error, stats, self._began)
             else:
                 if revision != last:
                     last, header = revision, make_header(revision)
@@ -195,4 +202,4 @@ class AnswerSink:
         done = len(tokens) - failed
         stats.sent += done
         if done:
-            stats.ended(0, done)
+            stats.ended(0, done, self._began)

@@ -51,7 +51,7 @@ class KvService:
 
         def handler(handles: list[int], messages: list[bytes]) -> None:
             if door.admit(handles, messages, check, stats) or handles:
-                propose(kind, messages, handles, sink)
+                propose(kind, messages, handles, sink.of_batch())
 
         door.engine.add_batch(path, handler)
 
@@ -60,43 +60,46 @@ class KvService:
             return
         local = [index for index, message in enumerate(messages) if SERIALIZABLE in message and is_serializable(message)]
         if local:
-            self._range_sink.on_results([handles[index] for index in local], [self._node.read_local(messages[index]) for index in local])
+            sink = self._range_sink.of_batch()
+            sink.on_results([handles[index] for index in local], [self._node.read_local(messages[index]) for index in local])
             for index in reversed(local):
                 del handles[index], messages[index]
         if handles:
-            self._node.read_many(messages, handles, self._range_sink)
+            self._node.read_many(messages, handles, self._range_sink.of_batch())
 
     def _txns(self, handles: list[int], messages: list[bytes]) -> None:
         if not self._door.admit(handles, messages, self._store.check_txn, self._txn_stats) and not handles:
             return
         kinds = list(map(self._store.txn_is_read_only, messages))
+        sink = self._txn_sink.of_batch()
         if not any(kinds):
-            self._node.propose_many(TXN, messages, handles, self._txn_sink)
+            self._node.propose_many(TXN, messages, handles, sink)
             return
         split: tuple[list[int], ...] = ([], [], [])
         for index, kind in enumerate(kinds):
             split[kind].append(index)
         writes, linearizable, local = ([(handles[index], messages[index]) for index in part] for part in split)
         if writes:
-            self._node.propose_many(TXN, [message for _, message in writes], [handle for handle, _ in writes], self._txn_sink)
-        self._read_txns(local)
+            self._node.propose_many(TXN, [message for _, message in writes], [handle for handle, _ in writes], sink)
+        self._read_txns(local, sink)
         if linearizable:
-            self._door.spawn(self._read_txns_later(linearizable))
+            self._door.spawn(self._read_txns_later(linearizable, sink))
 
-    def _read_txns(self, requests: list[tuple[int, bytes]]) -> None:
+    def _read_txns(self, requests: list[tuple[int, bytes]], sink: AnswerSink) -> None:
         if requests:
             evaluate = self._store.txn
-            self._txn_sink.on_results([handle for handle, _ in requests], [evaluate(message) for _, message in requests])
+            sink.on_results([handle for handle, _ in requests], [evaluate(message) for _, message in requests])
 
-    async def _read_txns_later(self, requests: list[tuple[int, bytes]]) -> None:
+    async def _read_txns_later(self, requests: list[tuple[int, bytes]], sink: AnswerSink) -> None:
+        began = self._txn_stats.begin()
         try:
             await self._node.read_barrier()
         except StatusError as error:
             for handle, _ in requests:
-                self._txn_stats.ended(int(error.code))
+                self._txn_stats.ended(int(error.code), 1, began)
                 self._door.engine.fail(handle, int(error.code), error.message)
         else:
-            self._read_txns(requests)
+            self._read_txns(requests, sink)
 
     async def _compact(self, call: "Call", message: bytes) -> bytes:
         """With `physical` the answer waits until the records are gone and that is committed."""
@@ -119,6 +122,7 @@ class RangeStream:
         self._stream = stream
         self._stats: MethodStats = door.stats.method(path, "server_stream")
         self._stats.started += 1
+        self._began = self._stats.begin()
         self._request: RangeRequest | None = None
         self._left = 0
         self._sent = 0
@@ -152,7 +156,7 @@ class RangeStream:
     def on_closed(self, code: int) -> None:
         if not self._over:
             self._over = True
-            self._stats.ended(code)
+            self._stats.ended(code, 1, self._began)
 
     def _start(self, message: bytes) -> None:
         self._stats.received += 1
@@ -228,5 +232,5 @@ class RangeStream:
     def _finish(self, code: int, message: str) -> None:
         if not self._over:
             self._over = True
-            self._stats.ended(code)
+            self._stats.ended(code, 1, self._began)
             self._stream.finish(code, message)

@@ -76,6 +76,7 @@ class KeepAlive:
         self._stream = stream
         self._stats = door.stats.method(KEEP_ALIVE_PATH, "bidi_stream")
         self._stats.started += 1
+        self._began = self._stats.begin()
         self._waiting: deque[int] = deque()
         self._task: asyncio.Task[None] | None = None
         self._half_closed = False
@@ -139,6 +140,6 @@ class KeepAlive:
         if not self._over:
             self._over = True
             self._waiting.clear()
-            self._stats.ended(code)
+            self._stats.ended(code, 1, self._began)
             if self._task is not None and self._task is not asyncio.current_task():
                 self._task.cancel()

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
-from raftsched.errors import ETCD_STATUS, EtcdError, status_of
+from raftsched.errors import ETCD_STATUS, EtcdError
 from raftsched.pb.etcd.rpc_pb2 import (
     AlarmMember,
     AlarmRequest,
@@ -78,9 +78,6 @@ class MaintenanceService:
         return self._door.answer(HashResponse(hash=await self._node.hash()).SerializeToString())
 
     async def _hash_kv(self, call: "Call", message: bytes) -> bytes:
-        store = self._node.mvcc
-        error, value, compact_revision, hash_revision = store.hash_kv(parse(HashKVRequest, message).revision)
-        if error:
-            raise status_of(error)
+        value, compact_revision, hash_revision = await self._node.hash_kv(parse(HashKVRequest, message).revision)
         response = HashKVResponse(hash=value, compact_revision=compact_revision, hash_revision=hash_revision)
         return self._door.answer(response.SerializeToString())

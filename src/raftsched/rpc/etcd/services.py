@@ -13,7 +13,7 @@ from raftsched.rpc.etcd.lease import LeaseService
 from raftsched.rpc.etcd.maintenance import MaintenanceService
 from raftsched.rpc.etcd.version import CLUSTER_VERSION, SERVER_VERSION
 from raftsched.rpc.etcd.watch import WatchService
-from raftsched.rpc.metrics import Family, GrpcStats, Histogram
+from raftsched.rpc.metrics import Family, GrpcStats, Histogram, descriptor_families
 
 if TYPE_CHECKING:
     from raftsched.rpc.http2._h2 import Engine
@@ -35,7 +35,8 @@ class EtcdServices:
     """The etcd v3 API of `node` on `engine`.
 
     `request_bytes_max` is --max-request-bytes (fragments of watch answers stay below it plus 512 KiB);
-    `progress_interval_ms` draws the next progress interval of a watch stream; `leader_lost_ms` is three election time-outs.
+    `progress_interval_ms` draws the next progress interval of a watch stream; `leader_lost_ms` is three election time-outs;
+    `extensive_metrics` is --etcd-metrics=extensive: the durations of calls, too.
     """
 
     def __init__(
@@ -46,8 +47,9 @@ class EtcdServices:
         request_bytes_max: int = REQUEST_BYTES_MAX,
         progress_interval_ms: Callable[[], float] = lambda: WATCH_PROGRESS_INTERVAL_MS,
         leader_lost_ms: int = 3_000,
+        extensive_metrics: bool = False,
     ) -> None:
-        self.stats = GrpcStats()
+        self.stats = GrpcStats(extensive=extensive_metrics)
         self._node = node
         door = Door(engine, node, self.stats)
         KvService(door)
@@ -69,6 +71,7 @@ class EtcdServices:
         yield from self.stats.families()
         yield from self.watch.families()
         yield from store_families(self._node)
+        yield from descriptor_families()
 
 
 def store_families(node: StoreNode) -> Iterator[Family]:
@@ -123,8 +126,6 @@ GAUGES: Final = frozenset(
         "etcd_debugging_auth_revision",
         "etcd_disk_wal_write_bytes_total",
         "etcd_disk_defrag_inflight",
-        "os_fd_limit",
-        "os_fd_used",
     }
 )
 """Names among `StoreNode.counters` that may fall, or that etcd declares as gauges although they end in _total."""
@@ -148,4 +149,14 @@ HELP: Final[dict[str, str]] = {
     "etcd_mvcc_txn_total": "Total number of txns seen by this member.",
     "etcd_disk_wal_fsync_duration_seconds": "The latency distributions of fsync called by WAL.",
     "etcd_disk_backend_commit_duration_seconds": "The latency distributions of commit called by backend.",
+    "etcd_disk_backend_defrag_duration_seconds": "The latency distribution of backend defragmentation.",
+    "etcd_disk_defrag_inflight": "Whether or not defrag is active on the member. 1 means active, 0 means not.",
+    "etcd_disk_wal_write_bytes_total": "Total number of bytes written in WAL.",
+    "etcd_mvcc_hash_duration_seconds": "The latency distribution of storage hash operation.",
+    "etcd_mvcc_hash_rev_duration_seconds": "The latency distribution of storage hash by revision operation.",
+    "etcd_debugging_mvcc_total_put_size_in_bytes": "The total size of put kv pairs seen by this member.",
+    "etcd_debugging_mvcc_keys_total": "Total number of keys.",
+    "etcd_debugging_mvcc_db_compaction_last": "The unix time of the last db compaction. Resets to 0 on start.",
+    "etcd_server_read_indexes_failed_total": "The total number of failed read indexes seen.",
+    "etcd_server_slow_read_indexes_total": "The total number of read index requests that timed out.",
 }

@@ -118,6 +118,7 @@ class WatchCall:
         self._timer: asyncio.TimerHandle | None = None
         self._watches = service.hub.open(self)
         self._stats.started += 1
+        self._began = self._stats.begin()
         refused = service.door.check_stream(stream)
         if refused:
             self.finish(int(refused.code), refused.message)
@@ -200,4 +201,4 @@ class WatchCall:
                 self._timer.cancel()
             self._watches.close()
             self._service.release(self)
-            self._stats.ended(code)
+            self._stats.ended(code, 1, self._began)

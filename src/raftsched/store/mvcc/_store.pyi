@@ -19,6 +19,22 @@ class LeaseBook(Protocol):
     def attach(self, lease: int, key: bytes) -> None: ...
     def detach(self, lease: int, key: bytes) -> None: ...
 
+class HashPlan:
+    """The hash of a revision, computed while others write: what `hash_kv` does at once, in three parts.
+
+    Every record up to `revision` must be in the backend, `revision` not compacted, and nothing may be scrubbed until the end.
+    """
+
+    crc: int
+    """Once the scan has ended: the hash."""
+    compact_revision: int
+    """As of the beginning."""
+    def __init__(self, store: MvccStore, revision: int) -> None: ...
+    def step(self, keys_max: int) -> bool:
+        """Looks at that many keys of the index, on the loop's thread; whether all were seen."""
+    def job(self) -> object:
+        """After the last step: what `Backend.start_scan` runs from 0 to `revision`, on any thread."""
+
 class MvccStore:
     """All keys and their history. Decides; does no IO and reads no clock.
 

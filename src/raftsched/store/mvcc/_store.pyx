@@ -9,7 +9,8 @@ transactions, history.pxi everything older than now.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyTypeObject
-from cpython.ref cimport Py_INCREF
+from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.tuple cimport PyTuple_SET_ITEM
 from libc.stddef cimport size_t
 from libc.stdint cimport UINT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -252,21 +253,17 @@ cdef class MvccStore:
         return changes, context.next
 
     def hash_kv(self, int64_t revision):
-        cdef hash_plan plan
+        cdef HashPlan plan
         if revision > 0 and revision < self.compacted:
             return (COMPACTED, 0, 0, 0)
         if revision > self.head:
             return (FUTURE_REVISION, 0, 0, 0)
         if revision == 0:
             revision = self.head
-        if hash_plan_make(&plan, &self.core, revision, self.compacted):
-            free(plan.keep)
-            raise MemoryError
-        try:
-            if revision > 0:
-                scan_all(self, 0, <uint64_t> revision, hash_one, &plan)
-        finally:
-            free(plan.keep)
+        plan = HashPlan(self, revision)
+        plan.step(UINT64_MAX)
+        if revision > 0:
+            scan_all(self, 0, <uint64_t> revision, hash_one, &plan.plan)
         return (0, plan.crc, self.compacted, revision)
 
     # -- changes of the present apply batch

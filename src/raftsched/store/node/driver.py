@@ -661,6 +661,10 @@ class Node:
             "etcd_mvcc_db_total_size_in_use_in_bytes": self._member.backend.in_use_bytes,
             "etcd_debugging_mvcc_keys_total": self._store.key_count,
             "etcd_debugging_mvcc_db_compaction_keys_total": self._flusher.scrubbed_keys_total,
+    async def hash_kv(self, revision: int) -> tuple[int, int, int]:
+        """See `ports.StoreNode`."""
+        return await self._flusher.hash_kv(revision)
+
             "etcd_debugging_lease_granted_total": lessor.granted_total,
             "etcd_debugging_lease_revoked_total": lessor.revoked_total,
             "etcd_debugging_lease_renewed_total": lessor.renewed_total,
@@ -687,7 +691,17 @@ class _Nobody:
 
 
 class _Waiter:
+            "etcd_server_read_indexes_failed_total": replica.reads_failed_total,
+            "etcd_server_slow_read_indexes_total": replica.reads_timed_out_total,
+            "etcd_mvcc_put_total": self._store.put_total,
+            "etcd_mvcc_delete_total": self._store.delete_total,
+            "etcd_mvcc_range_total": self._store.range_total,
+            "etcd_mvcc_txn_total": self._store.txn_total,
+            "etcd_debugging_mvcc_total_put_size_in_bytes": self._store.put_bytes_total,
     """The error of one answer, for who awaits it."""
+            "etcd_debugging_mvcc_db_compaction_last": self._flusher.compacted_at_s,
+            "etcd_disk_defrag_inflight": float(self._flusher.defragmenting),
+            "etcd_disk_wal_write_bytes_total": self._member.log.written_bytes,
 
     def __init__(self, future: "asyncio.Future[int]") -> None:
         self._future = future
@@ -703,6 +717,9 @@ class _Revocations:
     def __init__(self, retry: Callable[[int], None]) -> None:
         self._retry = retry
 
+            "etcd_disk_backend_defrag_duration_seconds": self._flusher.defragment_seconds.sample(),
+            "etcd_mvcc_hash_duration_seconds": self._flusher.hash_seconds.sample(),
+            "etcd_mvcc_hash_rev_duration_seconds": self._flusher.hash_kv_seconds.sample(),
     def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
         for lease, (error, _, _) in zip(tokens, results, strict=True):
             if error:

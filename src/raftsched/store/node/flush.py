@@ -6,21 +6,24 @@ Must not know: Raft's rules, who waits for what.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from raftsched import limits
 from raftsched.errors import EtcdError, FatalError, GrpcCode, NoSpaceError, StatusError, status_of
 from raftsched.store.apply import Applier, revision_key
 from raftsched.store.backend._lmdb import Backend
 from raftsched.store.backend.directory import DataDirectory
-from raftsched.store.mvcc._store import MvccStore
-from raftsched.store.node.metrics import ETCD_DISK_BOUNDS, Histogram
+from raftsched.store.mvcc._store import HashPlan, MvccStore
+from raftsched.store.node.metrics import DEFRAGMENT_BOUNDS, ETCD_DISK_BOUNDS, HASH_BOUNDS, Histogram
 from raftsched.store.node.options import Clock
 
 RETRY_MS = 1_000
 SCRUB_KEYS = 512
 SCRUB_DELETES_MAX = 100_000  # waiting for a commit; beyond, the scrub pauses
 WAIT_MS = 60_000
+LONG_JOBS_MAX = 16  # hashes and Defragment, one at a time; who comes beyond is told to come again
+HASH_STEP_KEYS = 2_048
 
 Deletes = list[tuple[int, int, bool]]
 
@@ -72,7 +75,13 @@ class Flusher:
         self._unmeasured_bytes = 0  # committed since the backend last looked at its size
         self.commit_seconds = Histogram(ETCD_DISK_BOUNDS)
         self.scrubbed_keys_total = 0
-        self.defragment_lock = asyncio.Lock()
+        self.compacted_at_s = 0  # wall time of the end of the last scrub
+        self._long_jobs = 0  # under way or waiting for their turn
+        self._long_job_lock = asyncio.Lock()
+        self._hashing = False  # no scrub: it would change what the hash is of
+        self.hash_seconds = Histogram(HASH_BOUNDS)
+        self.hash_kv_seconds = Histogram(HASH_BOUNDS)
+        self.defragment_seconds = Histogram(DEFRAGMENT_BOUNDS)
         self._loop.add_reader(backend.fd, self._on_commit_event)
         self._loop.add_reader(backend.bulk_fd, self._on_bulk_event)
         if self._scrubbing:
@@ -203,17 +212,22 @@ class Flusher:
             if not self._in_flight and not self._paused:
                 self._commit()
             await waiter
+            self._check_open()
 
     # -- scrub
 
     def _schedule_scrub(self) -> None:
         if self._scrub_timer is None and not self._closed:
             self._scrub_timer = self._loop.call_later(0.001, self._scrub)
+    def _check_open(self) -> None:
+        if self._closed:
+            raise status_of(EtcdError.STOPPED)
+
 
     def _scrub(self) -> None:
         """One slice; between slices everything else has its turn."""
         self._scrub_timer = None
-        if self._closed or not self._scrubbing:
+        if self._closed or not self._scrubbing or self._hashing:
             return
         stop_ns = self._clock.mono_ns() + limits.LOOP_SLICE_MS * 500_000
         while len(self._deletes) < SCRUB_DELETES_MAX:
@@ -227,6 +241,7 @@ class Flusher:
             if self._clock.mono_ns() >= stop_ns:
                 break
         self._arm()
+                self.compacted_at_s = self._clock.wall_ms() // 1000
         self._schedule_scrub()
 
     @property
@@ -241,6 +256,7 @@ class Flusher:
             await future
 
     # -- bulk jobs
+            self._check_open()
 
     def _on_bulk_event(self) -> None:
         try:
@@ -263,12 +279,62 @@ class Flusher:
         return future
 
     async def hash(self) -> int:
-        await self.settle()
-        return await self._job(self._backend.start_hash())
+        async with self._alone(self.hash_seconds):
+            await self.settle()
+            self._check_open()
+            return await self._job(self._backend.start_hash())
+
+    async def hash_kv(self, revision: int) -> tuple[int, int, int]:
+        """(hash, compact revision, hash revision) of `revision`, 0 = the present one; read from LMDB on its bulk thread."""
+        async with self._alone(self.hash_kv_seconds):
+            at = await self._settled_revision(revision)
+            self._hashing = True
+            try:
+                plan = HashPlan(self._store, at)
+                while not plan.step(HASH_STEP_KEYS):
+                    await asyncio.sleep(0)
+                self._check_open()
+                await self._job(self._backend.start_scan(0, max(at, 0), plan.job()))
+            finally:
+                self._hashing = False
+                if self._scrubbing:
+                    self._schedule_scrub()
+            return plan.crc, plan.compact_revision, at
+
+    async def _settled_revision(self, revision: int) -> int:
+        """`revision`, or the present one for 0, once LMDB holds all of it. Raises StatusError when there is no such revision (now)."""
+        store = self._store
+        while True:
+            at = revision or store.revision
+            if at > store.revision:
+                raise status_of(EtcdError.FUTURE_REVISION)
+            await self.settle()
+            if at >= store.compact_revision or at < 0:
+                return at
+            if revision:
+                raise status_of(EtcdError.COMPACTED)
+
+    @property
+    def defragmenting(self) -> bool:
+        return self._paused
 
     async def defragment(self) -> None:
         """Rewrites the database while reads and writes go on; they stay pending until the copy has taken its place."""
-        async with self.defragment_lock:
+    @asynccontextmanager
+    async def _alone(self, seconds: Histogram) -> AsyncIterator[None]:
+        """One long job at a time; how long it took, without the wait for its turn."""
+        if self._long_jobs >= LONG_JOBS_MAX:
+            raise status_of(EtcdError.TOO_MANY_REQUESTS)
+        self._long_jobs += 1
+        try:
+            async with self._long_job_lock:
+                began_ns = self._clock.mono_ns()
+                yield
+                seconds.observe((self._clock.mono_ns() - began_ns) / 1e9)
+        finally:
+            self._long_jobs -= 1
+
+        async with self._alone(self.defragment_seconds):
             await self.settle()
             while self._in_flight or self._jobs:
                 await asyncio.sleep(0.01)  # a commit that slipped in, or a hash; both end by themselves
@@ -277,7 +343,9 @@ class Flusher:
                 job = self._job(self._directory.start_defragment(self._backend))
                 try:
                     await job
+                self._check_open()
                 except BaseException:
+            self._check_open()
                     self._directory.discard_copy()
                     raise
                 self._directory.finish_defragment(self._backend)

@@ -42,6 +42,9 @@ class LogWriter:
     def sync_count(self) -> int:
         """fdatasync calls of the writer thread so far; one per group of batches."""
     @property
+    def written_bytes(self) -> int:
+        """Bytes of all groups that were synced."""
+    @property
     def segment(self) -> tuple[int, str]:
         """(sequence, file name) that the next batch goes to, if it fits."""
     @property

@@ -87,6 +87,51 @@ cdef int hash_one(void* plan, const record_t* record) noexcept nogil:
     return 0
 
 
+cdef struct scan_job_t:   # what Backend.start_scan takes
+    scan_fn callback
+    void* context
+
+
+cdef class HashPlan:
+    cdef hash_plan plan
+    cdef scan_job_t scan
+    cdef MvccStore store
+
+    def __cinit__(self, MvccStore store not None, int64_t revision):
+        hash_plan_begin(&self.plan, revision, store.compacted)
+        self.store = store
+        self.scan.callback = hash_one
+        self.scan.context = &self.plan
+
+    def __dealloc__(self):
+        hash_plan_free(&self.plan)
+
+    def step(self, size_t keys_max):
+        cdef int status = hash_plan_step(&self.plan, &self.store.core, keys_max)
+        if status < 0:
+            raise MemoryError
+        return status == 1
+
+    def job(self):
+        """The capsule keeps the plan alive: it may outlive who asked for the hash."""
+        capsule = PyCapsule_New(&self.scan, "raftsched.scan_job", drop_plan)
+        PyCapsule_SetContext(capsule, <void*> self)
+        Py_INCREF(self)
+        return capsule
+
+    @property
+    def crc(self):
+        return self.plan.crc
+
+    @property
+    def compact_revision(self):
+        return self.plan.compact_revision
+
+
+cdef void drop_plan(object capsule) noexcept:
+    Py_DECREF(<object> PyCapsule_GetContext(capsule))
+
+
 # -- start -----------------------------------------------------------------------------------------------------------
 
 cdef struct load_context:

@@ -175,9 +175,10 @@ cdef extern from "native/hash.h" nogil:
         int64_t revision
         int64_t compact_revision
         uint32_t crc
-        void* keep
     void crc32c_setup()
     uint32_t crc32c_by_table(uint32_t state, const uint8_t* data, size_t length)
     uint32_t crc32c_update(uint32_t crc, const uint8_t* data, size_t length)
-    int hash_plan_make(hash_plan* plan, const core_t* core, int64_t revision, int64_t compact_revision)
+    void hash_plan_begin(hash_plan* plan, int64_t revision, int64_t compact_revision)
+    int hash_plan_step(hash_plan* plan, const core_t* core, size_t keys_max)
+    void hash_plan_free(hash_plan* plan)
     void hash_record(hash_plan* plan, uint64_t main, uint32_t sub, int tombstone, const uint8_t* value, size_t length)

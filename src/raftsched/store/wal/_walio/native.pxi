@@ -109,6 +109,7 @@ cdef extern from "native/wal_writer.h" nogil:
         uint64_t room_bytes
         uint64_t queued_bytes
         uint64_t sync_count
+        uint64_t written_bytes
         uint64_t drop_count
         bint stalled
         bint tight

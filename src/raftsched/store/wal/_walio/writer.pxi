@@ -188,5 +188,9 @@ cdef class LogWriter:
         return log_view(self.log).sync_count
 
     @property
+    def written_bytes(self):
+        return log_view(self.log).written_bytes
+
+    @property
     def drops_pending(self):
         return log_view(self.log).drop_count

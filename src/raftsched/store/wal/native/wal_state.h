@@ -68,7 +68,7 @@ typedef struct wal_log {
     wal_group_t *done;        /* written: the loop thread releases the owners */
     wal_group_t *idle;        /* for reuse */
     size_t idle_count;
-    uint64_t queued_bytes, durable_batch, sync_count;
+    uint64_t queued_bytes, durable_batch, sync_count, written_bytes;
     int writing, closing, stalled, reserve;
     int full;  /* the last attempt to take space failed: try again in a second */
     int tight; /* as `full`, but kept until everything wanted was got */

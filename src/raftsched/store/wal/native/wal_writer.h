@@ -138,6 +138,7 @@ static int write_head(wal_log_t *log)
         log->tail = NULL;
     log->writing = 0;
     log->sync_count++;
+    log->written_bytes += group->length;
     log->queued_bytes -= group->length;
     log->durable_batch = group->batch_last;
     segment_release(group->segment);
@@ -404,7 +405,7 @@ static void log_free(wal_log_t *log)
 
 /* What the loop thread shows of the threads' state. */
 typedef struct {
-    uint64_t room_bytes, queued_bytes, sync_count, drop_count;
+    uint64_t room_bytes, queued_bytes, sync_count, written_bytes, drop_count;
     int stalled, tight, reserve;
 } wal_view_t;
 
@@ -415,6 +416,7 @@ static wal_view_t log_view(wal_log_t *log)
         .room_bytes = log_room(log),
         .queued_bytes = log->queued_bytes,
         .sync_count = log->sync_count,
+        .written_bytes = log->written_bytes,
         .drop_count = log->drop_count,
         .stalled = log->stalled,
         .tight = log->tight,
