@@ -103,6 +103,14 @@ class ReplicationHost(SyncObj):  # type: ignore[misc]
         """Queues anything that is no command: ticks, completed writes, reads."""
         self._inbox.append(event)
 
+    def drain(self) -> list[Event]:
+        """Takes out what is queued: for a step, or, at the end, for who must answer it."""
+        events, self._inbox = self._inbox, []
+        commands = self._commands
+        while commands:
+            events.append(commands.popleft()[0])
+        return events
+
     def received(self, sender: int, message: Message) -> None:
         """A peer's message, from the port."""
         self._transport._onMessageReceived(self._members.get(sender), message)
@@ -115,11 +123,7 @@ class ReplicationHost(SyncObj):  # type: ignore[misc]
 
     def _onTick(self, timeToWait: float = 0.0) -> None:
         """One step of the replica with all that is queued. Never sleeps."""
-        events, self._inbox = self._inbox, []
-        commands = self._commands
-        while commands:
-            events.append(commands.popleft()[0])
-        output = self._replica.step(events, self._mono_ms())
+        output = self._replica.step(self.drain(), self._mono_ms())
         self._publish()
         self._perform(output)
         if self._SyncObj__onTickCallbacks:

@@ -13,6 +13,8 @@ from raftsched import limits
 from raftsched.errors import CorruptError, EtcdError
 from raftsched.store.codec import WireError, numbers, varint_field
 
+HEAP_SLACK = 1_024  # places of the heap without a lease, beyond as many as there are leases
+
 SideWrite = Callable[[tuple[str, bytes, bytes | None]], None]
 """Takes (bucket, key, value or None) for the next transaction of the backend."""
 
@@ -41,7 +43,7 @@ class Lessor:
         self._leases: dict[int, Lease] = {}
         self._now_ms = 0
         self.primary = False
-        # Leader only. Each lease has one place in the heap; when that comes up it is put back by its real deadline.
+        # Leader only. Each lease has a place in the heap; when that comes up it is put back by its real deadline.
         self._deadlines_ms: dict[int, int] = {}
         self._heap: list[tuple[int, int]] = []
         self._revoking: set[int] = set()
@@ -138,6 +140,9 @@ class Lessor:
     def _arm(self, lease: int, deadline_ms: int) -> None:
         self._deadlines_ms[lease] = deadline_ms
         heapq.heappush(self._heap, (deadline_ms, lease))
+        if len(self._heap) > 2 * len(self._deadlines_ms) + HEAP_SLACK:  # most places belong to leases that were revoked early
+            self._heap = [(deadline, one) for one, deadline in self._deadlines_ms.items() if one not in self._revoking]
+            heapq.heapify(self._heap)
 
     def renew(self, lease: int, mono_ms: int) -> int:
         """The TTL in seconds after renewing; 0 = unknown; -1 = over, its revocation is on its way."""
@@ -156,8 +161,8 @@ class Lessor:
         while self._heap and self._heap[0][0] <= mono_ms and len(over) < count_max:
             _, lease = heapq.heappop(self._heap)
             deadline = self._deadlines_ms.get(lease)
-            if deadline is None:
-                continue  # revoked meanwhile
+            if deadline is None or lease in self._revoking:
+                continue  # revoked meanwhile; or granted again under its id and named by its other place
             if deadline > mono_ms:
                 heapq.heappush(self._heap, (deadline, lease))  # renewed meanwhile
                 continue

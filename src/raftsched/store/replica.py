@@ -394,10 +394,16 @@ class Replica:
             self._led_term = kernel.term
             lessor.promote(mono_ms, self._lease_extend_ms)
 
-    def stop(self) -> Output:
-        """Answers everyone who still waits: the outcome of what was proposed is unknown."""
+    def stop(self, events: Sequence[Event] = ()) -> Output:
+        """Answers everyone who still waits, those in `events` that no step has taken too: the outcome of what was proposed is unknown."""
         output = Output()
-        self.waiters.expire(1 << 62, (EtcdError.STOPPED, self.applier.store.revision, b""), output.replies)
+        stopped: Result = (EtcdError.STOPPED, self.applier.store.revision, b"")
+        self.waiters.expire(1 << 62, stopped, output.replies)
+        for event in events:
+            if isinstance(event, Propose):
+                output.replies.append((event.sink, event.tokens, [stopped] * len(event.tokens)))
+            elif isinstance(event, Read):
+                self._refuse_reads([event], EtcdError.STOPPED, output)
         for _, reads in self._reads_open.values():
             self._refuse_reads(reads, EtcdError.STOPPED, output)
         for _, _, reads in self._reads_waiting:

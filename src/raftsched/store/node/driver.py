@@ -8,6 +8,7 @@ Must not know: gRPC, jobs.
 """
 
 import asyncio
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
@@ -145,7 +146,7 @@ class Node:
                 self._drain()
         except FatalError as error:
             self._fail(error)
-        self._deliver(self._replica.stop())
+        self._answer_all()
         for _, future in self._revoke_waiters:
             if not future.done():
                 future.set_exception(status_of(EtcdError.STOPPED))
@@ -175,16 +176,25 @@ class Node:
             elif self._host.idle():
                 return
 
-    def _fail(self, error: FatalError | KernelError) -> None:
+    def _fail(self, error: Exception) -> None:
         if self._failed:
             return
-        self._failed = str(error)
+        if isinstance(error, FatalError | KernelError):
+            self._failed = str(error)
+        else:
+            self._failed = f"the store met what it does not expect: {error!r}"
+            self._log.error("unexpected failure", stack="".join(traceback.format_exception(error)))
         self._ready.set()
         self._on_fatal(self._failed)
 
     # -- the pump
+        self._loop.call_soon(self._answer_all)  # not now: this may be the middle of a turn
 
     def _mono_ms(self) -> int:
+    def _answer_all(self) -> None:
+        """No turn comes any more: whoever waits is told so."""
+        self._deliver(self._replica.stop(self._host.drain()))
+
         return self._clock.mono_ns() // 1_000_000
 
     def _schedule(self) -> None:
@@ -202,7 +212,7 @@ class Node:
         self._turn_started_ns = self._clock.mono_ns()
         try:
             self._host.doTick(0.0)
-        except (FatalError, KernelError) as error:
+        except Exception as error:  # any: half a step may be done, and going on would do the rest to a state that no log describes
             self._fail(error)
         finally:
             self._in_pump = False
@@ -210,13 +220,16 @@ class Node:
             self._schedule()
 
     def _perform(self, output: Output) -> None:
-        if output.persist is not None:
-            self._persist(output.persist)
-        for message in output.send:
-            self._host.send(message)
-        if output.applied:
-            self._applied(output)
-        self._deliver(output)
+        self._queued_bytes = 0  # all that was queued is in this output, or refused
+        try:
+            if output.persist is not None:
+                self._persist(output.persist)
+            for message in output.send:
+                self._host.send(message)
+            if output.applied:
+                self._applied(output)
+        finally:
+            self._deliver(output)  # also when the log has failed: these are of earlier entries
         if output.leader_changed:
             self._leader_changed()
         if output.more:
@@ -241,7 +254,6 @@ class Node:
                 entries += items
             first = runs[0][0] if runs else log.last_index + 1
             batch = log.append(persist.hard_state, first, terms, entries, types=kinds if any(kinds) else None)
-        self._queued_bytes = 0
         self._batches.append((batch, persist.batch, self._clock.mono_ns()))
 
     def _on_log_event(self) -> None:
@@ -293,6 +305,8 @@ class Node:
         except Exception as error:
             self._callback_failures_total += 1
             self._log.error("a callback of the store failed", error=repr(error))
+        except FatalError as error:
+            self._fail(error)
 
     # -- time
 
@@ -507,14 +521,13 @@ class Node:
 
     def _serve(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink, start: int) -> None:
         """Ranges in slices of the loop."""
-        store = self._store
         if len(messages) <= READS_PER_CHECK:
-            sink.on_results(tokens, store.range_many(messages))
+            sink.on_results(tokens, self._ranges(messages))
             return
         stop_ns = self._clock.mono_ns() + limits.LOOP_SLICE_MS * 1_000_000
         while start < len(messages):
             end = start + READS_PER_CHECK
-            sink.on_results(tokens[start:end], store.range_many(messages[start:end]))
+            sink.on_results(tokens[start:end], self._ranges(messages[start:end]))
             start = end
             if start < len(messages) and self._clock.mono_ns() >= stop_ns:
                 self._loop.call_soon(self._guard, self._serve, messages, tokens, sink, start)
@@ -523,12 +536,21 @@ class Node:
     def _read(self, serve: Callable[[int], None]) -> None:
         if not self._running or self._failed:
             self._guard(serve, EtcdError.STOPPED)
+    def _ranges(self, messages: Sequence[bytes]) -> Sequence[Result]:
+        """A store that cannot be read ends the node, but not without an answer."""
+        if self._running:
+            try:
+                return self._store.range_many(messages)
+            except FatalError as error:
+                self._fail(error)
+        return [(EtcdError.STOPPED, self._store.revision, b"")] * len(messages)
+
             return
         self._host.submit(Read(serve))
         self._schedule()
 
     def read_local(self, message: bytes) -> Result:
-        return self._store.range(message)
+        return self._ranges([message])[0]
 
     def read_barrier(self) -> Awaitable[None]:
         """See `ports.StoreNode`."""
@@ -563,7 +585,10 @@ class Node:
     # -- StoreNode: leases
 
     def next_lease_id(self) -> int:
-        return self._replica.ids.lease_id()
+        lease = self._replica.ids.lease_id()
+        while self._member.applier.lessor.exists(lease):  # the clock was set back between two lives
+            lease = self._replica.ids.lease_id()
+        return lease
 
     async def lease_renew(self, lease: int) -> int:
         """See `ports.StoreNode`."""

@@ -138,7 +138,10 @@ class Flusher:
         self._fresh_entries = 0
         self._commit_started_ns = self._clock.mono_ns()
         self._in_flight = True
-        self._backend.commit(generation, deletes, side, self._applier.applied_index, self._applier.applied_term)
+        try:
+            self._backend.commit(generation, deletes, side, self._applier.applied_index, self._applier.applied_term)
+        except Exception as error:  # what it took is in no transaction now: a later commit would leave it out
+            self._on_fatal(FatalError(f"cannot commit: {error!r}"))
 
     def _on_commit_event(self) -> None:
         try:
@@ -158,6 +161,8 @@ class Flusher:
         self._wake_scrub_waiters()
         self._on_durable()
         self._arm()
+        if self._scrubbing:
+            self._schedule_scrub()  # it may have waited for this
 
     def _end(self) -> bool:
         """Takes note of a commit that has ended; False if it has not, or met a full disk. Raises FatalError."""
@@ -207,22 +212,22 @@ class Flusher:
         """Done when everything that is applied now is durable in LMDB."""
         index = self._applier.applied_index
         while self._backend.applied_index < index:
+            self._check_open()
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._commit_waiters.append(waiter)
             if not self._in_flight and not self._paused:
                 self._commit()
             await waiter
-            self._check_open()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise status_of(EtcdError.STOPPED)
 
     # -- scrub
 
     def _schedule_scrub(self) -> None:
         if self._scrub_timer is None and not self._closed:
             self._scrub_timer = self._loop.call_later(0.001, self._scrub)
-    def _check_open(self) -> None:
-        if self._closed:
-            raise status_of(EtcdError.STOPPED)
-
 
     def _scrub(self) -> None:
         """One slice; between slices everything else has its turn."""
@@ -241,8 +246,8 @@ class Flusher:
             if self._clock.mono_ns() >= stop_ns:
                 break
         self._arm()
-                self.compacted_at_s = self._clock.wall_ms() // 1000
-        self._schedule_scrub()
+        if len(self._deletes) < SCRUB_DELETES_MAX:
+            self._schedule_scrub()  # else the end of a commit does
 
     @property
     def scrubbing(self) -> bool:
@@ -251,12 +256,12 @@ class Flusher:
     async def scrubbed(self) -> None:
         if self._scrubbing or self._scrub_to_note() or self._in_flight:
             future: asyncio.Future[None] = self._loop.create_future()
+            self._check_open()
             self._scrub_waiters.append(future)
             self._arm()
             await future
 
     # -- bulk jobs
-            self._check_open()
 
     def _on_bulk_event(self) -> None:
         try:
@@ -338,25 +343,32 @@ class Flusher:
             await self.settle()
             while self._in_flight or self._jobs:
                 await asyncio.sleep(0.01)  # a commit that slipped in, or a hash; both end by themselves
+                self._check_open()
             self._paused = True
+            self._check_open()
             try:
                 job = self._job(self._directory.start_defragment(self._backend))
                 try:
                     await job
-                self._check_open()
                 except BaseException:
-            self._check_open()
                     self._directory.discard_copy()
                     raise
                 self._directory.finish_defragment(self._backend)
                 self._backend.measure_now()
                 self._unmeasured_bytes = 0
-            except NoSpaceError as error:
-                raise StatusError(GrpcCode.RESOURCE_EXHAUSTED, str(error)) from error
-            finally:
-                self._paused = False
-                self._rewire()
-                self._arm()
+            except FatalError:
+                raise  # stays paused: which of two databases the next start takes is open, so neither may change
+            except BaseException as error:
+                self._resume()
+                if isinstance(error, NoSpaceError):
+                    raise StatusError(GrpcCode.RESOURCE_EXHAUSTED, str(error)) from error
+                raise
+            self._resume()
+
+    def _resume(self) -> None:
+        self._paused = False
+        self._rewire()
+        self._arm()
 
     def _rewire(self) -> None:
         """The backend keeps its descriptors over a swap; adding them again is harmless, and right if it did not."""
@@ -382,6 +394,7 @@ class Flusher:
         for job in self._jobs.values():
             _fail(job)
 
+        self._jobs.clear()
     def _drained(self) -> bool:
         """The running commit has ended; False if it is stuck on a full disk: the log still holds what it would have written."""
         if self._in_flight:

@@ -54,9 +54,12 @@ class Member:
     repaired: str
 
     def close(self) -> None:
-        self.log.close()
-        self.backend.close()
-        self.directory.close()
+        """Everything, whatever fails on the way. Raises FatalError."""
+        try:
+            self.log.close()
+        finally:
+            self.backend.close()
+            self.directory.close()
 
 
 def space_bound(options: NodeOptions, path: Path) -> int:
