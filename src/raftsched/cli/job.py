@@ -213,6 +213,8 @@ def watch(
     initial = scheduler_pb2.WatchJobsRequestInitial(namespace=namespace, app_id=app_id, actor_types=actor_types or [])
     status = scheduler_pb2.FAILED if fail else scheduler_pb2.SUCCESS
     watcher = Watcher(initial, status, as_json=output is Output.JSON, count=count)
+    if sys.stderr.isatty():
+        print(f"waiting for triggers of {plain(app_id)} in {plain(namespace)}; Ctrl-C ends", file=sys.stderr)
     try:
         while not watcher.finished:
             with scheduler(address) as stub:
