@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from raftsched import limits
-from raftsched.errors import EtcdError, FatalError, GrpcCode, StatusError, status_of
+from raftsched.errors import EtcdError, FatalError, GrpcCode, NoSpaceError, StatusError, status_of
 from raftsched.ports import ChangeSink, StoreStatus
 from raftsched.ports import Log as LogPort
 from raftsched.store import alarm, codec, membership
@@ -79,8 +79,8 @@ class Node:
     # -- life
 
     async def start(self) -> None:
-        """Opens or begins the data directory, replays, is elected; done when reads and writes are served. Raises FatalError and what
-        `DataDirectory` raises."""
+        """Opens or begins the data directory, replays, is elected; done when reads and writes are served. Raises FatalError, NoSpaceError
+        and what `DataDirectory` raises."""
         self._loop = asyncio.get_running_loop()
         self._member = member = open_member(self._options, self._clock)
         try:
@@ -96,7 +96,10 @@ class Node:
         try:
             await asyncio.wait_for(self._ready.wait(), START_TIMEOUT_S)
         except TimeoutError:
-            self._failed = f"{self._options.data_dir}: no leader after {START_TIMEOUT_S:.0f} s; is the disk full?"
+            if member.log.no_space:
+                await self.stop()
+                raise NoSpaceError(f"the log in {member.log.directory} cannot be written: no space on the disk") from None
+            self._failed = f"{self._options.data_dir}: no leader after {START_TIMEOUT_S:.0f} s"
         except asyncio.CancelledError:
             await self.stop()
             raise
@@ -185,16 +188,16 @@ class Node:
             self._failed = f"the store met what it does not expect: {error!r}"
             self._log.error("unexpected failure", stack="".join(traceback.format_exception(error)))
         self._ready.set()
+        self._loop.call_soon(self._answer_all)  # not now: this may be the middle of a turn
         self._on_fatal(self._failed)
 
-    # -- the pump
-        self._loop.call_soon(self._answer_all)  # not now: this may be the middle of a turn
-
-    def _mono_ms(self) -> int:
     def _answer_all(self) -> None:
         """No turn comes any more: whoever waits is told so."""
         self._deliver(self._replica.stop(self._host.drain()))
 
+    # -- the pump
+
+    def _mono_ms(self) -> int:
         return self._clock.mono_ns() // 1_000_000
 
     def _schedule(self) -> None:
@@ -302,11 +305,11 @@ class Node:
         """A callback's failure is its own: what was applied stays applied, the others are called."""
         try:
             call(*arguments)
+        except FatalError as error:
+            self._fail(error)
         except Exception as error:
             self._callback_failures_total += 1
             self._log.error("a callback of the store failed", error=repr(error))
-        except FatalError as error:
-            self._fail(error)
 
     # -- time
 
@@ -384,7 +387,7 @@ class Node:
             self._compactor.done(now_ms, target)
             target = 0
         target = target or self._history_target()
-        if target > store.compact_revision and not self._compaction_asked:
+        if target > max(store.compact_revision, 0) and not self._compaction_asked:
             self._compaction_asked = target
             self.propose_many(codec.COMPACTION, [varint_field(1, target)], [target], _Compaction(self._compaction_done))
 
@@ -533,9 +536,6 @@ class Node:
                 self._loop.call_soon(self._guard, self._serve, messages, tokens, sink, start)
                 return
 
-    def _read(self, serve: Callable[[int], None]) -> None:
-        if not self._running or self._failed:
-            self._guard(serve, EtcdError.STOPPED)
     def _ranges(self, messages: Sequence[bytes]) -> Sequence[Result]:
         """A store that cannot be read ends the node, but not without an answer."""
         if self._running:
@@ -545,6 +545,9 @@ class Node:
                 self._fail(error)
         return [(EtcdError.STOPPED, self._store.revision, b"")] * len(messages)
 
+    def _read(self, serve: Callable[[int], None]) -> None:
+        if not self._running or self._failed:
+            self._guard(serve, EtcdError.STOPPED)
             return
         self._host.submit(Read(serve))
         self._schedule()
@@ -658,6 +661,10 @@ class Node:
     async def hash(self) -> int:
         return await self._flusher.hash()
 
+    async def hash_kv(self, revision: int) -> tuple[int, int, int]:
+        """See `ports.StoreNode`."""
+        return await self._flusher.hash_kv(revision)
+
     async def settle(self) -> None:
         """Done when all that is applied now is in LMDB (before a snapshot is taken)."""
         await self._flusher.settle()
@@ -684,12 +691,18 @@ class Node:
             "etcd_server_quota_backend_bytes": self._quota.limit_bytes,
             "etcd_mvcc_db_total_size_in_bytes": self._member.backend.size_bytes,
             "etcd_mvcc_db_total_size_in_use_in_bytes": self._member.backend.in_use_bytes,
+            "etcd_server_read_indexes_failed_total": replica.reads_failed_total,
+            "etcd_server_slow_read_indexes_total": replica.reads_timed_out_total,
+            "etcd_mvcc_put_total": self._store.put_total,
+            "etcd_mvcc_delete_total": self._store.delete_total,
+            "etcd_mvcc_range_total": self._store.range_total,
+            "etcd_mvcc_txn_total": self._store.txn_total,
+            "etcd_debugging_mvcc_total_put_size_in_bytes": self._store.put_bytes_total,
             "etcd_debugging_mvcc_keys_total": self._store.key_count,
+            "etcd_debugging_mvcc_db_compaction_last": self._flusher.compacted_at_s,
+            "etcd_disk_defrag_inflight": float(self._flusher.defragmenting),
+            "etcd_disk_wal_write_bytes_total": self._member.log.written_bytes,
             "etcd_debugging_mvcc_db_compaction_keys_total": self._flusher.scrubbed_keys_total,
-    async def hash_kv(self, revision: int) -> tuple[int, int, int]:
-        """See `ports.StoreNode`."""
-        return await self._flusher.hash_kv(revision)
-
             "etcd_debugging_lease_granted_total": lessor.granted_total,
             "etcd_debugging_lease_revoked_total": lessor.revoked_total,
             "etcd_debugging_lease_renewed_total": lessor.renewed_total,
@@ -704,6 +717,9 @@ class Node:
         return {
             "etcd_disk_wal_fsync_duration_seconds": self._fsync_seconds.sample(),
             "etcd_disk_backend_commit_duration_seconds": self._flusher.commit_seconds.sample(),
+            "etcd_disk_backend_defrag_duration_seconds": self._flusher.defragment_seconds.sample(),
+            "etcd_mvcc_hash_duration_seconds": self._flusher.hash_seconds.sample(),
+            "etcd_mvcc_hash_rev_duration_seconds": self._flusher.hash_kv_seconds.sample(),
             "raftsched_apply_batch_duration_seconds": self._apply_seconds.sample(),
         }
 
@@ -716,17 +732,7 @@ class _Nobody:
 
 
 class _Waiter:
-            "etcd_server_read_indexes_failed_total": replica.reads_failed_total,
-            "etcd_server_slow_read_indexes_total": replica.reads_timed_out_total,
-            "etcd_mvcc_put_total": self._store.put_total,
-            "etcd_mvcc_delete_total": self._store.delete_total,
-            "etcd_mvcc_range_total": self._store.range_total,
-            "etcd_mvcc_txn_total": self._store.txn_total,
-            "etcd_debugging_mvcc_total_put_size_in_bytes": self._store.put_bytes_total,
     """The error of one answer, for who awaits it."""
-            "etcd_debugging_mvcc_db_compaction_last": self._flusher.compacted_at_s,
-            "etcd_disk_defrag_inflight": float(self._flusher.defragmenting),
-            "etcd_disk_wal_write_bytes_total": self._member.log.written_bytes,
 
     def __init__(self, future: "asyncio.Future[int]") -> None:
         self._future = future
@@ -742,9 +748,6 @@ class _Revocations:
     def __init__(self, retry: Callable[[int], None]) -> None:
         self._retry = retry
 
-            "etcd_disk_backend_defrag_duration_seconds": self._flusher.defragment_seconds.sample(),
-            "etcd_mvcc_hash_duration_seconds": self._flusher.hash_seconds.sample(),
-            "etcd_mvcc_hash_rev_duration_seconds": self._flusher.hash_kv_seconds.sample(),
     def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
         for lease, (error, _, _) in zip(tokens, results, strict=True):
             if error:

@@ -241,6 +241,7 @@ class Flusher:
             self.scrubbed_keys_total += len(deletes)
             if finished:
                 self._scrubbing = False
+                self.compacted_at_s = self._clock.wall_ms() // 1000
                 self._arm()
                 return
             if self._clock.mono_ns() >= stop_ns:
@@ -255,8 +256,8 @@ class Flusher:
 
     async def scrubbed(self) -> None:
         if self._scrubbing or self._scrub_to_note() or self._in_flight:
-            future: asyncio.Future[None] = self._loop.create_future()
             self._check_open()
+            future: asyncio.Future[None] = self._loop.create_future()
             self._scrub_waiters.append(future)
             self._arm()
             await future
@@ -282,6 +283,20 @@ class Flusher:
         future: asyncio.Future[int] = self._loop.create_future()
         self._jobs[number] = future
         return future
+
+    @asynccontextmanager
+    async def _alone(self, seconds: Histogram) -> AsyncIterator[None]:
+        """One long job at a time; how long it took, without the wait for its turn."""
+        if self._long_jobs >= LONG_JOBS_MAX:
+            raise status_of(EtcdError.TOO_MANY_REQUESTS)
+        self._long_jobs += 1
+        try:
+            async with self._long_job_lock:
+                began_ns = self._clock.mono_ns()
+                yield
+                seconds.observe((self._clock.mono_ns() - began_ns) / 1e9)
+        finally:
+            self._long_jobs -= 1
 
     async def hash(self) -> int:
         async with self._alone(self.hash_seconds):
@@ -325,27 +340,13 @@ class Flusher:
 
     async def defragment(self) -> None:
         """Rewrites the database while reads and writes go on; they stay pending until the copy has taken its place."""
-    @asynccontextmanager
-    async def _alone(self, seconds: Histogram) -> AsyncIterator[None]:
-        """One long job at a time; how long it took, without the wait for its turn."""
-        if self._long_jobs >= LONG_JOBS_MAX:
-            raise status_of(EtcdError.TOO_MANY_REQUESTS)
-        self._long_jobs += 1
-        try:
-            async with self._long_job_lock:
-                began_ns = self._clock.mono_ns()
-                yield
-                seconds.observe((self._clock.mono_ns() - began_ns) / 1e9)
-        finally:
-            self._long_jobs -= 1
-
         async with self._alone(self.defragment_seconds):
             await self.settle()
             while self._in_flight or self._jobs:
-                await asyncio.sleep(0.01)  # a commit that slipped in, or a hash; both end by themselves
                 self._check_open()
-            self._paused = True
+                await asyncio.sleep(0.01)  # a commit that slipped in, or a hash; both end by themselves
             self._check_open()
+            self._paused = True
             try:
                 job = self._job(self._directory.start_defragment(self._backend))
                 try:
@@ -393,8 +394,8 @@ class Flusher:
             _fail(waiter)
         for job in self._jobs.values():
             _fail(job)
-
         self._jobs.clear()
+
     def _drained(self) -> bool:
         """The running commit has ended; False if it is stuck on a full disk: the log still holds what it would have written."""
         if self._in_flight:

@@ -2,7 +2,7 @@
 
 Order: the directory's lock, LMDB (what is applied), the log after that, the state machine from LMDB, the kernel from the log.
 Invariant: the applied index of LMDB lies within the log; what the log holds beyond it is replayed through the same apply as ever.
-Raises FatalError and CorruptError with one line for the user.
+Raises FatalError, CorruptError and NoSpaceError with one line for the user.
 Must not know: asyncio.
 """
 
@@ -12,7 +12,7 @@ import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from raftsched.errors import FatalError
+from raftsched.errors import FatalError, NoSpaceError
 from raftsched.store import codec, membership
 from raftsched.store.alarm import AlarmStore
 from raftsched.store.apply import Applier, SideWrites
@@ -32,7 +32,7 @@ from raftsched.store.wal.recovery import Recovered, has_log
 from raftsched.types import HardState, MemberInfo
 
 CONF_CHANGE = 1
-SYNC_TIMEOUT_MS = 60_000
+FIRST_ENTRY_TIMEOUT_MS = 10_000
 QUOTA_DEFAULT_BYTES = 2 << 30
 FILE_SYSTEM_SHARE = 0.9
 
@@ -126,8 +126,8 @@ def _bootstrap(options: NodeOptions, log: Log, recovered: Recovered) -> Recovere
     entry = membership.encode_change(membership.ADD_NODE, me.member_id, membership.encode_json(me))
     state = HardState(term=1, vote=0, commit=1)
     batch = log.append(state, 1, [1], [entry], types=[CONF_CHANGE])
-    if not log.wait_durable(batch, SYNC_TIMEOUT_MS):
-        raise FatalError(f"the log in {log.directory} cannot be written: no space on the disk")
+    if not log.wait_durable(batch, FIRST_ENTRY_TIMEOUT_MS):
+        raise NoSpaceError(f"the log in {log.directory} cannot be written: no space on the disk")
     return replace(recovered, hard_state=state, terms=[1], datas=[entry], types={0: CONF_CHANGE}, last_index=1)
 
 
