@@ -17,7 +17,6 @@ from raftsched import limits
 from raftsched.pb.etcd import rpc_pb2 as R
 from raftsched.store import alarm, codec
 from raftsched.store.apply import Applier
-from raftsched.store.mvcc._store import MvccStore
 from raftsched.store.node import Node, NodeOptions
 from raftsched.types import Result
 
@@ -69,18 +68,12 @@ def _txn(rng: random.Random) -> R.TxnRequest:
     return R.TxnRequest(compare=[compare], success=first, failure=second)
 
 
-def _hash(store: MvccStore, revision: int) -> object:
-    """HashKV. Where no key was alive it takes in, as etcd's does, what a scrub has not come to yet: then 0."""
-    everything = R.RangeRequest(key=b"\0", range_end=b"\0", revision=revision, count_only=True).SerializeToString()
-    return store.hash_kv(revision) if store.range(everything)[2] else 0
-
-
 def digest(applier: Applier) -> str:
     """Revision, compact revision and a hash of everything that must survive, history included."""
     store, lessor = applier.store, applier.lessor
     head, compacted = store.revision, store.compact_revision
     oldest = max(compacted, 1)
-    everything: list[object] = [_hash(store, head), _hash(store, oldest), applier.alarms.raised()]
+    everything: list[object] = [store.hash_kv(0), store.hash_kv(oldest), applier.alarms.raised()]
     for revision in sorted({oldest, head, *range(oldest, head, max((head - oldest) // 6, 1))}):
         everything.append(store.range(R.RangeRequest(key=b"\0", range_end=b"\0", revision=revision).SerializeToString()))
     everything += [(lease, lessor.keys_of(lease)) for lease in sorted(lessor.ids())]

@@ -330,22 +330,23 @@ class Twin:
     def superseded(self) -> int:
         return sum(len(history) - (history[-1][2] is not None) for history in self.histories.values())
 
+    def alive(self, revision: int) -> set[tuple[int, int]]:
+        newest = ([one for one in history if one[0] <= revision][-1:] for history in self.histories.values())
+        return {one[:2] for found in newest for one in found if one[2] is not None}
+
     def hash_kv(self, revision: int) -> tuple[int, int, int, int]:
         if 0 < revision < self.compacted:
             return (EtcdError.COMPACTED, 0, 0, 0)
         if revision > self.revision:
             return (EtcdError.FUTURE_REVISION, 0, 0, 0)
         revision = revision or self.revision
-        keep = set()
-        for history in self.histories.values():
-            until = [one for one in history if one[0] <= revision]
-            if until and until[-1][2] is not None:
-                keep.add(until[-1][:2])
+        # Where no key is alive etcd takes all that its compaction left: what was alive at the compaction.
+        keep = self.alive(revision) or self.alive(self.compacted)
         crc = crc32c(b"key")
         for (main, sub, tombstone), value in sorted(self.records.items()):
             if main > revision:
                 continue
-            if main <= self.compacted and keep and (main, sub) not in keep:
+            if main <= self.compacted and (main, sub) not in keep:
                 continue
             if main == self.compacted and tombstone:
                 continue

@@ -11,7 +11,7 @@
 typedef struct {
     int64_t revision, compact_revision;
     uint32_t crc;
-    int keeps_any, sorted;
+    int alive_any, at_compaction, sorted;
     place_t *keep; /* records <= compact_revision that count; ascending once `sorted` */
     size_t keep_count, keep_capacity, keep_at;
     uint8_t *next; /* the key to go on at */
@@ -60,23 +60,28 @@ static int hash_plan_pause(hash_plan *plan, const core_t *core, const entry_t *e
 }
 
 /* Looks at `keys_max` more keys. 1 = all were seen, 0 = not yet, -1 = out of memory. Later writes change nothing about what counts
-   at the plan's revision; without a compaction all records count. */
+   at the plan's revision; without a compaction all records count. Where no key is alive at the revision, etcd hashes all that its
+   compaction left: a second walk finds that, and not also what a scrub has not come to yet. */
 static int hash_plan_step(hash_plan *plan, const core_t *core, size_t keys_max) {
     static const uint8_t zero[1] = {0};
     wire_span start = {plan->next_length ? plan->next : zero, plan->next_length ? plan->next_length : 1}, end = {zero, 1};
     index_walk walk;
     uint32_t handle;
     if (plan->compact_revision <= 0 || plan->revision < 0) return 1;
+    uint64_t revision = (uint64_t)(plan->at_compaction ? plan->compact_revision : plan->revision);
     core_walk_from(core, start, end, &walk);
     while ((handle = core_walk_next(core, &walk))) {
         const entry_t *entry = core_entry(core, handle);
         if (!keys_max--) return hash_plan_pause(plan, core, entry);
-        version_at found = entry_version_at(entry, (uint64_t)plan->revision);
+        version_at found = entry_version_at(entry, revision);
         if (!found.exists || found.tombstone) continue;
-        plan->keeps_any = 1;
+        plan->alive_any = 1;
         if ((int64_t)found.main <= plan->compact_revision && hash_plan_keep(plan, found.main, found.sub)) return -1;
     }
-    return 1;
+    if (plan->alive_any || plan->at_compaction) return 1;
+    plan->at_compaction = 1;
+    plan->next_length = 0;
+    return keys_max ? hash_plan_step(plan, core, keys_max) : 0;
 }
 
 static int hash_keeps(hash_plan *plan, place_t place) {
@@ -92,7 +97,7 @@ static void hash_record(hash_plan *plan, uint64_t main, uint32_t sub, int tombst
     uint64_t word = __builtin_bswap64(main);
     if ((int64_t)main > plan->revision) return;
     if ((int64_t)main <= plan->compact_revision) {
-        if (plan->keeps_any && !hash_keeps(plan, place)) return;
+        if (!hash_keeps(plan, place)) return;
         if ((int64_t)main == plan->compact_revision && tombstone) return;
     }
     memcpy(key, &word, 8);
