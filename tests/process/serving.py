@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable
 
 import grpc
+import pytest
 
 from raftsched.pb.dapr import common_pb2, scheduler_pb2, scheduler_pb2_grpc, stored_pb2
 from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
@@ -94,12 +95,11 @@ def instant_ns(stamp: object) -> int:
 
 def refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
     """Code and text of a call that must fail."""
-    try:
+    with pytest.raises(grpc.RpcError) as caught:
         call()
-    except grpc.RpcError as error:
-        assert isinstance(error, grpc.Call)
-        return error.code(), error.details() or ""
-    raise AssertionError("the call went through")
+    error = caught.value
+    assert isinstance(error, grpc.Call)
+    return error.code(), error.details() or ""
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float, what: str | Callable[[], str]) -> None:

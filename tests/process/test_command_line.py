@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from serving import Clients, Worker, fetch, job_metadata, metrics, refused, wait_for
 
 from raftsched.pb.dapr import scheduler_pb2
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.testing.process import ServerProcess, free_ports
-
-from serving import Clients, Worker, fetch, job_metadata, metrics, refused, wait_for
 
 pytestmark = pytest.mark.process
 SERVE = [sys.executable, "-m", "raftsched", "serve"]
@@ -60,7 +59,9 @@ def test_a_wrong_value_is_one_fatal_line_on_stdout(words: tuple[str, ...], tmp_p
     assert not list(tmp_path.iterdir()), "refused, and made files all the same"
 
 
-@pytest.mark.parametrize("words", [["--nonsense"], ["--nonsense=1"], ["--workers=many"], ["--tls-enabled=maybe"], ["--port"], ["--replica-count=3"]])
+@pytest.mark.parametrize(
+    "words", [["--nonsense"], ["--nonsense=1"], ["--workers=many"], ["--tls-enabled=maybe"], ["--port"], ["--replica-count=3"]]
+)
 def test_an_unknown_or_malformed_flag_is_usage_and_two(words: list[str], tmp_path: Path) -> None:
     answer = run(*words, cwd=tmp_path)
     assert (answer.returncode, answer.stdout) == (2, "")
@@ -89,7 +90,9 @@ def test_an_unwritable_data_directory_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     healthz, port, client, measures = free_ports(4)
     flags = [f"--healthz-port={healthz}", f"--port={port}", f"--etcd-client-port={client}", f"--metrics-port={measures}"]
-    answer = run(*flags, "--listen-address=127.0.0.1", "--healthz-listen-address=127.0.0.1", f"--etcd-data-dir={tmp_path / 'file'}", cwd=tmp_path)
+    answer = run(
+        *flags, "--listen-address=127.0.0.1", "--healthz-listen-address=127.0.0.1", f"--etcd-data-dir={tmp_path / 'file'}", cwd=tmp_path
+    )
     fatal = [line for line in answer.stdout.splitlines() if "level=fatal" in line]
     assert (answer.returncode, len(fatal)) == (1, 1)
     assert str(tmp_path / "file") in fatal[0]
@@ -105,7 +108,12 @@ def test_it_starts_with_a_bare_environment_in_a_directory_it_cannot_write(tmp_pa
     wait_for(lambda: "Cron is ready" in server.stdout_path.read_text(), 10, "no quorum")
     assert server.stop() == 0
     texts = server.stdout_path.read_text()
-    for text in ("Starting Dapr Scheduler Service -- version ", " -- commit ", "Cron is ready", f"Running gRPC server on port {server.scheduler_port}"):
+    for text in (
+        "Starting Dapr Scheduler Service -- version ",
+        " -- commit ",
+        "Cron is ready",
+        f"Running gRPC server on port {server.scheduler_port}",
+    ):
         assert text in texts
     queue = next(line for line in server.stderr_path.read_text().splitlines() if "Starting queue with workers" in line)
     assert queue.endswith('Starting queue with workers","id":"dapr-scheduler-server-0","count":128}')
@@ -124,7 +132,11 @@ def test_options_come_from_file_environment_and_flags_in_this_order(tmp_path: Pa
     server.wait_ready()
     clients = Clients(server)
     put = rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=b"k"))
-    refused(lambda: clients.kv.Txn(rpc_pb2.TxnRequest(success=[rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=b"k"))] * 6), timeout=10))
+    refused(
+        lambda: clients.kv.Txn(
+            rpc_pb2.TxnRequest(success=[rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=b"k"))] * 6), timeout=10
+        )
+    )
     clients.kv.Txn(rpc_pb2.TxnRequest(success=[put]), timeout=10)
     clients.close()
     assert server.stop() == 0
@@ -173,7 +185,9 @@ def test_metrics_carry_what_dashboards_use(server: ServerProcess, clients: Clien
     for name in ("jobs_failed_total", "jobs_undelivered_total"):
         assert now[f"dapr_scheduler_{name}" + job] >= 0
     assert now["dapr_scheduler_jobs_bulk_deleted_total"] == 0
-    assert {f'dapr_scheduler_sidecar_errors_total{{reason="{reason}"}}' for reason in ("send_failed", "recv_failed", "auth_failed")} <= set(now)
+    assert {f'dapr_scheduler_sidecar_errors_total{{reason="{reason}"}}' for reason in ("send_failed", "recv_failed", "auth_failed")} <= set(
+        now
+    )
     assert now["etcd_server_has_leader"] == 1
     assert now["etcd_server_leader_changes_seen_total"] >= 1
     assert now["etcd_server_proposals_committed_total"] >= now["etcd_server_proposals_applied_total"] - 1 >= 20

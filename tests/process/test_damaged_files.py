@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from serving import Clients, ends
 
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.testing.process import ServerProcess
-
-from serving import Clients, ends
 
 pytestmark = pytest.mark.process
 PAIRS = {b"key/%03d" % number: b"value %d " % number * 20 for number in range(300)}

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+from serving import Clients, Worker, fetch, instant_ns, refused, wait_for
 
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.testing.process import ServerProcess
-
-from serving import Clients, Worker, fetch, instant_ns, refused, wait_for
 
 pytestmark = pytest.mark.process
 NO_SPACE = "etcdserver: mvcc: database space exceeded"
@@ -62,16 +61,14 @@ def healthz(server: ServerProcess, code: int) -> None:
 def put_until_refused(clients: Clients, prefix: bytes, value: bytes) -> list[bytes]:
     """The keys that were acknowledged."""
     keys: list[bytes] = []
-    while len(keys) < 20_000:
-        key = prefix + b"%d" % len(keys)
-        try:
-            clients.put(key, value)
-        except grpc.RpcError as error:
-            assert isinstance(error, grpc.Call)
-            assert (error.code(), error.details()) == EXHAUSTED
-            return keys
-        keys.append(key)
-    raise AssertionError("never full")
+
+    def put_all() -> None:
+        while len(keys) < 20_000:
+            clients.put(prefix + b"%d" % len(keys), value)
+            keys.append(prefix + b"%d" % len(keys))
+
+    assert refused(put_all) == EXHAUSTED
+    return keys
 
 
 def test_a_full_disk_refuses_writes_and_serves_the_rest(server: ServerProcess, small_disk: Path) -> None:

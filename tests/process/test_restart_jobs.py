@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from serving import FAILED, SUCCESS, Clients, Worker, composed, constant, instant_ns, wait_for
 
 from raftsched.testing.process import ServerProcess
-
-from serving import FAILED, SUCCESS, Clients, Worker, composed, constant, instant_ns, wait_for
 
 pytestmark = pytest.mark.process
 KILLS = 15
@@ -71,7 +70,9 @@ def test_no_tick_is_lost_and_none_that_was_committed_comes_again(stopped: Server
         job, counter = clients.stored_job(name), clients.counter(name)
         assert job is not None
         assert counter is not None
-        assert instant_ns(counter.last_trigger) == instant_ns(job.start) + counter.count * INTERVAL_NS, "a tick is missing, or counted twice"
+        assert instant_ns(counter.last_trigger) == instant_ns(job.start) + counter.count * INTERVAL_NS, (
+            "a tick is missing, or counted twice"
+        )
     assert min(before.values()) > KILLS
     assert again > 0, "no kill hit a tick that was under way: nothing was shown"
     clients.close()
