@@ -312,30 +312,16 @@ cdef class MvccStore:
 
     def load(self, *, int64_t revision_hint=0, int64_t compact_revision=-1):
         cdef load_context context
-        cdef int status
         if self.loaded or self.head != 1 or self.next_sub or self.filling.count:
             raise RuntimeError("load comes once, before use")
         self.loaded = True
+        memset(&context, 0, sizeof(load_context))
         context.load.core = &self.core
-        context.load.begun = context.load.done = 0
         context.load.main = 1
-        context.load.sub = 0
-        context.error = 0
-        with nogil:
-            status = self.source.scan(0, UINT64_MAX, load_one, &context)
-            if status == 0:
-                context.error = load_finish(&context.load)
-        if context.error == -2:
-            raise CorruptError(f"the record ({context.load.main}, {context.load.sub}) is no KeyValue")
-        if context.error:
-            raise MemoryError
-        if status:
-            raise FatalError(self.source.error() or "the records cannot be read")
-        self.compacted = compact_revision
-        self.head = max(<int64_t> context.load.main, revision_hint, compact_revision, 1)
-        if compact_revision > 0:
-            core_begin_scrub(&self.core, <uint64_t> compact_revision)
-        return attached_keys(self)
+        try:
+            return load_all(self, &context, revision_hint, compact_revision)
+        finally:
+            free(context.load.handle)
 
     def memory_bytes(self):
         cdef size_t table = 0, tree = 0, history = 0, other = 0

@@ -145,21 +145,31 @@ cdef int load_one(void* raw, const record_t* record) noexcept nogil:
     return 1 if context.error else 0
 
 
-cdef list attached_keys(MvccStore store):
+cdef list load_all(MvccStore store, load_context* context, int64_t revision_hint, int64_t compact_revision):
+    cdef int status
+    with nogil:
+        status = store.source.scan(0, UINT64_MAX, load_one, context)
+        if status == 0:
+            context.error = load_finish(&context.load)
+    if context.error == -2:
+        raise CorruptError(f"the record ({context.load.main}, {context.load.sub}) is no KeyValue")
+    if context.error:
+        raise MemoryError
+    if status:
+        raise FatalError(store.source.error() or "the records cannot be read")
+    store.compacted = compact_revision
+    store.head = max(<int64_t> context.load.main, revision_hint, compact_revision, 1)
+    if compact_revision > 0:
+        core_begin_scrub(&store.core, <uint64_t> compact_revision)
+    return attached_keys(store, &context.load)
+
+
+cdef list attached_keys(MvccStore store, const load_t* load):
     """(lease, key) of every live key with a lease, in key order."""
-    cdef index_walk walk
-    cdef wire_span start, end
-    cdef uint8_t zero = 0
-    cdef uint32_t handle
+    cdef size_t i
     cdef entry_t* entry
     attached = []
-    start.data = end.data = &zero
-    start.length = end.length = 1
-    core_walk_from(&store.core, start, end, &walk)
-    handle = core_walk_next(&store.core, &walk)
-    while handle:
-        entry = core_entry(&store.core, handle)
-        if entry.lease:
-            attached.append((entry.lease, key_bytes(store, entry)))
-        handle = core_walk_next(&store.core, &walk)
+    for i in range(load.handle_count):
+        entry = core_entry(&store.core, load.handle[i])
+        attached.append((entry.lease, key_bytes(store, entry)))
     return attached

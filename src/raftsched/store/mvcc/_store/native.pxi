@@ -137,6 +137,8 @@ cdef extern from "native/core.h" nogil:
         uint32_t done
         uint64_t main
         uint32_t sub
+        uint32_t* handle
+        size_t handle_count
     int load_record(load_t* load, uint64_t main, uint32_t sub, int tombstone, const uint8_t* value, size_t length)
     int load_finish(load_t* load)
     uint64_t core_revision_keeping(const core_t* core, uint64_t kept_max)

@@ -113,14 +113,28 @@ typedef struct {
     uint32_t begun, done; /* counts; their difference waits in `ahead` */
     uint64_t main;        /* last record seen */
     uint32_t sub;
+    uint32_t *handle; /* of every entry, as they were made */
+    size_t handle_count, handle_capacity;
 } load_t;
+
+static int load_note(load_t *load, uint32_t handle) {
+    if (load->handle_count == load->handle_capacity) {
+        size_t capacity = load->handle_capacity ? load->handle_capacity * 2 : 4096;
+        uint32_t *more = realloc(load->handle, capacity * sizeof *more);
+        if (!more) return -1;
+        load->handle = more;
+        load->handle_capacity = capacity;
+    }
+    load->handle[load->handle_count++] = handle;
+    return 0;
+}
 
 static int load_oldest(load_t *load) {
     core_t *core = load->core;
     loading_t *one = &load->ahead[load->done++ % LOAD_AHEAD];
     int fresh;
     uint32_t handle = index_add(&core->index, one->kv.key, one->hash, 1, &fresh);
-    if (!handle) return -1;
+    if (!handle || (fresh && load_note(load, handle))) return -1;
     if (one->tombstone) return core_delete(core, handle, fresh, one->main, one->sub);
     return core_put(core, handle, fresh, one->main, one->sub, (uint64_t)one->kv.create, (uint64_t)one->kv.version, one->kv.lease);
 }
@@ -144,11 +158,22 @@ static int load_record(load_t *load, uint64_t main, uint32_t sub, int tombstone,
     return 0;
 }
 
-/* All records were seen: the last of them, and the tree. */
+/* All records were seen: the last of them, and the tree. What is left of `handle` are those of keys with a lease, in key order. */
 static int load_finish(load_t *load) {
+    uint32_t *leased;
+    size_t count = 0;
     while (load->done != load->begun)
         if (load_oldest(load)) return -1;
-    return index_build(&load->core->index);
+    for (size_t i = 0; i < load->handle_count; i++) count += core_entry(load->core, load->handle[i])->lease != 0;
+    if (!(leased = malloc((count + 1) * sizeof *leased))) return -1;
+    count = 0;
+    for (size_t i = 0; i < load->handle_count; i++)
+        if (core_entry(load->core, load->handle[i])->lease) leased[count++] = load->handle[i];
+    int status = index_build(&load->core->index, load->handle, load->handle_count);
+    free(load->handle);
+    load->handle = leased;
+    load->handle_count = count;
+    return status || sort_handles(&load->core->index.entries, leased, count) ? -1 : 0;
 }
 
 /* The oldest revision to compact to so that about `kept_max` superseded records stay at most; 0 = nothing to do. */

@@ -66,23 +66,9 @@ static int index_drop(index_t *index, uint32_t handle) {
     return 0;
 }
 
-/* Builds the tree from the table's keys; the tree must be empty. */
-static int index_build(index_t *index) {
-    table_t *table = &index->table;
-    uint32_t *handle = malloc((table->count ? table->count : 1) * sizeof *handle);
-    size_t count = 0, size = (size_t)1 << table->depth;
-    int status = -1;
-    if (!handle) return -1;
-    for (size_t i = 0; i < size; i++) {
-        if (i && table->directory[i - 1] == table->directory[i]) continue;
-        for (uint32_t at = 0; at < SEGMENT_BUCKETS; at++) {
-            bucket_t *bucket = &table->directory[i]->bucket[at];
-            for (uint32_t used = bucket->used; used; used &= used - 1) handle[count++] = bucket->handle[__builtin_ctz(used)];
-        }
-    }
-    if (!sort_handles(&index->entries, handle, count)) status = tree_build(&index->tree, handle, count);
-    free(handle);
-    return status;
+/* Builds the tree, which must be empty, from the handles of all entries, which are put into key order. */
+static int index_build(index_t *index, uint32_t *handle, size_t count) {
+    return sort_handles(&index->entries, handle, count) ? -1 : tree_build(&index->tree, handle, count);
 }
 
 /* Starts a walk at the first key >= start. `end` as in a RangeRequest: "\0" = no end. */

@@ -1,10 +1,13 @@
-/* Sorting handles by key, for the bottom-up build: multikey quicksort over cached 8-byte words (Bentley and Sedgewick 1997).
+/* Sorting handles by key, for the bottom-up build: radix sort, most significant byte first, over cached 8-byte words of the keys.
 
-   Comparing whole keys would miss the cache twice per comparison; here a key is touched once per 8 bytes of shared prefix. */
+   Comparing whole keys would miss the cache twice per comparison; here a key is touched once per 8 bytes of shared prefix, and, as
+   the sort is stable and handles come in the order of their entries, most of these touches walk through memory forwards. */
 #ifndef RAFTSCHED_SORT_H
 #define RAFTSCHED_SORT_H
 
 #include "entry.h"
+
+#define SORT_SMALL 24
 
 typedef struct { uint64_t word; uint32_t handle; } sort_item;
 
@@ -65,41 +68,57 @@ static size_t sort_deepen(const entries_t *entries, sort_item *item, size_t coun
     return ended;
 }
 
-static uint64_t sort_pivot(const sort_item *item, size_t count) {
-    uint64_t a = item[count / 8].word, b = item[count / 2].word, c = item[count - count / 8 - 1].word;
-    if (a > b) { uint64_t kept = a; a = b; b = kept; }
-    return c < a ? a : c > b ? b : c;
+/* Deals the items out by the highest byte in which their words differ; where each byte's begin. */
+static void sort_deal(sort_item *item, sort_item *spare, size_t count, uint64_t differing, size_t *begin) {
+    int shift = (63 - __builtin_clzll(differing)) & ~7;
+    size_t next[256] = {0}, sum = 0;
+    for (size_t i = 0; i < count; i++) next[item[i].word >> shift & 255]++;
+    for (int byte = 0; byte < 256; byte++) {
+        size_t these = next[byte];
+        begin[byte] = next[byte] = sum;
+        sum += these;
+    }
+    begin[256] = count;
+    for (size_t i = 0; i < count; i++) spare[next[item[i].word >> shift & 255]++] = item[i];
+    memcpy(item, spare, count * sizeof *item);
 }
 
-static void sort_items(const entries_t *entries, sort_item *item, size_t count, size_t depth) {
-    while (count > 24) {
-        uint64_t pivot = sort_pivot(item, count);
-        size_t less = 0, at = 0, greater = count;
-        while (at < greater) {
-            if (item[at].word < pivot) sort_swap(&item[less++], &item[at++]);
-            else if (item[at].word > pivot) sort_swap(&item[at], &item[--greater]);
-            else at++;
+/* All keys agree up to `depth`; their words there are loaded. Recurses into all parts but the largest: no deeper than log2(count). */
+static void sort_items(const entries_t *entries, sort_item *item, sort_item *spare, size_t count, size_t depth) {
+    size_t begin[257];
+    while (count > SORT_SMALL) {
+        uint64_t differing = 0;
+        for (size_t i = 1; i < count; i++) differing |= item[i].word ^ item[0].word;
+        if (!differing) {
+            depth = sort_shared(entries, item, count, depth);
+            size_t ended = sort_deepen(entries, item, count, depth);
+            item += ended;
+            count -= ended;
+            continue;
         }
-        sort_items(entries, item, less, depth);
-        sort_items(entries, item + greater, count - greater, depth);
-        depth = sort_shared(entries, item + less, greater - less, depth);
-        size_t ended = sort_deepen(entries, item + less, greater - less, depth);
-        item += less + ended;
-        count = greater - less - ended;
+        sort_deal(item, spare, count, differing, begin);
+        int largest = 0;
+        for (int byte = 1; byte < 256; byte++)
+            if (begin[byte + 1] - begin[byte] > begin[largest + 1] - begin[largest]) largest = byte;
+        for (int byte = 0; byte < 256; byte++)
+            if (byte != largest && begin[byte + 1] > begin[byte] + 1)
+                sort_items(entries, item + begin[byte], spare, begin[byte + 1] - begin[byte], depth);
+        count = begin[largest + 1] - begin[largest];
+        item += begin[largest];
     }
     sort_insertion(entries, item, count, depth);
 }
 
 /* Orders `count` handles of distinct keys by key; -1 when out of memory. */
 static int sort_handles(const entries_t *entries, uint32_t *handle, size_t count) {
-    sort_item *item = malloc((count ? count : 1) * sizeof *item);
+    sort_item *item = malloc((count ? count : 1) * 2 * sizeof *item);
     if (!item) return -1;
     for (size_t i = 0; i < count; i++) {
         if (i + 12 < count) entry_prefetch(entries, handle[i + 12]);
         item[i].handle = handle[i];
         item[i].word = entry_key_word(entries, entry_at(entries, handle[i]), 0);
     }
-    sort_items(entries, item, count, 0);
+    sort_items(entries, item, item + count, count, 0);
     for (size_t i = 0; i < count; i++) handle[i] = item[i].handle;
     free(item);
     return 0;
