@@ -128,9 +128,11 @@ def test_a_kill_on_a_full_disk_loses_nothing(server: ServerProcess, small_disk: 
     server.start()
     clients = Clients(server)
     filler = small_disk / "filler"
+    acknowledged = [b"full/%d" % number for number in range(50)]
+    for key in acknowledged:
+        clients.put(key, bytes(10_000))
     fill(filler)
-    acknowledged = put_until_refused(clients, b"full/", bytes(10_000))
-    assert acknowledged
+    acknowledged += put_until_refused(clients, b"full/more/", bytes(10_000))
     server.kill()
     fill(filler)
     server.start(wait=False)
