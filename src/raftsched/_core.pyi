@@ -5,6 +5,8 @@ Times are int64 milliseconds since the Unix epoch, 0 … `HORIZON_MS` (the end o
 """
 
 from collections.abc import (
+
+from typing_extensions import Buffer
     Buffer,  # type: ignore[attr-defined]
     Sequence,
 )

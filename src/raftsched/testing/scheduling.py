@@ -89,7 +89,14 @@ class Bench:
     """See the module's text."""
 
     def __init__(
-        self, etcd: MemoryEtcd | None = None, now_ms: int = START_MS, total: int = 1, index: int = 0, *, branches_max: int = 3, backlog_max: int = 1000
+        self,
+        etcd: MemoryEtcd | None = None,
+        now_ms: int = START_MS,
+        total: int = 1,
+        index: int = 0,
+        *,
+        branches_max: int = 3,
+        backlog_max: int = 1000,
     ) -> None:
         self.etcd = etcd or MemoryEtcd()
         self.now_ms = now_ms
