@@ -4,13 +4,10 @@ Times are int64 milliseconds since the Unix epoch, 0 … `HORIZON_MS` (the end o
 `Buffer` arguments are one-dimensional contiguous arrays of the element type that is named.
 """
 
-from collections.abc import (
+from collections.abc import Sequence
+from typing import Final, final
 
 from typing_extensions import Buffer
-    Buffer,  # type: ignore[attr-defined]
-    Sequence,
-)
-from typing import Final, final
 
 HORIZON_MS: Final[int]
 MISSED_ALL: Final[int]

@@ -192,7 +192,7 @@ class HubMachine(RuleBasedStateMachine):
         watch_id=st.sampled_from([0, 0, 0, 1, 2, 7, -5]),
         flags=st.lists(st.booleans(), min_size=5, max_size=5),
     )
-    def watch(self, data: st.DataObject, client: int, key: bytes, range_end: bytes, watch_id: int, flags: list[bool]) -> None:  # noqa: PLR0917
+    def watch(self, data: st.DataObject, client: int, key: bytes, range_end: bytes, watch_id: int, flags: list[bool]) -> None:
         one = self.clients[client]
         if not one.open:
             return
