@@ -14,6 +14,7 @@ from raftsched.store import codec
 from raftsched.store.backend import directory as data_directory
 from raftsched.store.lease import Lessor
 from raftsched.store.replica import Read
+from raftsched.store.wal.disk import RealDisk
 
 PUT = rpc_pb2.PutRequest(key=b"a", value=b"1").SerializeToString()
 RANGE = rpc_pb2.RangeRequest(key=b"a").SerializeToString()
@@ -231,3 +232,31 @@ async def test_start_fails_when_the_log_does_while_it_publishes(tmp_path: Path, 
     with pytest.raises(FatalError, match="cannot sync"):
         async with asyncio.timeout(5):
             await rig.node.start()
+
+
+async def test_the_log_is_let_go_by_its_size_too(tmp_path: Path) -> None:
+    """A quarter of the space bound is the log's; large values reach that long before the count of entries asks for a snapshot."""
+    async with Rig(tmp_path, quota_bytes=60 << 20, max_wals=0) as rig:
+        wal = RealDisk(str(rig.node._member.directory.wal_path))
+        for number in range(30):
+            await rig.put((b"k", bytes([number]) * (1 << 20)))
+        assert rig.node._member.log.written_bytes > 30 << 20
+        await rig.node.settle()
+        rig.clock.advance_ms(10_000)
+        await until(lambda: sum(size for name, size in wal.sizes() if name.endswith(".wal")) <= 16 << 20)
+    async with Rig(tmp_path) as again:
+        assert await again.get(b"k") == bytes([29]) * (1 << 20)
+
+
+async def test_short_lives_add_up_to_a_snapshot(tmp_path: Path) -> None:
+    snapshots = tmp_path / "raftsched-1" / "snap"
+    for life in range(3):
+        async with Rig(tmp_path, snapshot_count=120) as rig:
+            for number in range(50):
+                await rig.put((b"k%d" % number, b"%d" % life))
+            rig.clock.advance_ms(10_000)
+            await rig.node.settle()
+            if life < 2:
+                assert not list(snapshots.iterdir())
+            else:
+                await until(lambda: list(snapshots.glob("*.snap")))

@@ -110,8 +110,8 @@ async def until(condition, timeout_s: float = 10.0) -> None:
 
 
 def crash_copy(source: Path, target: Path) -> Path:
-    """What a killed process leaves: the files as they are now."""
-    shutil.copytree(source, target)
+    """What a killed process leaves: the files as they are now; what gets its name only when it is complete may vanish meanwhile."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.tmp"))
     return target
 
 

@@ -330,6 +330,7 @@ class Node:
 
     def _housekeeping(self, now_ms: int) -> None:
         self._flusher.tick()
+        self._snapshots.look(now_ms)
         if self._kernel.state != LEADER or not self._ready.is_set():
             return
         self._expire_leases(now_ms)
@@ -671,7 +672,7 @@ class Node:
 
     def _on_durable(self) -> None:
         if self._running:
-            self._snapshots.on_durable(self._mono_ms())
+            self._snapshots.look(self._mono_ms())
 
     # -- metrics
 

@@ -52,6 +52,7 @@ class Member:
     bound_bytes: int
     fresh: bool
     repaired: str
+    mark_index: int  # of the last snapshot mark in the log
 
     def close(self) -> None:
         """Everything, whatever fails on the way. Raises FatalError."""
@@ -208,7 +209,18 @@ def _assemble(
     )
     metadata = recovered.metadata
     return Member(
-        directory, backend, log, store, applier, replica, metadata.node_id, metadata.cluster_id, bound_bytes, fresh, recovered.repaired
+        directory=directory,
+        backend=backend,
+        log=log,
+        store=store,
+        applier=applier,
+        replica=replica,
+        member_id=metadata.node_id,
+        cluster_id=metadata.cluster_id,
+        bound_bytes=bound_bytes,
+        fresh=fresh,
+        repaired=recovered.repaired,
+        mark_index=recovered.mark.index,
     )
 
 

@@ -1,7 +1,8 @@
 """Raft snapshots: which members were in force at a durable applied index; and the log segments that this lets go.
 
-Each `snapshot_count` entries, at most one in ten seconds: the file `snap/*.snap`, then a mark in the log, then, once that is synced, the
-release of segments. Invariant: a mark never names an index above LMDB's durable applied index.
+Each `snapshot_count` entries, or when the log takes more than its share of the space, at most one in ten seconds: the file `snap/*.snap`,
+then a mark in the log, then, once that is synced, the release of segments.
+Invariant: a mark never names an index above LMDB's durable applied index.
 Must not know: Raft's rules.
 """
 
@@ -16,6 +17,8 @@ from raftsched.store.node.options import NodeOptions
 from raftsched.store.snapshot import files
 from raftsched.store.wal.format import ConfState, SnapshotMark, encode_mark
 
+LOOK_INTERVAL_MS = 1_000
+
 
 class Snapshots:
     """Takes them when they are due."""
@@ -26,23 +29,33 @@ class Snapshots:
         self._keep = options.max_snapshots
         self._log = log
         self._on_fatal = on_fatal
-        self._last_index = member.backend.applied_index
+        self._last_index = member.mark_index
         self._last_ms = -limits.SNAPSHOT_INTERVAL_MIN_MS
+        self._next_look_ms = 0
         self._task: asyncio.Task[None] | None = None
         self._mark_batch = 0
         self._mark_index = 0
         self._problem = ""
 
-    def on_durable(self, mono_ms: int) -> None:
-        """LMDB has committed."""
+    def look(self, mono_ms: int) -> None:
+        """To be called when LMDB has committed, and now and then: without room in the log nothing is committed any more."""
         index = self._member.backend.applied_index
-        due = index - self._last_index >= self._count and mono_ms - self._last_ms >= limits.SNAPSHOT_INTERVAL_MIN_MS
-        if not due or self._task is not None or self._mark_batch:
+        if index <= self._last_index or mono_ms - self._last_ms < limits.SNAPSHOT_INTERVAL_MIN_MS:
+            return
+        if self._task is not None or self._mark_batch or not (index - self._last_index >= self._count or self._is_log_large(mono_ms)):
             return
         self._last_index, self._last_ms = index, mono_ms
         kernel = self._member.replica.kernel
         state = ConfState(voters=tuple(sorted(kernel.voter_ids)), learners=tuple(sorted(kernel.learner_ids)))
         self._task = asyncio.get_running_loop().create_task(self._take(files.RaftSnapshot(index, self._member.backend.term, state)))
+
+    def _is_log_large(self, mono_ms: int) -> bool:
+        """The count alone would let large values fill the disk; looks into the directory once a second at most."""
+        if mono_ms < self._next_look_ms:
+            return False
+        self._next_look_ms = mono_ms + LOOK_INTERVAL_MS
+        log = self._member.log
+        return log.no_space or log.size_bytes() > log.keep_bytes
 
     async def _take(self, snapshot: files.RaftSnapshot) -> None:
         """Two syncs, off the loop. A full disk is no reason to stop: the log is merely kept."""

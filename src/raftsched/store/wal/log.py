@@ -47,6 +47,10 @@ class Log(LogWriter):
         self._disk: Disk = RealDisk(directory)
         self._dropping: set[str] = set()
 
+    def size_bytes(self) -> int:
+        """Of all segments that are to stay. Looks into the directory: not per batch."""
+        return sum(size for name, size in self._disk.sizes() if is_segment(name) and name not in self._dropping)
+
     def release(self, *, applied_index: int, mark_index: int) -> list[str]:
         """Lets segments go that nobody needs; the names, oldest first. To be called now and then (after a snapshot), not per batch.
 
