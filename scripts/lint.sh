@@ -2,6 +2,7 @@
 # Form, types and the shape of the house. Every check runs, so that one round shows all there is to mend.
 set -u
 cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH" # cython-lint calls pycodestyle by name
 status=0
 PATH="$PWD/.venv/bin:$PATH" # cython-lint calls pycodestyle by name
 export PATH
