@@ -204,7 +204,7 @@ async def test_list(site: Site) -> None:
     site.kv.etcd.put(JOBS + b"app||ns||app||z", site.kv.etcd.keys[JOBS + b"app||ns||app2||other"].value)
     assert await refused(site.stub.ListJobs(pb.ListJobsRequest(metadata=job_target()))) == (
         grpc.StatusCode.UNKNOWN,
-        'failed to query job list: job key "app||ns||app||z" does not match expected prefix "app||ns||app2||" from its metadata',
+        'job key "app||ns||app||z" does not match expected prefix "app||ns||app2||" from its metadata',
     )
 
 
@@ -376,6 +376,23 @@ async def test_watch_hosts_sends_each_set_once(site: Site) -> None:
     assert [host.address for host in (await stream.read()).hosts] == ["127.0.0.1:1", "b:1"]
     site.kv.etcd.delete(LEADERSHIP + b"s-1")
     assert [host.address for host in (await stream.read()).hosts] == ["127.0.0.1:1"]
+
+
+async def test_watch_hosts_before_readiness_waits_and_begins_with_the_hosts() -> None:
+    site = Site()
+    await site.open()
+    stream = site.stub.WatchHosts(pb.WatchHostsRequest())
+    await until(lambda: site.service._ready_waiters)
+    await site.service.start()
+    assert [host.address for host in (await stream.read()).hosts] == ["127.0.0.1:1"]
+    await site.close()
+
+
+async def test_streams_that_come_during_the_shutdown_are_ended_too(site: Site) -> None:
+    site.api.close_streams()
+    assert await refused(site.stub.WatchJobs().read()) == (grpc.StatusCode.UNKNOWN, "server is closing")
+    assert await refused(site.stub.WatchHosts(pb.WatchHostsRequest()).read()) == (grpc.StatusCode.UNKNOWN, "server is closing")
+    assert site.service.stats()["streams"] == 0
 
 
 async def test_shutdown_ends_streams_with_its_text(site: Site) -> None:

@@ -1,13 +1,13 @@
 """The driver over the memory store, on a virtual clock: leadership, load, turns, store errors, shutdown."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 
 import pytest
 
-from raftsched.errors import EtcdError
+from raftsched.errors import EtcdError, status_of
 from raftsched.scheduler.jobs import _jobs
 from raftsched.scheduler.jobs.names import JOBS, LEADERSHIP, TARGET_JOB
 from raftsched.scheduler.jobs.requests import leadership_value
@@ -15,6 +15,7 @@ from raftsched.scheduler.leadership import Partition
 from raftsched.scheduler.service import UNHEALTHY_AFTER_MS, SchedulerService
 from raftsched.testing.memory_etcd import MemoryKv
 from raftsched.testing.scheduling import APP, START_MS, Worker, metadata, result
+from raftsched.types import Change
 
 KEY = LEADERSHIP + b"s-0"
 ROUTE = b"app||ns||app||"
@@ -159,15 +160,84 @@ async def test_a_lost_key_is_claimed_again_with_one_lease(how: str) -> None:
             site.kv.etcd.delete(KEY)
         else:
             site.kv.etcd.put(KEY, leadership_value(1, 12345, "somebody"))
-        if how == "overwritten":
-            # a key without a lease is nobody's to revoke: it is waited for
-            await rest()
-            assert site.service.leadership.partition is None
-            site.kv.etcd.delete(KEY)
         await until(lambda: site.service.leadership.partition is not None)
         lease = site.kv.etcd.keys[KEY].lease
         assert lease not in (0, before)
         assert list(site.kv.etcd.leases) == [lease]
+
+
+async def test_a_key_without_a_lease_is_waited_for_where_it_may_be_another_s() -> None:
+    async with started(Site()) as site:
+        site.kv.owns_directory = lambda: False  # type: ignore[method-assign]
+        site.kv.etcd.put(KEY, leadership_value(1, 12345, "somebody"))
+        await rest()
+        assert site.service.leadership.partition is None
+        site.kv.etcd.delete(KEY)
+        await until(lambda: site.service.leadership.partition is not None)
+
+
+async def test_a_change_told_while_the_keys_are_read_is_not_overwritten_by_the_answer() -> None:
+    site = Site()
+    plain = site.kv.range
+
+    async def slow(request: bytes) -> tuple[int, bytes]:
+        answer = await plain(request)
+        if KEY in site.kv.etcd.keys and (kv := site.kv.etcd.keys[KEY]).lease:
+            site.kv.range = plain  # type: ignore[method-assign]
+            site.kv.etcd.revoke(kv.lease)  # after the reading, before its answer is looked at
+        return answer
+
+    site.kv.range = slow  # type: ignore[method-assign]
+    async with started(site):
+        await until(lambda: KEY in site.kv.etcd.keys and site.service.leadership.partition is not None)
+        assert site.kv.etcd.keys[KEY].lease in site.kv.etcd.leases
+
+
+async def test_a_key_that_went_with_the_history_is_claimed_again() -> None:
+    async with started(Site()) as site:
+        lease = site.kv.etcd.keys[KEY].lease
+        sinks, site.kv.etcd.sinks = site.kv.etcd.sinks, []
+        site.kv.etcd.revoke(lease)
+        site.kv.etcd.sinks = sinks
+        site.service.on_reset()
+        await until(lambda: KEY in site.kv.etcd.keys and site.service.leadership.partition is not None)
+
+
+async def test_a_claim_whose_answer_is_lost_is_renewed() -> None:
+    site = Site()
+    site.kv.fail_next = [EtcdError.TIMEOUT]
+    async with started(site):
+        await until(lambda: site.service.leadership.partition is not None)
+        assert list(site.kv._lost) == [site.kv.etcd.keys[KEY].lease] == list(site.kv.etcd.leases)
+
+
+async def test_a_load_that_fails_is_tried_again() -> None:
+    site = Site()
+    plain, failures = site.kv.scan, [EtcdError.STOPPED, EtcdError.CORRUPT]
+
+    async def failing(prefix: bytes, on_page: Callable[[Sequence[Change]], None]) -> int:
+        if failures:
+            raise status_of(failures.pop())
+        return await plain(prefix, on_page)
+
+    site.kv.scan = failing  # type: ignore[method-assign]
+    site.put("a", START_MS)
+    async with started(site):
+        worker = site.connect()
+        await until(lambda: worker.got != [])
+        assert [text for text in site.engine_log.texts() if "could not be loaded" in text] != []
+
+
+async def test_a_stop_that_is_cancelled_lets_go_of_the_loop_and_the_store() -> None:
+    site = Site()
+    await site.service.start()
+    await rest()
+    never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    site.kv.lease_revoke = lambda lease: never  # type: ignore[method-assign, assignment, return-value]
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(site.service.stop(), 0.01)
+    assert site.service._timer is None
+    assert site.kv.etcd.sinks == []
 
 
 async def test_the_number_of_replicas_is_followed_and_shares_the_jobs() -> None:

@@ -15,7 +15,7 @@ from raftsched.limits import LEADERSHIP_LEASE_TTL_S, STORE_RETRY_MS_MAX, STORE_R
 from raftsched.ports import KvClient, Log
 from raftsched.scheduler.jobs._jobs import WireError, parse_kv, parse_leadership, range_kvs, txn_succeeded
 from raftsched.scheduler.jobs.names import LEADERSHIP, prefix_end
-from raftsched.scheduler.jobs.requests import create_request, leadership_value, range_request, replace_request
+from raftsched.scheduler.jobs.requests import create_request, leadership_value, range_request, remove_request, replace_request
 from raftsched.types import Change
 
 REVOKE_TIMEOUT_S: Final = 5.0
@@ -44,6 +44,7 @@ class Leadership:
         self._log = log
         self._on_partition = on_partition
         self._keys: dict[bytes, tuple[int, bytes]] = {}  # key -> (revision, value)
+        self._told: list[list[Change]] = []  # per reading under way: what was told since it began
         self._lease = 0
         self._stop_renewing: Callable[[], None] | None = None
         self._partition: Partition | None = None
@@ -95,6 +96,13 @@ class Leadership:
     # -- what the store says
     def on_changes(self, changes: Sequence[Change]) -> None:
         """Changes under dapr/leadership/."""
+        for told in self._told:
+            told.extend(changes)
+        self._note(changes)
+        self._decide()
+        self._changed.set()
+
+    def _note(self, changes: Sequence[Change]) -> None:
         for change in changes:
             known = self._keys.get(change.key)
             if known is not None and known[0] >= change.main:
@@ -103,13 +111,22 @@ class Leadership:
                 self._keys.pop(change.key, None)
             else:
                 self._keys[change.key] = (change.main, parse_kv(change.record)[1])
-        self._decide()
+
+    async def resync(self) -> None:
+        """After the history was lost: reads all keys, and looks again at what is to be done."""
+        await self._reload()
         self._changed.set()
 
-    async def reload(self) -> None:
-        """Reads all keys anew."""
-        _, body = await self._kv.range(range_request(LEADERSHIP, prefix_end(LEADERSHIP)))
+    async def _reload(self) -> None:
+        """Reads all keys anew. The answer may be older than what is told while it is on its way: that is put on top."""
+        told: list[Change] = []
+        self._told.append(told)
+        try:
+            read, body = await self._kv.range(range_request(LEADERSHIP, prefix_end(LEADERSHIP)))
+        finally:
+            self._told = [other for other in self._told if other is not told]
         self._keys = {key: (revision, value) for key, value, revision, _ in range_kvs(body)}
+        self._note([change for change in told if change.main > read])
         self._decide()
 
     def _decide(self) -> None:
@@ -146,35 +163,37 @@ class Leadership:
     async def _claim(self) -> bool:
         """False: somebody else holds the key; its end wakes us."""
         await self._drop_lease()
-        await self.reload()
+        await self._reload()
         if self._key in self._keys and not await self._clear_own_key():
             return False
         lease = await self._kv.lease_grant(LEADERSHIP_LEASE_TTL_S)
         self._lease = lease
+        self._stop_renewing = self._kv.lease_keep_alive(lease, self._on_lease_lost)  # first: the answer below may be lost
         total = len(self._keys.keys() | {self._key})
         _, body = await self._kv.txn(create_request(self._key, leadership_value(total, self._uid, self._address), lease))
         if not txn_succeeded(body):
             return True
-        self._stop_renewing = self._kv.lease_keep_alive(lease, self._on_lease_lost)
-        await self.reload()
+        await self._reload()
         return True
 
     async def _clear_own_key(self) -> bool:
-        """An older incarnation left it. Its lease is revoked if it is provably ours; else its end is awaited (up to 20 s)."""
+        """Somebody else wrote it: an older incarnation, or a hand. It goes if it is provably ours; else its end is awaited
+        (up to 20 s)."""
         if not self._kv.owns_directory():
             return False
         _, body = await self._kv.range(range_request(self._key))
-        leases = {lease for _, _, _, lease in range_kvs(body) if lease}
-        for lease in leases:
-            await self._kv.lease_revoke(lease)
-        if leases:
-            await self.reload()
+        for _, value, _, lease in range_kvs(body):
+            if lease:
+                await self._kv.lease_revoke(lease)
+            else:
+                await self._kv.txn(remove_request(self._key, value))
+        await self._reload()
         return self._key not in self._keys
 
     async def _follow(self) -> None:
         old = self._keys[self._key][1]
         await self._kv.txn(replace_request(self._key, old, leadership_value(len(self._keys), self._uid, self._address), self._lease))
-        await self.reload()
+        await self._reload()
 
     async def _drop_lease(self) -> None:
         lease, self._lease = self._lease, 0

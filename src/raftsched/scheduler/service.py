@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from raftsched._core import TimerWheel
-from raftsched.errors import EtcdError, status_of
+from raftsched.errors import EtcdError, StatusError, status_of
 from raftsched.limits import (
     ACKS_POSTPONED_MS_MAX,
     COMMITS_IN_FLIGHT_MAX,
@@ -119,21 +119,31 @@ class SchedulerService:
         self._tasks = [self._loop.create_task(self._load_loop()), self._loop.create_task(self.leadership.run())]
 
     async def stop(self) -> None:
-        """No trigger any more; what has results is committed as far as the store answers; the lease is revoked."""
+        """No trigger any more; what has results is committed as far as the store answers; the lease is revoked.
+
+        Cancelled, it still lets go of the loop and the store: the next incarnation runs on the same loop.
+        """
         self.closing = True
         self.engine.set_partition(0, 0)
-        await self._finish_commits()
+        try:
+            await self._finish_commits()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self.leadership.stop()
+        finally:
+            self._let_go()
+        self._engine_log.info("cron instance shutdown")
+
+    def _let_go(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.leadership.stop()
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
         if self._timer is not None:
             self._timer.close()
             self._timer = None
-        self._engine_log.info("cron instance shutdown")
 
     async def _finish_commits(self) -> None:
         deadline_ms = self._mono_ms() + STOP_COMMIT_MS
@@ -153,16 +163,24 @@ class SchedulerService:
 
     # -- load and ownership
     async def _load_loop(self) -> None:
+        delay_ms = STORE_RETRY_MS_MIN
         while True:
             await self._reload.wait()
             self._reload.clear()
             self._loaded = False
             self.engine.begin_load()
-            for prefix in (JOBS, COUNTERS):
-                await self.kv.scan(prefix, self._on_page)
-            await self.leadership.reload()
+            try:
+                for prefix in (JOBS, COUNTERS):
+                    await self.kv.scan(prefix, self._on_page)
+                await self.leadership.resync()
+            except StatusError as error:
+                self._engine_log.warning(f"jobs could not be loaded, trying again: {error.message}")
+                await asyncio.sleep(delay_ms / 1000)
+                delay_ms = min(delay_ms * 2, STORE_RETRY_MS_MAX)
+                self._reload.set()
             if self._reload.is_set():
                 continue
+            delay_ms = STORE_RETRY_MS_MIN
             self.engine.finish_load()
             self._loaded = True
             self._arming = True
@@ -178,11 +196,11 @@ class SchedulerService:
         else:
             self.engine.set_partition(partition.total, partition.index)
             self.engine.set_gate_share(partition.index, partition.total)
-            self._first_quorum()
             if partition.hosts != self.hosts:
                 self.hosts = partition.hosts
                 for listener in list(self.host_listeners):
                     listener(partition.hosts)
+            self._first_quorum()  # last: who waited for it looks at the hosts
         self._arming = True
         self._wake()
 

@@ -43,6 +43,10 @@ LIST_ATTEMPTS: Final = 3  # a listing whose revision is compacted away under it 
 Certificate = Mapping[str, Any] | None  # Any: as ssl gives it
 
 
+class MismatchError(Exception):
+    """A stored job whose metadata do not lead to its key; told as it is, not as a failure of the store."""
+
+
 class SchedulerApi:
     """Registers the methods and keeps the open streams."""
 
@@ -54,6 +58,7 @@ class SchedulerApi:
         self.stats = SchedulerStats(service.stats)
         self._access = Access(self.stats, tls=tls)
         self._streams: set[WatchJobs | WatchHosts] = set()
+        self._closing = False
         schedule = ScheduleJob(service, self._access, self.stats, door, grpc_stats.method(PATH + "ScheduleJob"))
         door.add_batch(PATH + "ScheduleJob", schedule)
         self._unary("GetJob", self._get)
@@ -66,7 +71,8 @@ class SchedulerApi:
         door.add_unimplemented(SERVICE)
 
     def close_streams(self) -> None:
-        """Ends every stream with `server is closing`; the first step of a shutdown."""
+        """Ends every stream with `server is closing`, also those that come later; the first step of a shutdown."""
+        self._closing = True
         for stream in list(self._streams):
             stream.close()
 
@@ -98,14 +104,18 @@ class SchedulerApi:
         calls = self._grpc_stats.method(path, "bidi_stream")
         calls.started += 1
         handler = WatchJobs(self._service, self._access, self.stats, log=self._log, stream=stream, ended=self._ended(calls))
-        self._streams.add(handler)
-        return handler
+        return self._admitted(handler)
 
     def _watch_hosts(self, stream: Stream, path: str) -> StreamHandler:
         calls = self._grpc_stats.method(path, "server_stream")
         calls.started += 1
         handler = WatchHosts(self._service, stream, self._ended(calls))
+        return self._admitted(handler)
+
+    def _admitted(self, handler: WatchJobs | WatchHosts) -> StreamHandler:
         self._streams.add(handler)
+        if self._closing:
+            handler.close()
         return handler
 
     def _ended(self, calls: MethodStats) -> Callable[[WatchJobs | WatchHosts, int], None]:
@@ -144,6 +154,8 @@ class SchedulerApi:
         for attempt in range(LIST_ATTEMPTS):
             try:
                 return b"".join(await self._pages(prefix))
+            except MismatchError as error:
+                raise StatusError(GrpcCode.UNKNOWN, str(error)) from None
             except StatusError as error:
                 if error.message == status_of(EtcdError.COMPACTED).message and attempt + 1 < LIST_ATTEMPTS:
                     continue
@@ -161,9 +173,7 @@ class SchedulerApi:
                 key, metadata = page.mismatch
                 expected = name_prefix(_owner(parse_metadata(metadata)))
                 name = key.removeprefix(JOBS).decode("utf-8", "replace")
-                raise StatusError(
-                    GrpcCode.UNKNOWN, f"job key {go_quote(name)} does not match expected prefix {go_quote(expected)} from its metadata"
-                )
+                raise MismatchError(f"job key {go_quote(name)} does not match expected prefix {go_quote(expected)} from its metadata")
             for key in page.undecodable:
                 self._log.warning("a stored job cannot be decoded and is left out of the list", key=key.decode("utf-8", "replace"))
             pieces.append(page.jobs)

@@ -53,6 +53,12 @@ def replace_request(key: bytes, old: bytes, value: bytes, lease: int) -> bytes:
     return field(1, compare) + field(2, field(2, put_request(key, value, lease)))
 
 
+def remove_request(key: bytes, old: bytes) -> bytes:
+    """Txn: if the key has value `old`, delete it."""
+    compare = number_field(2, 3) + field(3, key) + field(7, old)  # target VALUE
+    return field(1, compare) + _delete_op(key)
+
+
 def _delete_op(key: bytes, end: bytes = b"") -> bytes:
     return field(2, field(3, field(1, key) + (field(2, end) if end else b"")))
 
