@@ -2,7 +2,7 @@
 
 import pytest
 
-from raftsched.scheduler.delivery.gates import Limit
+from raftsched.scheduler.delivery.gates import Gates, Limit
 from raftsched.scheduler.engine.states import TRANSITIONS, Input, State
 from raftsched.scheduler.jobs import _jobs
 from raftsched.scheduler.jobs.names import COUNTERS, JOBS
@@ -551,6 +551,49 @@ def test_waiters_of_a_gone_gate_are_parked_and_come_back() -> None:
     assert bench.delivery.stats()["staged"] == 2
     assert bench.engine.metrics()["undelivered"][2] == 2
     assert sorted(name for name, _ in bench.connect(owner).take()) == ["j0", "j1"]
+
+
+def test_a_counter_changed_before_the_sending_gives_the_slot_back() -> None:
+    bench = Bench()
+    worker = bench.connect(actor(), limits=[Limit("cat", None, 1)])
+    assert worker.stream is not None
+    worker.room = 1
+    first = bench.put("a", owner=actor(), schedule="@every 1s", due_ms=START_MS, failure_policy=policy(interval_ms=60_000))
+    bench.tick()
+    bench.ack(worker, 1, status=FAILED)
+    bench.tick(60_000)  # the stream has no room: the second attempt waits in its queue, and has the slot
+    partition, count, last, _ = bench.counter(first) or (0, 0, None, 0)
+    bench.etcd.put(COUNTERS + first, _jobs.encode_counter(partition, count, last, 1))
+    worker.room = None
+    bench.engine.stream_writable(worker.stream)
+    bench.flush()
+    assert bench.gates.gauges()["cat"] == (0, 0)
+
+
+def test_names_longer_than_the_api_takes_do_no_harm() -> None:
+    bench = Bench()
+    worker = bench.connect()
+    composed = bench.put("n" * 100_000, due_ms=START_MS)
+    other = bench.put("o" * 100_000, due_ms=START_MS + 60_000)
+    bench.etcd.put(COUNTERS + other, _jobs.encode_counter(1, 0, None, 0))
+    bench.tick()
+    assert [name for name, _ in worker.take()] == ["n" * 100_000]
+    bench.ack(worker, 1)
+    bench.etcd.delete(JOBS + other)
+    bench.commit()
+    assert bench.etcd.keys == {}, composed
+
+
+def test_many_waiters_that_went_are_not_kept() -> None:
+    gates = Gates()
+    gates.declare(1, "ns", [Limit("cat", None, 1)])
+    gates.admit(0, "ns", "cat", None)
+    gates.admit(1, "ns", "cat", None)
+    for run in range(2, 10_000):
+        gates.admit(run, "ns", "cat", None)
+        gates.drop(run)
+    assert sum(len(queue) for queues in gates._queues.values() for queue in queues.values()) < 2_000
+    assert gates.release(0) == [1]
 
 
 def test_a_waiter_whose_job_goes_leaves_the_gate() -> None:

@@ -25,7 +25,7 @@ cdef extern from "../delivery/native/runs.h" nogil:
         uint32_t next
         uint32_t prev
         uint32_t seq
-        uint16_t name_size
+        uint32_t name_size
         uint8_t place
         uint8_t gated
         uint8_t pending

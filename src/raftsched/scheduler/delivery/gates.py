@@ -11,9 +11,11 @@ from collections import deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from raftsched.limits import GATE_WAITERS_MAX
+
+DEAD_WAITERS_MAX: Final = 1_000  # more than are alive, before they are swept out
 
 
 class Admission(IntEnum):
@@ -76,6 +78,7 @@ class Gates:
         self._waiters: dict[int, _Waiter] = {}
         self._waiting: dict[GateKey, int] = {}  # live waiters per first gate
         self._waiters_max = waiters_max
+        self._dropped = 0  # waiters that may still stand dead in a queue
         self._next_number = 0
         self._index = 0
         self._total = 1
@@ -159,6 +162,9 @@ class Gates:
             waiter.run = -1
             self._waiting[waiter.keys[0]] -= 1
             self._forget_if_empty(waiter.keys[0])
+            self._dropped += 1
+            if self._dropped > len(self._waiters) + DEAD_WAITERS_MAX:
+                self._sweep()
 
     def evict(self, namespace: str, actor_type: str) -> list[int]:
         """No stream takes this type any more: its waiters, undeliverable."""
@@ -212,6 +218,13 @@ class Gates:
             if queue and (second is None or self._has_room(second)) and (best is None or queue[0].number < best[0].number):
                 best = queue
         return None if best is None else best.popleft()
+
+    def _sweep(self) -> None:
+        # Behind a gate that nothing leaves, the dead would never come to the head.
+        for queues in self._queues.values():
+            for second, queue in queues.items():
+                queues[second] = deque(waiter for waiter in queue if waiter.run >= 0)
+        self._dropped = 0
 
     def _drop_queue(self, first: GateKey) -> list[int]:
         waiting = [waiter for queue in self._queues.pop(first, {}).values() for waiter in queue if waiter.run >= 0]

@@ -182,6 +182,7 @@ cdef class Engine:
     cdef readonly TimerWheel wheel
     cdef readonly Delivery delivery
     cdef object gates
+    cdef object declared                 # (namespace, actor type)s with a gate, as the routes' `gated` say
     cdef object read_record              # (main, sub) -> stored KeyValue or None
     cdef object compile_schedule         # text -> (kind, value); ValueError
     cdef object note                     # (event, key or text): told once per occurrence, for the log
@@ -213,6 +214,7 @@ cdef class Engine:
         self.wheel = wheel
         self.delivery = delivery
         self.gates = gates
+        self.declared = gates.declared_types()
         self.read_record = read_record
         self.compile_schedule = compile_schedule
         self.note = note
@@ -341,8 +343,9 @@ cdef class Engine:
         cdef StreamState stream = self.delivery.open_stream(push, owner, [(prefix, kind) for prefix, kind, _ in prefixes])
         cdef Route route
         for route, (_, _, target) in zip(stream.routes, prefixes):
-            if route.target is None:
+            if route.target is None and target is not None:
                 route.target = target
+                route.gated = self.gates.gated(*target)
         admitted = self.gates.declare(stream, namespace, limits)
         refresh_gated(self)
         let_go(self, admitted)

@@ -20,7 +20,7 @@ typedef struct {
     uint32_t route, stream;
     uint32_t next, prev;              /* staging list of the route; free list */
     uint32_t seq;                     /* counts uses of this slot and commits: late outcomes are told apart */
-    uint16_t name_size;
+    uint32_t name_size;               /* of any key that etcd takes, not only of names that the API lets in */
     uint8_t place, gated, pending, kind, retry;  /* kind: of the target, for metrics; retry: planned_* is of a further attempt */
 } run_t;
 
@@ -65,11 +65,11 @@ static void run_free(run_pool *p, uint32_t run) {
     p->live--;
 }
 static int run_set_name(run_t *r, const uint8_t *name, size_t size) {
-    if (r->name || size > UINT16_MAX) return r->name ? 0 : -1;
+    if (r->name || size > UINT32_MAX) return r->name ? 0 : -1;
     r->name = malloc(size ? size : 1);
     if (!r->name) return -1;
     memcpy(r->name, name, size);
-    r->name_size = (uint16_t)size;
+    r->name_size = (uint32_t)size;
     return 0;
 }
 static void run_pool_clear(run_pool *p) {

@@ -133,6 +133,9 @@ cdef int record_missing(Engine self, uint32_t run) except -1:
 cdef int refresh_gated(Engine self) except -1:
     cdef Route route
     declared = self.gates.declared_types()
+    if declared == self.declared:
+        return 0  # streams come and go by the thousand, and there may be as many routes
+    self.declared = declared
     for found in self.delivery.routes:
         if found is not None:
             route = found
@@ -156,6 +159,7 @@ cdef uint32_t flush_stream(Engine self, StreamState stream, uint32_t budget) exc
             continue
         job = job_at(&self.table, r.job)
         if job.counter_main != r.counter_main:
+            release_gate(self, run)
             settle(self, r.job)  # the counter was changed meanwhile, and nothing was sent yet
             continue
         record = self.read_record(job.main, job.sub)
