@@ -389,6 +389,23 @@ async def test_the_clock_stands_still_through_a_step_back() -> None:
         assert worker.take() == [("a", 1)]
 
 
+async def test_after_a_step_back_nothing_fires_before_its_time_by_the_new_clock() -> None:
+    site = Site()
+    back_ms = 0
+    site.service._wall_ns = lambda: (site.ms - back_ms) * 1_000_000
+    async with started(site):
+        worker = site.connect()
+        await site.move(10)
+        back_ms = 60_000
+        await site.move(1)
+        site.put("a", site.ms - back_ms + 5_000)
+        for _ in range(4):
+            await site.move(1_000)
+        assert worker.take() == []
+        await site.move(60_000)
+        assert worker.take() == [("a", 1)]
+
+
 async def test_a_message_that_is_no_result_cuts_the_stream_off() -> None:
     async with started(Site()) as site:
         worker = site.connect()

@@ -296,14 +296,16 @@ class SchedulerService:
         elif firing:
             self._sleep()
         elif not self._blocked():
-            self._timer.arm(FENCE_POLL_NS)
+            self._timer.arm(min(self._clock.frozen_ns, FROZEN_POLL_NS) or FENCE_POLL_NS)
 
     def _blocked(self) -> bool:
         """Something that will wake the turn by itself stands in the way of firing."""
         return not self._loaded or self.closing or bool(self._failing_since_ms) or self.leadership.partition is None
 
     def _may_fire(self) -> bool:
-        return not self._blocked() and self.engine.results_pending < RESULTS_PENDING_MAX and self.kv.fence_ms() > self._mono_ms()
+        # While time stands still the wheel is ahead of the wall: what is put now could be due there, and not yet here.
+        willing = not self._blocked() and not self._clock.frozen_ns and self.engine.results_pending < RESULTS_PENDING_MAX
+        return willing and self.kv.fence_ms() > self._mono_ms()
 
     def _sleep(self) -> None:
         assert self._timer is not None
@@ -316,7 +318,6 @@ class SchedulerService:
             return
         if len(self.engine.wheel) > PRE_CASCADE_JOBS:
             delay_ns = min(delay_ns, PRE_CASCADE_NS)
-        delay_ns = max(delay_ns, min(self._clock.frozen_ns, FROZEN_POLL_NS))
         self._timer.arm(min(delay_ns, 3_600_000_000_000))
 
     def _work_off_acks(self, now_ms: int) -> None:
