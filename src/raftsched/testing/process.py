@@ -42,6 +42,7 @@ class ServerProcess:
         self.scheduler_port, self.client_port, self.healthz_port, self.metrics_port, peer_port = free_ports(5)
         self.stdout_path = directory / "stdout.log"
         self.stderr_path = directory / "stderr.log"
+        self.stderr_offset = 0  # where the log of the present process begins
         self.process: subprocess.Popen[bytes] | None = None
         name = "dapr-scheduler-server-0"
         self.command = [
@@ -75,6 +76,7 @@ class ServerProcess:
         """Starts the process with an environment that holds nothing but NAMESPACE; with `wait`, until /healthz says 200."""
         assert self.process is None, "already running"
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.stderr_offset = self.stderr_path.stat().st_size if self.stderr_path.exists() else 0
         with self.stdout_path.open("ab") as out, self.stderr_path.open("ab") as err:
             self.process = subprocess.Popen(self.command, stdout=out, stderr=err, env={"NAMESPACE": self.namespace}, cwd=self.directory)
         if wait:
