@@ -214,9 +214,9 @@ class ReflectionStream:
 class HealthzServer:
     """`GET /healthz`: 200 when `is_ready()`, else 503, empty body; other paths 404."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, is_ready: Callable[[], bool]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, is_ready: Callable[[], bool], *, connections_max: int = 0) -> None:
         self._is_ready = is_ready
-        self._engine = Engine(loop, on_http=self._on_http, http_body_bytes_max=4_096)
+        self._engine = Engine(loop, on_http=self._on_http, http_body_bytes_max=4_096, connections_max=connections_max)
 
     async def listen(self, host: str, port: int) -> asyncio.Server:
         """An empty host = all addresses. OSError as from `loop.create_server`."""

@@ -188,18 +188,10 @@ class AnswerSink:
 
     def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
         door, stats = self._door, self._stats
-        reply, make_header = door.engine.reply, door.node.header
-        last, header = -1, b""
-        failed = 0
-        for token, (error, revision, body) in zip(tokens, results, strict=True):
-            if error:
-                failed += 1
-                door.fail(token, error, stats, self._began)
-            else:
-                if revision != last:
-                    last, header = revision, make_header(revision)
-                reply(token, body, header)
-        done = len(tokens) - failed
+        failed = door.engine.answer_many(tokens, results, door.node.header)
+        for position in failed:
+            door.fail(tokens[position], results[position][0], stats, self._began)
+        done = len(tokens) - len(failed)
         stats.sent += done
         if done:
             stats.ended(0, done, self._began)

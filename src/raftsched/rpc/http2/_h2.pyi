@@ -117,6 +117,13 @@ class Engine:
     def reply(self, handle: int, message: bytes, header: bytes = b"") -> None:
         """Status 0 with one message = header + message, without joining them in Python."""
 
+    def answer_many(
+        self, handles: Sequence[int], results: Sequence[tuple[int, int, bytes]], make_header: Callable[[int], bytes]
+    ) -> list[int]:
+        """Answers a batch with (error, revision, body) results, header = make_header(revision), and writes at once unless a tick is
+        under way. The positions of those with an error, which are left to the caller."""
+    def write_now(self) -> None:
+        """`flush`, unless a tick is under way: its end writes."""
     def reply_many(self, handles: Sequence[int], messages: Sequence[bytes], headers: Sequence[bytes] | None = None) -> None: ...
     def fail(self, handle: int, code: int, message: str) -> None:
         """Ends a call with a status, trailers-only when nothing was sent."""

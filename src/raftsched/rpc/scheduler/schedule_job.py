@@ -170,6 +170,7 @@ class ScheduleJob:
         if done:
             self._calls.sent += done
             self._calls.ended(0, done)
+            self._door.write_now()
 
     def _on_error(self, handle: int, write: _Write, error: int) -> None:
         if error in TRANSIENT and self._door.alive(handle) and not self._service.closing:

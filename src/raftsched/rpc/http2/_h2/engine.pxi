@@ -333,6 +333,40 @@ cdef class Engine:
         for i in range(count):
             self.reply(handles[i], messages[i], b"" if headers is None else headers[i])
 
+    def answer_many(self, handles, results, make_header):
+        cdef Py_ssize_t i, count = len(handles)
+        cdef bint scheduled = self.scheduled
+        cdef object last = None
+        cdef tuple result
+        cdef bytes header = b""
+        cdef list failed = []
+        if len(results) != count:
+            raise ValueError("handles and results differ in number")
+        self.scheduled = True  # the answers are written below: no tick of their own
+        try:
+            for i in range(count):
+                result = results[i]
+                if result[0]:
+                    failed.append(i)
+                    continue
+                if result[1] != last:
+                    last = result[1]
+                    header = make_header(last)
+                self.reply(handles[i], <bytes?>result[2], header)
+        finally:
+            self.scheduled = scheduled
+            self.write_now()
+        return failed
+
+    def write_now(self):
+        """Writes what is ready; inside a tick its end does that."""
+        if self.inside_tick:
+            return
+        if self.core.dirty_count:
+            self.flush()
+        elif self.core.ready_count:
+            self.schedule()
+
     cpdef fail(self, int64_t handle, int code, str message):
         """Ends a call with a status; of a stream: behind what was pushed."""
         cdef door_stream *stream = stream_find(self.core, handle)
