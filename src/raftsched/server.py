@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from raftsched import limits
 from raftsched.broadcast import broadcast_address
 from raftsched.errors import ConfigError, FatalError, NoSpaceError, StatusError
+from raftsched.process import LoopComplaints, connections_max, raise_descriptor_limit
 from raftsched.rpc.etcd.services import SERVICES, EtcdServices
 from raftsched.rpc.health import HEALTH, HealthService, HealthzServer, add_reflection
 from raftsched.rpc.http import HttpEndpoints, MetricsServer
@@ -51,6 +52,7 @@ class Server:
         self._config = config
         self._logs = logs
         self._metrics = metrics
+        self._connections_max = connections_max(raise_descriptor_limit())
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.fatal = False
         self._listening = False
@@ -113,7 +115,13 @@ class Server:
     async def _open_client_port(self, node: Node) -> None:
         loop = asyncio.get_running_loop()
         endpoints = HttpEndpoints(node, self._metrics.current)
-        door = Engine(loop, message_bytes_max=limits.MESSAGE_BYTES_MAX, on_http=endpoints, on_error=self._on_handler_error)
+        door = Engine(
+            loop,
+            message_bytes_max=limits.MESSAGE_BYTES_MAX,
+            connections_max=self._connections_max,
+            on_http=endpoints,
+            on_error=self._on_handler_error,
+        )
         self._doors.append(door)
         chance = random.Random()
         services = EtcdServices(
@@ -127,13 +135,14 @@ class Server:
         add_reflection(door, [*SERVICES, HEALTH])
         self._metrics.current.add(services.families)
         self._metrics.current.add(lambda: door_families(self._doors))
-        await door.listen(self._config.etcd_client_listen_address, self._config.etcd_client_port)
+        await listen(door, self._config.etcd_client_listen_address, self._config.etcd_client_port, "--etcd-client-port")
 
     async def _open_scheduler_port(self, service: SchedulerService) -> None:
         loop = asyncio.get_running_loop()
         door = Engine(
             loop,
             message_bytes_max=limits.MESSAGE_BYTES_MAX,
+            connections_max=self._connections_max,
             server_ping_idle_ms=SCHEDULER_PING_IDLE_MS,
             server_ping_timeout_ms=SCHEDULER_PING_TIMEOUT_MS,
             on_error=self._on_handler_error,
@@ -143,7 +152,7 @@ class Server:
         log = self._logs.service("dapr.scheduler.server")
         self._api = SchedulerApi(service, door, log, stats)
         self._metrics.current.add(self._api.stats.families)
-        await door.listen(self._config.listen_address, self._config.port)
+        await listen(door, self._config.listen_address, self._config.port, "--port")
         log.info(f"Running gRPC server on port {self._config.port}")
 
     def _on_fatal(self, line: str) -> None:
@@ -168,6 +177,15 @@ class Server:
         await asyncio.gather(*(door.drain(limits.DRAIN_TIMEOUT_MS) for door in self._doors))
         if self._node is not None:
             await self._node.stop()
+
+
+async def listen(door: Engine | HealthzServer, host: str, port: int, flag: str) -> None:
+    """Opens a port; OSError with a text that names the address and the flag, for asyncio's names neither."""
+    try:
+        await door.listen(host, port)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+        raise OSError(f"cannot listen on {f'[{host}]' if ':' in host else host}:{port} ({flag}): {reason}") from error
 
 
 class Instance:
@@ -227,6 +245,7 @@ class Supervisor:
         self._log = logs.service("dapr.scheduler")
         self._server: Server | None = None
         self._instance = Instance()
+        self._connections_max = connections_max(raise_descriptor_limit())
         self._stopping = asyncio.Event()
         self._signals = 0
         self._healthz: HealthzServer | None = None
@@ -291,12 +310,12 @@ class Supervisor:
         """healthz and metrics: they outlive incarnations; a busy port is tried again with the next one."""
         config, loop = self._config, asyncio.get_running_loop()
         if self._healthz is None:
-            healthz = HealthzServer(loop, lambda: self._server is not None and self._server.ready)
-            await healthz.listen(config.healthz_listen_address, config.healthz_port)
+            healthz = HealthzServer(loop, lambda: self._server is not None and self._server.ready, connections_max=self._connections_max)
+            await listen(healthz, config.healthz_listen_address, config.healthz_port, "--healthz-port")
             self._healthz = healthz
         if self._metrics_door is None and config.enable_metrics:
-            door = Engine(loop, on_http=self._serve_metrics)
-            await door.listen(config.metrics_listen_address, config.metrics_port)
+            door = Engine(loop, connections_max=self._connections_max, on_http=self._serve_metrics)
+            await listen(door, config.metrics_listen_address, config.metrics_port, "--metrics-port")
             self._metrics_door = door
 
     def _serve_metrics(self, request: HttpRequest) -> None:
@@ -337,6 +356,7 @@ def run(config: "ServeConfig", logs: "Logs") -> int:
     gc.set_threshold(50_000, 20, 100)
 
     async def main() -> int:
+        asyncio.get_running_loop().set_exception_handler(LoopComplaints(logs.engine("server")))
         return await Supervisor(config, logs).run()
 
     return asyncio.run(main())

@@ -72,6 +72,8 @@ def test_a_busy_client_port_is_waited_for(tmp_path: Path) -> None:
         holder.listen()
         server.start(wait=False)
         wait_for(lambda: "Scheduler server failed, recreating in" in server.stdout_path.read_text(), 10, server.logs())
+        text = f"cannot listen on localhost:{server.client_port} (--etcd-client-port): Address already in use"
+        assert text in server.stdout_path.read_text()
         assert server.health() == 503
         assert server.process is not None
         assert server.process.poll() is None
