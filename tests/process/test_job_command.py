@@ -2,6 +2,8 @@
 
 import io
 import json
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from raftsched import cli
 from raftsched.cli.app import run
 from raftsched.testing.process import ServerProcess
 
@@ -93,6 +96,70 @@ def test_an_unreachable_server_is_one_line() -> None:
     assert answer.returncode == 1
     assert answer.stderr.startswith("Error: cannot reach the server: ")
     assert answer.stderr.count("\n") == 1
+
+
+def test_bytes_that_are_not_text_are_one_line(running: ServerProcess) -> None:
+    address = running.scheduler_address
+    for words, variables, stdin in (
+        (command("schedule", "\udcff", "-d", "1h", address=address), {}, b""),
+        (command("schedule", "x", "-d", "1h", "--data", "\udcff", address=address), {}, b""),
+        (command("list", address=address), {"RAFTSCHED_APP_ID": "\udcff"}, b""),
+        (command("schedule", "x", "-d", "1h", "--data", "-", address=address), {}, b"\xff\xfe"),
+        (command("schedule", "x", "-d", "1h", "--data", "-", address=address), {"PYTHONIOENCODING": "utf-8:strict"}, b"\xff"),
+    ):
+        answer = subprocess.run(words, capture_output=True, env=variables, input=stdin, timeout=TIMEOUT_S, check=False)
+        assert (answer.returncode, answer.stdout) == (2, b"")
+        assert b"UTF-8" in answer.stderr
+        assert b"Traceback" not in answer.stderr
+
+
+def test_output_that_cannot_be_written_is_one_line(running: ServerProcess) -> None:
+    with open("/dev/full", "w") as full:
+        for words in (("list",), ("list", "-o", "json"), ("schedule", "full", "-d", "1h", "--app-id=output", "--overwrite")):
+            answer = subprocess.run(
+                command(*words, address=running.scheduler_address),
+                stdout=full,
+                stderr=subprocess.PIPE,
+                env={},
+                timeout=TIMEOUT_S,
+                check=False,
+            )
+            assert (answer.returncode, answer.stderr) == (1, b"Error: No space left on device\n")
+
+
+def test_a_terminal_that_is_not_utf8_gets_escapes(running: ServerProcess) -> None:
+    ok(running, "schedule", "größe", "-d", "1h", "--app-id=ascii")
+    words = command("list", "--app-id=ascii", address=running.scheduler_address)
+    answer = subprocess.run(words, capture_output=True, env={"PYTHONIOENCODING": "ascii"}, timeout=TIMEOUT_S, check=False)
+    assert (answer.returncode, answer.stderr) == (0, b"")
+    assert b"gr\\xf6\\xdfe" in answer.stdout
+
+
+def test_another_port_is_told_from_a_refusal(running: ServerProcess) -> None:
+    answer = subprocess.run(
+        command("list", address=running.client_address), capture_output=True, text=True, env={}, timeout=TIMEOUT_S, check=False
+    )
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("Error: this is not the scheduler's port, or its version is another: ")
+
+
+def test_ctrl_c_ends_a_command_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers
+        silent.settimeout(TIMEOUT_S)
+        words = command("list", address=f"127.0.0.1:{silent.getsockname()[1]}")
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={}) as process:
+            connection, _ = silent.accept()  # it waits for the answer now
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=TIMEOUT_S)
+            connection.close()
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+
+    def interrupted(_arguments: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_dispatch", interrupted)  # earlier, while modules are being imported
+    assert cli.main() == 130
 
 
 def test_prefixes_and_everything_are_deleted(running: ServerProcess) -> None:

@@ -1,11 +1,13 @@
 """What people and scripts see of a job: payloads both ways, tables, and nothing that could steer a terminal."""
 
 import json
+import time
 
 import pytest
 from google.protobuf import any_pb2, duration_pb2, wrappers_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from raftsched.cli import render
 from raftsched.pb.dapr import common_pb2, scheduler_pb2
@@ -89,3 +91,31 @@ def test_a_job_shows_only_what_is_set() -> None:
     }
     dropped = common_pb2.JobFailurePolicy(drop=common_pb2.JobFailurePolicyDrop())
     assert render.job_as_dict("x", metadata, scheduler_pb2.Job(failure_policy=dropped))["failure_policy"] == {"drop": {}}
+
+
+def test_what_only_looks_like_json_is_text() -> None:
+    for text in ("NaN", "Infinity", '{"a": -Infinity}', '{"a": 1, "a": 2}', "[" * 200 + "]" * 200):
+        assert render.decode_payload(render.encode_payload(text)) == text
+
+
+def test_a_list_on_a_terminal_cuts_payloads_alone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    jobs = [{"name": "日本", "schedule": "@daily", "data": "x" * 1_000_000}, {"name": "b" * 300, "data": "語" * 100}]
+    render.print_jobs(jobs[:1])
+    header, row = capsys.readouterr().out.splitlines()
+    assert row.startswith("日本  @daily")
+    assert row.endswith("x…")
+    assert header.index("DATA") == len(row.rstrip("x…")) + 2  # two wide characters fill four cells
+    assert cell_len(row) == 60
+    render.print_jobs(jobs[1:])
+    row = capsys.readouterr().out.splitlines()[1]
+    assert row.startswith("b" * 300 + "  ")
+    assert "語" in row
+
+
+def test_a_long_list_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
+    begin = time.process_time()
+    render.print_jobs({"name": f"job-{number:05}", "schedule": "@every 24h"} for number in range(50_000))
+    assert time.process_time() - begin < 5  # rich's table took 38 s
+    assert len(capsys.readouterr().out.splitlines()) == 50_001

@@ -7,10 +7,18 @@ import sys
 
 from raftsched.version import COMMIT, VERSION
 
+INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
+
 
 def main() -> int:
     """The console script; the exit code."""
-    arguments = sys.argv[1:]
+    try:
+        return _dispatch(sys.argv[1:])
+    except KeyboardInterrupt:  # while modules were still being imported: nothing has begun
+        return INTERRUPTED
+
+
+def _dispatch(arguments: list[str]) -> int:
     if arguments[:1] == ["serve"]:
         from raftsched.cli.serve import serve
 

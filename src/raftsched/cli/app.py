@@ -3,6 +3,8 @@
 Must not be imported by `serve`: typer, rich and grpc are slow to import.
 """
 
+import io
+import os
 import sys
 from enum import IntEnum
 from typing import Annotated
@@ -64,22 +66,52 @@ def serve(arguments: Annotated[list[str] | None, typer.Argument(help="Flags of t
 
 def run(arguments: list[str]) -> int:
     """Runs one command; the exit code."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # closed by who started us: nobody wants to read
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 gets escapes, not an error
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()  # here, where it can still be told
+    except OSError as error:
+        _give_output_up()
+        return _say(error.strerror or str(error), ExitCode.FAILED)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         app(arguments, prog_name="raftsched")
     except grpc.RpcError as error:
         return _fail(error)
+    except UnicodeEncodeError as error:  # what the shell gave as bytes: Python holds them as surrogates, no message takes them
+        return _say(f"not UTF-8: {error.object[:200]}", ExitCode.USAGE)
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     return ExitCode.OK
+
+
+def _give_output_up() -> None:
+    """What is still in the buffer would be tried again at the end of the process, with a complaint of Python's own."""
+    if (stdout := sys.__stdout__) is not None and sys.stdout is stdout:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stdout.fileno())
+        os.close(nowhere)
+
+
+def _say(text: str, code: ExitCode) -> int:
+    print(f"Error: {job.plain(text)}", file=sys.stderr)
+    return code
 
 
 def _fail(error: grpc.RpcError) -> int:
     """One line for what the server, or the way to it, answered."""
     code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
     details = (error.details() if isinstance(error, grpc.Call) else str(error)) or code.name
-    if code is grpc.StatusCode.UNAVAILABLE and "onnect" in details:
+    if code is grpc.StatusCode.UNAVAILABLE and ("onnect" in details or "resolv" in details):
         details = f"cannot reach the server: {details}"
+    elif code is grpc.StatusCode.UNIMPLEMENTED:
+        details = f"this is not the scheduler's port, or its version is another: {details}"
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
         details = "no answer in time: the server is not ready, or too busy"
-    print(f"Error: {job.plain(details)}", file=sys.stderr)
-    return CODES.get(code, ExitCode.FAILED)
+    return _say(details, CODES.get(code, ExitCode.FAILED))

@@ -99,13 +99,22 @@ def schedule(
     """
     job = scheduler_pb2.Job(schedule=schedule, due_time=due_time, ttl=ttl, repeats=repeats)
     if data is not None:
-        job.data.CopyFrom(render.encode_payload(sys.stdin.read() if data == "-" else data))
+        job.data.CopyFrom(render.encode_payload(_standard_input() if data == "-" else data))
     if (policy := _policy(retry_interval, max_retries, drop=drop)) is not None:
         job.failure_policy.CopyFrom(policy)
     metadata = metadata_of(namespace, app_id, actor_type, actor_id)
     with scheduler(address) as stub:
         stub.ScheduleJob(scheduler_pb2.ScheduleJobRequest(name=name, job=job, metadata=metadata, overwrite=overwrite), timeout=timeout)
     _done(output, f"scheduled {name}", {"scheduled": name})
+
+
+def _standard_input() -> str:
+    if sys.stdin is None:
+        raise typer.BadParameter("--data=-: standard input is closed")
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise typer.BadParameter("--data=-: standard input is not UTF-8 text") from None
 
 
 def _policy(retry_interval: str | None, max_retries: int | None, *, drop: bool) -> common_pb2.JobFailurePolicy | None:

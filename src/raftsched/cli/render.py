@@ -1,38 +1,43 @@
 """Jobs and payloads as people read them, and as JSON for scripts.
 
-Invariant: what a stranger stored cannot steer the terminal: nothing unprintable is written raw.
+Invariant: what a stranger stored cannot steer the terminal: nothing unprintable is written raw. Only the payloads of a list on a
+terminal are cut.
 """
 
 import base64
 import json
-from collections.abc import Iterable
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from google.protobuf import any_pb2, json_format, struct_pb2, wrappers_pb2
 from google.protobuf.message import DecodeError
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.cells import cell_len, set_cell_size
 
 from raftsched.pb.dapr import common_pb2, scheduler_pb2
 from raftsched.units import NS_PER_S, format_duration
 
-WIDTH_WITHOUT_TERMINAL = 240
+GAP = "  "
+PAYLOAD_CELLS_MIN = 20  # of a list on a terminal, however narrow it is
 
 
 def plain(text: str) -> str:
     """`text` with everything unprintable, line ends included, escaped."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape", "replace").decode() for char in text)
 
 
 def encode_payload(text: str) -> any_pb2.Any:
-    """JSON as google.protobuf.Value, as Dapr's sidecar does it; any other text as StringValue."""
+    """JSON as google.protobuf.Value, as Dapr's sidecar does it; any other text as StringValue, NaN and Infinity too."""
     packed = any_pb2.Any()
     value = struct_pb2.Value()
     try:
         json_format.Parse(text, value)
+        json_format.MessageToDict(value)
         packed.Pack(value)
-    except json_format.ParseError:
+    except (json_format.ParseError, ValueError):  # ValueError: a Value that is no JSON
         packed.Pack(wrappers_pb2.StringValue(value=text))
     return packed
 
@@ -90,27 +95,37 @@ def print_json_line(value: object) -> None:
 
 def print_jobs(jobs: Iterable[dict[str, Any]]) -> None:
     """A table of jobs."""
-    table = Table("NAME", "SCHEDULE", "DUE", "REPEATS", "TTL", "DATA", box=None, pad_edge=False, header_style="bold")
+    rows: list[tuple[str, ...]] = [("NAME", "SCHEDULE", "DUE", "REPEATS", "TTL", "DATA")]
     for one in jobs:
         name = f"{one['actor_type']}/{one['actor_id']}/{one['name']}" if "actor_type" in one else one["name"]
         cells = [name, *(one.get(field, "") for field in ("schedule", "due_time", "repeats", "ttl"))]
-        table.add_row(*(Text(plain(str(cell))) for cell in cells), Text(cell_of(one.get("data", ""))))
-    console().print(table)
+        rows.append((*(plain(str(cell)) for cell in cells), cell_of(one.get("data", ""))))
+    print_rows(rows, cut=True)
 
 
 def print_job(job: dict[str, Any]) -> None:
     """One job, a field a line."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in job.items():
-        table.add_row(Text(name.replace("_", " "), style="bold"), Text(cell_of(value)))
-    console().print(table)
+    print_rows([(name.replace("_", " "), cell_of(value)) for name, value in job.items()], cut=False)
+
+
+def print_rows(rows: Sequence[Sequence[str]], *, cut: bool) -> None:
+    """Columns as wide as their cells, but for the last; `cut`: on a terminal the last column ends with the line."""
+    widths = [max(map(cell_len, column)) for column in zip(*(row[:-1] for row in rows), strict=True)]
+    room: int | None = None
+    if cut and sys.stdout.isatty():
+        room = max(shutil.get_terminal_size().columns - sum(widths) - len(GAP) * len(widths), PAYLOAD_CELLS_MIN)
+    lines = []
+    for *cells, last in rows:
+        padded = [cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)]
+        lines.append(GAP.join([*padded, _fit(last, room)]).rstrip())
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _fit(text: str, room: int | None) -> str:
+    if room is None or (len(text) <= room and cell_len(text) <= room):
+        return text
+    return set_cell_size(text[:room], room - 1).rstrip() + "…"
 
 
 def cell_of(value: object) -> str:
     return plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-
-
-def console() -> Console:
-    """The terminal; a pipe gets wide lines, so that nothing is cut. NO_COLOR is honoured by rich."""
-    made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)

@@ -72,9 +72,9 @@ def _run(config: ServeConfig, logs: Logs) -> int:
     log = logs.service()
     log.info(f"Starting Dapr Scheduler Service -- version {VERSION} -- commit {COMMIT}")
     log.info(f"Log level set to: {config.log_level}")
-    from raftsched import server  # all of it: only once the options are right
-
     try:
+        from raftsched import server  # all of it: only once the options are right
+
         return server.run(config, logs)
     except ConfigError as error:
         log.fatal(str(error))
