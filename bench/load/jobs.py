@@ -3,6 +3,7 @@
 The load comes from bench/schedload, a Go program whose figures for a real Dapr Scheduler stand in docs/performance.md.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -184,3 +185,5 @@ def rows(folder: Path, quick: bool) -> Iterable[Answer]:
         yield from burst(server, scale)
         yield from sustained(server, scale)
     yield from many_jobs(folder, 1_000_000 // scale)
+    if os.environ.get("RAFTSCHED_BENCH_TEN_MILLION"):  # ten minutes, 15 GB of disk
+        yield from many_jobs(folder, 10_000_000)
