@@ -623,6 +623,21 @@ def test_metadata(door: ManualDoor) -> None:
         assert answer["body"][5:] == value, name
 
 
+def test_metadata_of_many_calls(door: ManualDoor) -> None:
+    seen: list[list[str | None] | None] = []
+
+    def handler(handles: list[int], messages: list[bytes]) -> None:
+        seen.append(door.engine.metadata_many(handles, b"client-api-version"))
+        seen.append(door.engine.metadata_many([*handles, 1 << 40], b"x"))
+        door.engine.reply_many(handles, messages)
+
+    door.engine.add_batch("/t.Test/Many", handler)
+    peer = door.peer()
+    peer.call("/t.Test/Many", frame(b"none"))
+    peer.call("/t.Test/Many", frame(b"both"), ("client-api-version", "3.6"), ("x", "y"))
+    assert seen == [None, None, ["3.6"], ["y", None]]
+
+
 # -- connections, streams, teardown -------------------------------------------------------------------------------------------------
 
 

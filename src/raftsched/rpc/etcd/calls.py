@@ -76,27 +76,31 @@ class Door:
         began = stats.begin()
         stats.started += count
         stats.received += count
-        metadata = self.engine.metadata
-        versions = [metadata(handle, "client-api-version") for handle in handles]
-        known: dict[str | None, int] = {}
-        for version in versions:
-            known[version] = known.get(version, 0) + 1
-        for version, times in known.items():
-            self.stats.count_client("unary", version, times)
+        versions = self.engine.metadata_many(handles, b"client-api-version")
         errors = list(map(check, messages)) if check else [0] * count
+        if versions is None:
+            self.stats.count_client("unary", None, count)
+        else:
+            self._count_versions(versions, errors)
         if not self.node.leader_id:
             for index, handle in enumerate(handles):
-                if metadata(handle, "hasleader") == "true":
+                if self.engine.metadata(handle, "hasleader") == "true":
                     errors[index] = EtcdError.NO_LEADER
-        for index, version in enumerate(versions):
-            if version is not None and not version.isascii() and not valid_version(version):
-                errors[index] = EtcdError.INVALID_CLIENT_API_VERSION
         if not any(errors):
             return True
         for index in [index for index, error in enumerate(errors) if error][::-1]:
             self.fail(handles.pop(index), errors[index], stats, began)
             del messages[index]
         return False
+
+    def _count_versions(self, versions: list[str | None], errors: list[int]) -> None:
+        known: dict[str | None, int] = {}
+        for index, version in enumerate(versions):
+            known[version] = known.get(version, 0) + 1
+            if version is not None and not version.isascii() and not valid_version(version):
+                errors[index] = EtcdError.INVALID_CLIENT_API_VERSION
+        for version, times in known.items():
+            self.stats.count_client("unary", version, times)
 
     def fail(self, handle: int, error: int, stats: MethodStats, began: float = 0.0) -> None:
         code, text = STATUS[error]

@@ -7,11 +7,15 @@ cdef class BaseConnection:
     cdef object transport, http1
     cdef str peer
     cdef size_t unwritten
+    cdef int socket  # -1 = not ours to write to: TLS stands between
+    cdef bint queued  # the transport may hold bytes that go first
+    cdef bint polled  # the engine reads this socket, asyncio does not
 
     def __cinit__(self, Engine engine):
         self.engine = engine
         self.core = NULL
         self.peer = ""
+        self.socket = -1
 
     def __dealloc__(self):
         if self.core != NULL:
@@ -34,16 +38,21 @@ cdef class BaseConnection:
             engine.core.refused_total += 1
             transport.abort()
             return
-        keep_alive(transport.get_extra_info("socket"))
+        sock = transport.get_extra_info("socket")
+        keep_alive(sock)
+        if sock is not None and transport.get_extra_info("sslcontext") is None:
+            self.socket = sock.fileno()
         transport.set_write_buffer_limits(high=65_536, low=16_384)
 
     def get_buffer(self, size_hint):
         return self.engine.read_view
 
     def buffer_updated(self, Py_ssize_t length):
+        self.take(<const uint8_t *><char *>self.engine.read_buffer, length)
+
+    cdef int take(self, const uint8_t *data, Py_ssize_t length) except -1:
         cdef Engine engine = self.engine
         cdef door_connection *core = self.core
-        cdef const uint8_t *data = <const uint8_t *>(<char *>engine.read_buffer)
         engine.core.now = core.read_at = engine.time()
         core.pinging = 0
         if core.phase == PHASE_HTTP2:
@@ -53,6 +62,7 @@ cdef class BaseConnection:
             self.http1.feed(PyBytes_FromStringAndSize(<const char *>data, length))
         elif core.phase == PHASE_SNIFF:
             self.sniff(data, length)
+        return 0
 
     def eof_received(self):
         return self.http1 is not None and self.http1.eof()
@@ -75,6 +85,8 @@ cdef class BaseConnection:
 
     def connection_lost(self, error):
         cdef Engine engine = self.engine
+        engine.read_no_more(self)
+        self.socket = -1
         engine.paused_bytes -= self.unwritten
         self.unwritten = 0
         engine.core.now = engine.time()
@@ -113,6 +125,7 @@ cdef class BaseConnection:
             if connection_start_http2(core):
                 self.transport.abort()
                 return 0
+            self.engine.read_natively(self)
             self.feed(<const uint8_t *>core.sniff, PREFACE_BYTES)
             self.feed(data + i, length - i)
             return 0
@@ -155,13 +168,28 @@ cdef class BaseConnection:
         limit = engine.write_bytes if engine.paused_bytes < limits.UNWRITTEN_BYTES_MAX else 16_384
         total = connection_collect(core, limit)
         if total:
-            self.transport.write(PyBytes_FromStringAndSize(<const char *>engine.core.write_buffer, total))
+            self.write(<const char *>engine.core.write_buffer, total)
         if core.held_first != NULL:
             connection_release_held(core)
         if core.terminated or connection_finished(core):
             self.transport.close()
         elif total >= limit and not core.paused and connection_wants_write(core):
             connection_dirty(core)
+        return 0
+
+    cdef int write(self, const char *data, size_t length) except -1:
+        """To the socket itself while it takes everything; what it does not take, and its errors, are the transport's."""
+        cdef ssize_t sent = 0
+        if self.queued:
+            self.queued = self.transport.get_write_buffer_size() > 0
+        if self.socket >= 0 and not self.queued:
+            sent = send(self.socket, data, length, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if sent == <ssize_t>length:
+                return 0
+            if sent < 0:
+                sent = 0
+        self.queued = True
+        self.transport.write(PyBytes_FromStringAndSize(data + sent, <ssize_t>length - sent))
         return 0
 
     # -- time and the end

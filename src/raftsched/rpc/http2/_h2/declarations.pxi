@@ -6,6 +6,30 @@ from libc.math cimport ceil
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
+cdef extern from "<sys/socket.h>" nogil:
+    enum: MSG_NOSIGNAL, MSG_DONTWAIT
+    ssize_t send(int socket, const void *data, size_t length, int flags)
+    ssize_t recv(int socket, void *buffer, size_t length, int flags)
+
+cdef extern from "<sys/epoll.h>" nogil:
+    enum: EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
+    ctypedef union epoll_data_t:
+        void *ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
+    int epoll_wait(int epoll, epoll_event *events, int count, int timeout_ms)
+
+cdef extern from "<errno.h>" nogil:
+    int errno
+    enum: EAGAIN, EINTR
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+
+
 cdef extern from "native/session.h" nogil:
     enum: KIND_BATCH, KIND_UNARY, KIND_STREAM
     enum: EVENT_REQUEST, EVENT_OPEN, EVENT_MESSAGES, EVENT_HALF_CLOSE, EVENT_WRITABLE, EVENT_CLOSED

@@ -3,6 +3,10 @@
 
 cdef size_t MESSAGE_BYTES_MAX = limits.MESSAGE_BYTES_MAX
 
+cdef enum:
+    READ_BYTES = 262144
+    READS_PER_TURN = 256
+
 
 cdef class Engine:
     """One HTTP/2 + HTTP/1.1 door; see _h2.pyi."""
@@ -20,10 +24,12 @@ cdef class Engine:
     cdef size_t write_bytes, paused_bytes
     cdef readonly uint64_t connections_max, http_requests_total
     cdef readonly size_t http_body_bytes_max
+    cdef int poll  # epoll of the plaintext HTTP/2 connections: one reader of the loop for all of them
 
     def __cinit__(self, *arguments, size_t write_buffer_bytes=limits.WRITE_BUFFER_BYTES, **options):
         self.write_bytes = write_buffer_bytes if write_buffer_bytes > 16384 else 16384
         self.core = engine_new(self.write_bytes)
+        self.poll = -1
         if self.core == NULL:
             raise MemoryError
 
@@ -55,11 +61,13 @@ cdef class Engine:
         self.on_http, self.on_error = on_http, on_error
         self.handlers, self.paths, self.handles_pending, self.messages_pending = [], [], [], []
         self.connections, self.servers = set(), set()
-        self.read_buffer = bytearray(262_144)
+        self.read_buffer = bytearray(READ_BYTES)
         self.read_view = memoryview(self.read_buffer)
         core.now = self.time()
 
     def __dealloc__(self):
+        if self.poll >= 0:
+            close(self.poll)
         engine_free(self.core)
 
     # -- methods
@@ -88,6 +96,52 @@ cdef class Engine:
 
     def add_unimplemented(self, str service):
         self.add(f"/{service}/", 0, None, 0)
+
+    # -- bytes in
+
+    cdef int read_natively(self, BaseConnection connection) except -1:
+        """Takes the reading of a plaintext connection over from asyncio, whose way costs a microsecond or two per socket and turn."""
+        cdef epoll_event event
+        if connection.socket < 0:
+            return 0
+        if self.poll < 0:
+            self.poll = epoll_create1(EPOLL_CLOEXEC)
+            if self.poll < 0:
+                return 0
+            self.loop.add_reader(self.poll, self.on_readable)
+        event.events, event.data.ptr = EPOLLIN, <void *>connection
+        if epoll_ctl(self.poll, EPOLL_CTL_ADD, connection.socket, &event):
+            return 0
+        connection.polled = True
+        connection.transport.pause_reading()
+        return 0
+
+    cdef int read_no_more(self, BaseConnection connection) except -1:
+        """Before its socket is closed, or when asyncio is to see its end."""
+        if connection.polled:
+            connection.polled = False
+            epoll_ctl(self.poll, EPOLL_CTL_DEL, connection.socket, NULL)
+        return 0
+
+    def on_readable(self):
+        """Level-triggered, one read per connection and turn; what an end or an error means is left to asyncio."""
+        cdef epoll_event[READS_PER_TURN] events
+        cdef int i, count = epoll_wait(self.poll, events, READS_PER_TURN, 0)
+        cdef ssize_t length
+        cdef BaseConnection connection
+        for i in range(count):
+            connection = <BaseConnection>events[i].data.ptr
+            if not connection.polled:
+                continue
+            if connection.transport.is_closing():
+                self.read_no_more(connection)
+                continue
+            length = recv(connection.socket, <char *>self.read_buffer, READ_BYTES, MSG_DONTWAIT)
+            if length > 0:
+                connection.take(<const uint8_t *><char *>self.read_buffer, length)
+            elif length == 0 or (errno != EAGAIN and errno != EINTR):
+                self.read_no_more(connection)
+                connection.transport.resume_reading()
 
     # -- the tick
 
@@ -396,6 +450,25 @@ cdef class Engine:
         found = nghttp2_rcbuf_get_buf(value)
         return field_text(raw, PyBytes_FromStringAndSize(<char *>found.base, found.len))
 
+    def metadata_many(self, list handles, bytes name):
+        cdef const char *raw = PyBytes_AS_STRING(name)
+        cdef size_t length = PyBytes_GET_SIZE(name)
+        cdef Py_ssize_t i, count = len(handles)
+        cdef door_stream *stream
+        cdef nghttp2_rcbuf *value
+        cdef nghttp2_vec found
+        cdef list values = None
+        for i in range(count):
+            stream = stream_find(self.core, handles[i])
+            value = NULL if stream == NULL or stream.connection == NULL else field_find(stream, raw, length)
+            if value == NULL:
+                continue
+            found = nghttp2_rcbuf_get_buf(value)
+            if values is None:
+                values = [None] * count
+            values[i] = field_text(name, PyBytes_FromStringAndSize(<char *>found.base, found.len))
+        return values
+
     def deadline(self, int64_t handle):
         cdef door_stream *stream = stream_find(self.core, handle)
         return 0.0 if stream == NULL else stream.deadline
@@ -491,6 +564,16 @@ cdef class Engine:
             second.cancel()
             for connection in list(self.connections):
                 (<BaseConnection>connection).transport.abort()
+            self.end_poll()
+
+    cdef int end_poll(self) except -1:
+        if self.poll >= 0:
+            for connection in self.connections:
+                self.read_no_more(connection)
+            self.loop.remove_reader(self.poll)
+            close(self.poll)
+            self.poll = -1
+        return 0
 
     async def wait_drained(self, double seconds):
         if not self.connections:
