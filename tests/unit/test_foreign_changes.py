@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from raftsched.scheduler.service import FOREIGN_LOOKED_AT, SchedulerService
+from raftsched.scheduler.service import SchedulerService
 from raftsched.testing.memory_etcd import MemoryKv
 from raftsched.types import Change
 
@@ -46,6 +46,9 @@ def test_a_turn_comes_for_changes_of_our_own_keys_alone(wakes: list[int]) -> Non
     assert len(wakes) == 2
 
 
-def test_large_batches_are_not_looked_through(wakes: list[int]) -> None:
-    service().on_changes(changes(*[b"%d" % number for number in range(FOREIGN_LOOKED_AT + 1)]), 5)
+def test_the_size_of_a_batch_hides_nothing_and_costs_no_turn(wakes: list[int]) -> None:
+    one, foreign = service(), [b"%d" % number for number in range(5_000)]
+    one.on_changes(changes(*foreign), 5)
+    assert not wakes
+    one.on_changes(changes(*foreign, b"dapr/jobs/app||ns||app||gone"), 6)
     assert len(wakes) == 1

@@ -44,8 +44,6 @@ FENCE_POLL_NS: Final = 50_000_000
 STOP_COMMIT_MS: Final = 1_000  # how long a shutdown waits for results that are on the way
 UNHEALTHY_AFTER_MS: Final = 5_000  # results that cannot be stored; the contract: 503 within 10 s
 NOTES_PER_SECOND: Final = 20
-OURS: Final = b"dapr/"
-FOREIGN_LOOKED_AT: Final = 8
 
 
 class StreamOwner(Protocol):
@@ -225,8 +223,8 @@ class SchedulerService:
         others = self.engine.on_changes(changes)
         if others:
             self.leadership.on_changes(others)
-        if len(changes) > FOREIGN_LOOKED_AT or any(change.key.startswith(OURS) for change in changes):
-            self._wake()  # a turn for each small batch of other clients' writes would be a tenth of what that costs
+        if self.engine.touched:
+            self._wake()  # a turn for each batch of other clients' writes would be a tenth of what that costs
 
     def on_reset(self) -> None:
         self._engine_log.warning("the history of the store was lost, loading all jobs again")

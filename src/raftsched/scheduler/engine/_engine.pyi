@@ -46,8 +46,9 @@ class Engine:
         `wheel.cron`, counted once more), ValueError if it cannot fire. `note(event, key)`: something for the log."""
     # -- what the store says
     def on_changes(self, changes: Sequence[Change]) -> list[Change]:
-        """Whole revisions in order; returns the changes under dapr/leadership/."""
+        """Whole revisions in order; returns the changes under dapr/leadership/. `touched`: one of them was the scheduler's own."""
 
+    touched: bool
     def begin_load(self) -> None: ...
     def finish_load(self) -> None: ...
     def set_partition(self, total: int, index: int) -> None: ...

@@ -196,6 +196,7 @@ cdef class Engine:
     cdef uint32_t token_count, branches_max
     cdef list commits                    # sealed, not yet taken
     cdef list orphans                    # names of counters whose job was deleted in this batch
+    cdef readonly bint touched
     cdef readonly uint64_t results_pending
     cdef readonly uint64_t jobs          # records with a job
     cdef readonly uint64_t undecodable_total
@@ -239,13 +240,15 @@ cdef class Engine:
         cdef tuple change
         cdef bytes key, record
         cdef slice_t k, name
-        cdef bint deleted
+        cdef bint deleted, ours
         cdef list others = []
+        self.touched = False
         for found in changes:
             change = <tuple>found  # a NamedTuple: no exact tuple, but laid out as one
             key = change[1]
             k = view(key)
             deleted = change[0]
+            ours = True
             if k.size >= <size_t>JOBS_PREFIX_SIZE and memcmp(k.data, JOBS_PREFIX, JOBS_PREFIX_SIZE) == 0:
                 name.data = k.data + JOBS_PREFIX_SIZE
                 name.size = k.size - JOBS_PREFIX_SIZE
@@ -264,6 +267,9 @@ cdef class Engine:
                     counter_put(self, name, change[2], view(record))
             elif k.size >= <size_t>LEADERSHIP_PREFIX_SIZE and memcmp(k.data, LEADERSHIP_PREFIX, LEADERSHIP_PREFIX_SIZE) == 0:
                 others.append(change)
+            else:
+                ours = False
+            self.touched = self.touched or ours
         if self.orphans:
             remove_orphans(self)
         return others
