@@ -503,7 +503,9 @@ class Node:
             return
         self._queued_bytes += total_bytes
         self._host.propose(Propose(kind, messages, tokens, sink), lambda: self._refuse(tokens, sink, EtcdError.TOO_MANY_REQUESTS))
-        self._schedule()
+        if not self._batches or len(self._kernel.voter_ids) > 1:
+            self._schedule()
+        # else a lone voter's disk is busy: what comes meanwhile goes with the turn that the end of the write begins, in one batch
 
     def _refuse(self, tokens: Sequence[int], sink: ResultSink, error: EtcdError) -> None:
         self._replica.proposals_failed_total += len(tokens)
