@@ -43,11 +43,29 @@ SECTIONS: dict[str, Callable[[Path, bool], Iterable[tuple[str, str, str, bool | 
 def collect(names: list[str], *, quick: bool) -> list[Row]:
     rows: list[Row] = []
     for name in names:
+        host = HostShare()
         with tempfile.TemporaryDirectory(prefix="raftsched-bench-") as folder:
             for row in SECTIONS[name](Path(folder), quick):
                 rows.append(Row(*row))
                 print(f"{rows[-1].what}: {rows[-1].measured}", file=sys.stderr, flush=True)
+        print(f"{name}: {host.stolen():.1%} of the machine's time went to others", file=sys.stderr, flush=True)
     return rows
+
+
+class HostShare:
+    """How much of the machine's time its host gave to others (`steal` in /proc/stat): what no program here can answer for."""
+
+    def __init__(self) -> None:
+        self._begin = self._times()
+
+    @staticmethod
+    def _times() -> list[int]:
+        return [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+
+    def stolen(self) -> float:
+        """The share of all cores since this was made."""
+        spent = [now - then for now, then in zip(self._times(), self._begin, strict=True)]
+        return spent[7] / max(sum(spent), 1)
 
 
 def show(rows: list[Row]) -> None:
