@@ -34,6 +34,7 @@ from raftsched.types import MemberInfo, Result, ResultSink
 PRIVILEGED = frozenset({codec.DELETE_RANGE, codec.COMPACTION, codec.LEASE_REVOKE, codec.ALARM})  # may use the reserve of a full disk
 HOUSEKEEPING_MS = 500
 READS_PER_CHECK = 64
+Opener = Callable[[NodeOptions, Clock], Member]
 SLOW_APPLY_S = 0.1  # etcd's warning
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_MS = 10_000
@@ -49,8 +50,11 @@ class Node:
         log: LogPort,
         on_fatal: Callable[[str], None],
         clock: Clock | None = None,
+        opener: Opener = open_member,
     ) -> None:
-        """`on_fatal(line)`: waiting cannot mend it, the process must end with that line and exit code 1; called once."""
+        """`on_fatal(line)`: waiting cannot mend it, the process must end with that line and exit code 1; called once. `opener`: how a member
+        is made from its data directory; the simulator has its own."""
+        self._opener = opener
         self._options = options
         self._log = log
         self._on_fatal = on_fatal
@@ -82,7 +86,7 @@ class Node:
         """Opens or begins the data directory, replays, is elected; done when reads and writes are served. Raises FatalError, NoSpaceError
         and what `DataDirectory` raises."""
         self._loop = asyncio.get_running_loop()
-        self._member = member = open_member(self._options, self._clock)
+        self._member = member = self._opener(self._options, self._clock)
         try:
             self._build(member)
         except BaseException:
