@@ -52,6 +52,15 @@ class StreamOwner(Protocol):
     def cut_off(self, reason: str) -> None: ...
 
 
+class Timer(Protocol):
+    """One wake-up of the loop: `_timer.LoopTimer`, or the simulator's."""
+
+    def arm(self, delay_ns: int) -> None:
+        """Sets it, in place of what was set."""
+
+    def close(self) -> None: ...
+
+
 class SchedulerService:
     """One scheduler over one `KvClient`. All methods on the loop's thread."""
 
@@ -68,8 +77,10 @@ class SchedulerService:
         workers: int = 2048,
         wall_ns: Callable[[], int] = time.time_ns,
         mono_ns: Callable[[], int] = time.monotonic_ns,
+        timer: Callable[[asyncio.AbstractEventLoop, Callable[[], None]], Timer] = LoopTimer,
     ) -> None:
-        """`address`: the broadcast host:port. `rng`: 64 random bits a call. `zone_source`: tables of IANA zones by name."""
+        """`address`: the broadcast host:port. `rng`: 64 random bits a call. `zone_source`: tables of IANA zones by name. `timer(loop,
+        wake)`: what wakes the turn."""
         self.kv = kv
         self.random = rng
         self._log = log
@@ -104,14 +115,15 @@ class SchedulerService:
         self._tasks: list[asyncio.Task[None]] = []
         self._reload = asyncio.Event()
         self._unsubscribe: Callable[[], None] | None = None
-        self._timer: LoopTimer | None = None
+        self._make_timer = timer
+        self._timer: Timer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # -- lifecycle
     async def start(self) -> None:
         """Subscribes, then loads and claims the leadership key in the background; `ready` is set at the first quorum."""
         self._loop = asyncio.get_running_loop()
-        self._timer = LoopTimer(self._loop, self._wake)
+        self._timer = self._make_timer(self._loop, self._wake)
         self._unsubscribe = self.kv.subscribe(self)
         self._reload.set()
         self._tasks = [self._loop.create_task(self._load_loop()), self._loop.create_task(self.leadership.run())]

@@ -9,6 +9,7 @@ Must not know: asyncio.
 import itertools
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,6 +36,9 @@ CONF_CHANGE = 1
 FIRST_ENTRY_TIMEOUT_MS = 10_000
 QUOTA_DEFAULT_BYTES = 2 << 30
 FILE_SYSTEM_SHARE = 0.9
+
+Chance = Callable[[int], int]
+"""`chance(bits)`: that many random bits."""
 
 
 @dataclass(slots=True)
@@ -81,7 +85,7 @@ def open_member(options: NodeOptions, clock: Clock) -> Member:
             bound_bytes = space_bound(options, directory.path)
             log, recovered, fresh = _open_log(options, directory, backend, bound_bytes)
             try:
-                return _assemble(
+                return assemble(
                     options, clock, directory, backend=backend, log=log, recovered=recovered, bound_bytes=bound_bytes, fresh=fresh
                 )
             except BaseException:
@@ -114,14 +118,14 @@ def _open_log(options: NodeOptions, directory: DataDirectory, backend: Backend, 
     fresh = recovered.last_index == 0
     if fresh:
         try:
-            recovered = _bootstrap(options, log, recovered)
+            recovered = bootstrap(options, log, recovered)
         except BaseException:
             log.close()
             raise
     return log, recovered, fresh
 
 
-def _bootstrap(options: NodeOptions, log: Log, recovered: Recovered) -> Recovered:
+def bootstrap(options: NodeOptions, log: Log, recovered: Recovered) -> Recovered:
     """The first entry of a new cluster, as etcd writes it: this member joins, in term 1, committed."""
     me = MemberInfo(recovered.metadata.node_id, "", options.peer_urls, ())
     entry = membership.encode_change(membership.ADD_NODE, me.member_id, membership.encode_json(me))
@@ -174,7 +178,7 @@ def _revision_of(value: bytes | None) -> int:
     return int.from_bytes(value[:8], "big") if value and len(value) >= 8 else -1
 
 
-def _assemble(
+def assemble(
     options: NodeOptions,
     clock: Clock,
     directory: DataDirectory,
@@ -184,12 +188,14 @@ def _assemble(
     recovered: Recovered,
     bound_bytes: int,
     fresh: bool,
+    chance: Chance = secrets.randbits,
 ) -> Member:
+    """The state machine from what LMDB holds, the kernel from the log. Also what a simulated member is made by."""
     side = SideWrites()
     lessor = Lessor(side.write, ttl_min_s=options.lease_ttl_s_min)
     alarms = AlarmStore(side.write)
     members = Membership(side.write)
-    store = MvccStore(backend, lessor, hash_seed=secrets.randbits(64), txn_ops_max=options.txn_ops_max)
+    store = MvccStore(backend, lessor, hash_seed=chance(64), txn_ops_max=options.txn_ops_max)
     scheduled = _revision_of(backend.bucket_get("meta", b"scheduledCompactRev"))
     attached = store.load(revision_hint=max(scheduled, 0), compact_revision=scheduled)
     lessor.load(backend.bucket_items("lease"), attached)
@@ -198,7 +204,7 @@ def _assemble(
     applier = Applier(store, lessor, alarms, members, side)
     applier.applied_index = backend.applied_index
     applier.applied_term = backend.term
-    kernel, ids = _make_kernel(options, clock, backend, recovered, members)
+    kernel, ids = _make_kernel(options, clock, backend, recovered, members, chance)
     replica = Replica(
         kernel,
         applier,
@@ -225,7 +231,7 @@ def _assemble(
 
 
 def _make_kernel(
-    options: NodeOptions, clock: Clock, backend: Backend, recovered: Recovered, members: Membership
+    options: NodeOptions, clock: Clock, backend: Backend, recovered: Recovered, members: Membership, chance: Chance
 ) -> tuple[Kernel, RequestIds]:
     runs = _runs(recovered)
     voters, learners = _voters(members, runs)
@@ -242,7 +248,7 @@ def _make_kernel(
             member_id,
             voters=voters,
             learners=learners,
-            seed=secrets.randbits(64),
+            seed=chance(64),
             term=state.term,
             vote=state.vote,
             commit=state.commit,
