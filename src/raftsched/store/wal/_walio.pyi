@@ -75,12 +75,14 @@ class LogWriter:
         *,
         types: Sequence[int] | None = None,
         mark: bytes = b"",
+        restart_index: int = 0,
     ) -> int:
         """Queues one batch and returns its number (from 1, rising by 1). Never blocks, never does IO.
 
         Entries `first_index ...` (index, term, type, data); an index that is in the log already replaces it and all after it.
         `types`: raftpb.EntryType per entry (0 normal, 1 and 2 configuration change, these with data), None = all normal. `mark`:
-        an encoded walpb.Snapshot (`format.encode_mark`). Order on disk: entries, hard state, mark. Raises ValueError for a gap
+        an encoded walpb.Snapshot (`format.encode_mark`). Order on disk: entries, hard state, mark. `restart_index`: the mark (one that
+        `restarts`) is that of an installed snapshot of this index; the log is empty then and goes on behind it. Raises ValueError for a gap
         (an entry beyond last_index + 1), a term 0, an empty batch; FatalError when the log has failed or is closed.
         """
 
@@ -152,6 +154,8 @@ class LogReader:
     @property
     def mark_term(self) -> int: ...
     @property
+    def restart_index(self) -> int: ...
+    @property
     def record_count(self) -> int: ...
     @property
     def head_read(self) -> bool: ...
@@ -166,3 +170,20 @@ def batch_start_after(data: Buffer, offset: int, sequence: int) -> int:
 
 def data_end(data: Buffer, offset: int) -> int:
     """Offset behind the last byte at or after `offset` that is not zero; `offset` if all are."""
+
+Section = tuple[int, int, int, int, int]
+"""(first index, last index, offset, chain before it, kind): kind 0 goes on, 1 replaces what is from its first index on, 2 an installed
+snapshot, without entries: what came before counts no more and the log goes on with its first index."""
+
+def scan_sections(
+    data: Buffer, sequence: int, offset: int, crc: int, last_index: int, spacing_bytes: int
+) -> tuple[int, int, int, list[Section]]:
+    """Where the entries of one segment lie, from `offset` (the chain there: `crc`; 0 and 0 = the segment's beginning) to the end of what
+    verifies: (offset, chain, last index, sections). A section is closed after `spacing_bytes` of the file. Without the interpreter's
+    lock; what is still being written ends the walk."""
+
+def read_section(
+    data: Buffer, sequence: int, offset: int, crc: int, first: int, to_index: int, entries_max: int, bytes_max: int
+) -> tuple[list[tuple[int, int, int, list[bytes]]], int, int]:
+    """Entries `first ..` (at most to `to_index`, so many, so many bytes, but at least one) as runs (first index, term, kind, data), and
+    offset and chain behind them. They are verified first. No runs: the entries are not there."""

@@ -12,7 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcpy, strerror
+from libc.string cimport memcpy, memset, strerror
 
 from raftsched.errors import FatalError
 from raftsched.types import HardState
@@ -21,3 +21,4 @@ include "_walio/native.pxi"
 include "_walio/batch.pxi"
 include "_walio/writer.pxi"
 include "_walio/reader.pxi"
+include "_walio/sections.pxi"

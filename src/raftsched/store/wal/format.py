@@ -34,6 +34,7 @@ class SnapshotMark:
     index: int
     term: int
     conf_state: ConfState | None = None
+    restarts: bool = False  # of an installed snapshot: no entry before it counts. Field 15, ours: etcd's readers skip it
 
 
 class WireError(ValueError):
@@ -137,22 +138,26 @@ def decode_conf_state(data: bytes) -> ConfState:
 
 def encode_mark(mark: SnapshotMark) -> bytes:
     """For `LogWriter.append(mark=...)`."""
-    head = number_field(1, mark.index) + number_field(2, mark.term)
-    return head if mark.conf_state is None else head + bytes_field(3, encode_conf_state(mark.conf_state))
+    data = number_field(1, mark.index) + number_field(2, mark.term)
+    if mark.conf_state is not None:
+        data += bytes_field(3, encode_conf_state(mark.conf_state))
+    return data + number_field(15, 1) if mark.restarts else data
 
 
 def decode_mark(data: bytes) -> SnapshotMark:
     """Raises WireError."""
-    index = term = 0
+    index = term = restarts = 0
     state = None
     for field, value in fields(data):
-        if field == 1:
+        if field == 15:
+            restarts = number(value)
+        elif field == 1:
             index = number(value)
         elif field == 2:
             term = number(value)
         elif field == 3:
             state = decode_conf_state(octets(value))
-    return SnapshotMark(index=index, term=term, conf_state=state)
+    return SnapshotMark(index=index, term=term, conf_state=state, restarts=bool(restarts))
 
 
 def segment_name(sequence: int, first_index: int) -> str:

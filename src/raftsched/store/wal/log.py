@@ -46,6 +46,23 @@ class Log(LogWriter):
         self.keep_bytes = keep_bytes
         self._disk: Disk = RealDisk(directory)
         self._dropping: set[str] = set()
+        self._holds: dict[int, int] = {}
+        self._last_hold = 0
+
+    def hold(self, index: int) -> int:
+        """Keeps the segments with entry `index` and later ones, within `keep_bytes`, until `unhold`; a number for `move_hold`."""
+        self._last_hold += 1
+        self._holds[self._last_hold] = index
+        return self._last_hold
+
+    def move_hold(self, number: int, index: int) -> None:
+        """Entries below `index` are not needed any more."""
+        if number in self._holds:
+            self._holds[number] = index
+
+    def unhold(self, number: int) -> None:
+        """Idempotent."""
+        self._holds.pop(number, None)
 
     def size_bytes(self) -> int:
         """Of all segments that are to stay. Looks into the directory: not per batch."""
@@ -58,7 +75,11 @@ class Log(LogWriter):
         """
         found = segments.arrange(item for item in self._disk.sizes() if item[0] not in self._dropping)
         going = segments.droppable(
-            found, to_index=min(applied_index, mark_index), keep_count=self.keep_segments, keep_bytes=self.keep_bytes
+            found,
+            to_index=min(applied_index, mark_index),
+            keep_count=self.keep_segments,
+            keep_bytes=self.keep_bytes,
+            held_index=min(self._holds.values(), default=segments.NOT_HELD),
         )
         names = [segment.name for segment in going]
         names = names[: self.drop_segments(names)]

@@ -12,6 +12,8 @@ from itertools import pairwise
 from raftsched.errors import CorruptError
 from raftsched.store.wal.format import parse_segment_name
 
+NOT_HELD = 1 << 62
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -37,12 +39,12 @@ def arrange(sizes: Iterable[tuple[str, int]]) -> list[Segment]:
     return found
 
 
-def droppable(segments: Sequence[Segment], *, to_index: int, keep_count: int, keep_bytes: int) -> list[Segment]:
+def droppable(segments: Sequence[Segment], *, to_index: int, keep_count: int, keep_bytes: int, held_index: int = NOT_HELD) -> list[Segment]:
     """The segments to drop now, oldest first.
 
     `segments`: all, oldest first, the newest is in use. `to_index`: the lower of durable applied index and last snapshot mark:
-    only segments wholly at or below it may go. Of those the newest `keep_count` stay (0 = all), as long as all segments together take at
-    most `keep_bytes`.
+    only segments wholly at or below it may go. Of those the newest `keep_count` stay (0 = all), and those that hold `held_index` or more
+    (a member that is behind reads them), as long as all segments together take at most `keep_bytes`.
     """
     free = []
     for segment, following in pairwise(segments):
@@ -52,8 +54,8 @@ def droppable(segments: Sequence[Segment], *, to_index: int, keep_count: int, ke
     surplus = len(free) - keep_count if keep_count else 0
     total = sum(segment.size_bytes for segment in segments)
     dropped = []
-    for position, segment in enumerate(free):
-        if position >= surplus and total <= keep_bytes:
+    for position, (segment, following) in enumerate(zip(free, segments[1:], strict=False)):
+        if (position >= surplus or following.first_index > held_index) and total <= keep_bytes:
             break
         dropped.append(segment)
         total -= segment.size_bytes

@@ -69,6 +69,21 @@ cdef extern from "native/wal_writer.h" nogil:
     uint64_t find_nonzero(const uint8_t* data, uint64_t size, uint64_t start)
     const uint8_t* get_field(const uint8_t* at, const uint8_t* end, uint8_t tag, uint64_t* value)
 
+    ctypedef struct wal_entry_view_t:
+        uint64_t kind
+        uint64_t term
+        uint64_t index
+        const uint8_t* data
+        uint64_t length
+
+    ctypedef struct wal_mark_view_t:
+        uint64_t index
+        uint64_t term
+        uint64_t restarts
+
+    bint entry_of(const wal_frame_t* frame, wal_entry_view_t* out)
+    bint mark_of(const wal_frame_t* frame, wal_mark_view_t* out)
+
     ctypedef struct pthread_mutex_t:
         pass
     int pthread_mutex_lock(pthread_mutex_t* mutex)
@@ -104,7 +119,7 @@ cdef extern from "native/wal_writer.h" nogil:
     wal_log_t* log_new()
     int log_open(wal_log_t* log, const char* directory, const char* name, uint64_t sequence)
     int log_append(wal_log_t* log, const wal_state_t* state, uint64_t first_index, const wal_entry_t* entries, size_t count,
-                   const uint8_t* mark, size_t mark_length)
+                   const uint8_t* mark, size_t mark_length, uint64_t restart_index)
     ctypedef struct wal_view_t:
         uint64_t room_bytes
         uint64_t queued_bytes

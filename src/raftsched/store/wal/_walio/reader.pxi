@@ -21,6 +21,7 @@ cdef class LogReader:
     cdef readonly bytes mark               # the newest walpb.Snapshot, encoded
     cdef readonly uint64_t mark_index
     cdef readonly uint64_t mark_term
+    cdef readonly uint64_t restart_index   # of the newest installed snapshot; 0 = none
     cdef readonly uint64_t record_count
     cdef readonly bint head_read           # of the segment read last
     cdef wal_state_t state
@@ -113,23 +114,21 @@ cdef class LogReader:
         return f"record type {frame.type} here"
 
     cdef str take_entry(self, wal_frame_t* frame):
-        cdef const uint8_t* at = frame.data
-        cdef const uint8_t* end = at + frame.length
-        cdef uint64_t kind = 0, term = 0, index = 0, length = 0
-        at = get_field(get_field(get_field(at, end, 0x08, &kind), end, 0x10, &term), end, 0x18, &index)
-        if at != NULL and at != end:
-            at = get_field(at, end, 0x22, &length)
-        if at == NULL or <uint64_t> (end - at) != length or kind > 2 or not term or (kind and not length):
+        cdef wal_entry_view_t entry
+        if not entry_of(frame, &entry):
             return "not an entry"
-        if not index or index > self.last_index + 1:
-            return f"entry {index} follows {self.last_index}"
-        if index <= self.state.commit:
-            return f"entry {index} replaces a committed one"
-        if index == self.last_index + 1 and term < self.last_term:
-            return f"entry {index} has term {term} after {self.last_term}"
-        if index > self.after_index and self.last_index < self.after_index:
-            return f"entry {index} follows a gap: the store ends at {self.after_index}"
-        self.keep(index, term, kind, PyBytes_FromStringAndSize(<const char*> at, length) if index > self.after_index else None)
+        if entry.index > self.last_index + 1:
+            return f"entry {entry.index} follows {self.last_index}"
+        if entry.index <= self.state.commit:
+            return f"entry {entry.index} replaces a committed one"
+        if entry.index <= self.restart_index:
+            return f"entry {entry.index} replaces one of the snapshot at {self.restart_index}"
+        if entry.index == self.last_index + 1 and entry.term < self.last_term:
+            return f"entry {entry.index} has term {entry.term} after {self.last_term}"
+        if entry.index > self.after_index and self.last_index < self.after_index:
+            return f"entry {entry.index} follows a gap: the store ends at {self.after_index}"
+        self.keep(entry.index, entry.term, entry.kind,
+                  PyBytes_FromStringAndSize(<const char*> entry.data, entry.length) if entry.index > self.after_index else None)
         return ""
 
     cdef int keep(self, uint64_t index, uint64_t term, uint64_t kind, bytes data) except -1:
@@ -171,20 +170,25 @@ cdef class LogReader:
         return ""
 
     cdef str take_mark(self, wal_frame_t* frame):
-        cdef uint64_t index = 0, term = 0
-        cdef const uint8_t* at = frame.data
-        cdef const uint8_t* end = at + frame.length
-        at = get_field(get_field(at, end, 0x08, &index), end, 0x10, &term)
-        if at == NULL or (at != end and at[0] != 0x1a):
+        cdef wal_mark_view_t mark
+        if not mark_of(frame, &mark):
             return "not a snapshot mark"
         self.mark = PyBytes_FromStringAndSize(<const char*> frame.data, frame.length)
-        self.mark_index, self.mark_term = index, term
-        if index > self.last_index:   # an installed snapshot: the log goes on behind it
-            if index > self.after_index:
-                return f"the snapshot at {index} is not in the store, which ends at {self.after_index}"
-            self.last_index, self.last_term = index, term
-            if index == self.after_index:
-                self.base_term = term
+        self.mark_index, self.mark_term = mark.index, mark.term
+        if mark.restarts or mark.index > self.last_index:
+            return self.restart(mark.index, mark.term)
+        return ""
+
+    cdef str restart(self, uint64_t index, uint64_t term):
+        """An installed snapshot: nothing before it counts, the log goes on behind it."""
+        if index <= self.state.commit:
+            return f"the snapshot at {index} replaces committed entries"
+        if index > self.after_index:
+            return f"the snapshot at {index} is not in the store, which ends at {self.after_index}"
+        self.cut(self.after_index + 1)
+        self.restart_index = self.last_index = index
+        self.last_term = term
+        self.base_term = term if index == self.after_index else 0
         return ""
 
 

@@ -43,7 +43,7 @@ cdef class LogWriter:
             self.release(self.log.done)
             log_free(self.log)
 
-    def append(self, hard_state, uint64_t first_index, terms, datas, *, types=None, bytes mark=b""):
+    def append(self, hard_state, uint64_t first_index, terms, datas, *, types=None, bytes mark=b"", uint64_t restart_index=0):
         cdef wal_log_t* log = self.log
         cdef wal_entry_t* entry
         cdef size_t i
@@ -51,6 +51,8 @@ cdef class LogWriter:
         self.batch.take(hard_state, terms, datas, types, mark)
         if not self.batch.count and hard_state is None and not mark:
             raise ValueError("an empty batch")
+        if restart_index and (self.batch.count or not mark):
+            raise ValueError("the log restarts with a mark and without entries")
         if self.batch.count and (not first_index or first_index > log.last_index + 1):
             raise ValueError(f"entry {first_index} does not follow {log.last_index}")
         for i in range(self.batch.count):
@@ -58,7 +60,7 @@ cdef class LogWriter:
             if entry.length >= EXTERNAL_BYTES:
                 Py_INCREF(<object> <PyObject*> entry.owner)
         status = log_append(log, &self.batch.state, first_index, self.batch.entries, self.batch.count,
-                            self.batch.mark, self.batch.mark_length)
+                            self.batch.mark, self.batch.mark_length, restart_index)
         if status:
             for i in range(self.batch.count):
                 entry = &self.batch.entries[i]

@@ -331,6 +331,47 @@ static wal_read_t frame_at(const uint8_t *bytes, uint64_t size, uint64_t offset,
     return READ_OK;
 }
 
+typedef struct {
+    uint64_t kind, term, index;
+    const uint8_t *data;
+    uint64_t length;
+} wal_entry_view_t;
+
+/* The entry in a frame of type RECORD_ENTRY; 0 = it is none. */
+static inline int entry_of(const wal_frame_t *frame, wal_entry_view_t *out)
+{
+    const uint8_t *at = frame->data, *end = at + frame->length;
+    out->kind = out->term = out->index = out->length = 0;
+    at = get_field(get_field(get_field(at, end, 0x08, &out->kind), end, 0x10, &out->term), end, 0x18, &out->index);
+    if (at && at != end)
+        at = get_field(at, end, 0x22, &out->length);
+    out->data = at;
+    return at && out->length == (uint64_t)(end - at) && out->kind <= 2 && out->term && out->index && (!out->kind || out->length);
+}
+
+typedef struct {
+    uint64_t index, term;
+    uint64_t restarts; /* 1 = an installed snapshot: nothing before it counts, the log goes on behind it */
+} wal_mark_view_t;
+
+/* The mark in a frame of type RECORD_SNAPSHOT; 0 = it is none. Field 15 is ours: readers of the format skip what they do not know. */
+static inline int mark_of(const wal_frame_t *frame, wal_mark_view_t *out)
+{
+    const uint8_t *at = frame->data, *end = at + frame->length;
+    uint64_t length;
+    out->index = out->term = out->restarts = 0;
+    at = get_field(get_field(at, end, 0x08, &out->index), end, 0x10, &out->term);
+    if (at && at != end && *at == 0x1a) {
+        at = get_field(at, end, 0x1a, &length);
+        if (!at || length > (uint64_t)(end - at))
+            return 0;
+        at += length;
+    }
+    if (at && at != end)
+        at = get_field(at, end, 0x78, &out->restarts);
+    return at == end && out->restarts <= 1;
+}
+
 /* Whether this frame, found at `offset` of segment `sequence`, starts a batch there. */
 static inline int is_batch_start(const wal_frame_t *frame, uint64_t sequence, uint64_t offset)
 {

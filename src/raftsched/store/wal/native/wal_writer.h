@@ -259,9 +259,10 @@ static wal_group_t *group_for(wal_log_t *log, uint64_t disk, size_t buffer, size
     return group;
 }
 
-/* Queues one batch; 0, -1 = out of memory, -2 = the log has ended: then nothing changed. The caller has checked everything. */
+/* Queues one batch; 0, -1 = out of memory, -2 = the log has ended: then nothing changed. The caller has checked everything.
+ * `restart_index`, not 0: the mark is that of an installed snapshot, and the log goes on behind that index, whatever it held. */
 static int log_append(wal_log_t *log, const wal_state_t *state, uint64_t first_index, const wal_entry_t *entries, size_t count,
-                      const uint8_t *mark, size_t mark_length)
+                      const uint8_t *mark, size_t mark_length, uint64_t restart_index)
 {
     uint64_t disk;
     size_t buffer, externals;
@@ -289,6 +290,8 @@ static int log_append(wal_log_t *log, const wal_state_t *state, uint64_t first_i
     }
     if (mark_length)
         group_put_record(group, RECORD_SNAPSHOT, &log->crc, mark, mark_length);
+    if (restart_index)
+        log->last_index = restart_index;
     log->offset += group->length - before;
     log->queued_bytes += group->length - before;
     group->batch_last = ++log->batch;
