@@ -99,16 +99,28 @@ cdef class Engine:
 
     # -- bytes in
 
+    cdef int begin_poll(self) except -1:
+        """No poll without a loop that watches it: nobody would read what is in it. Without one the sockets stay asyncio's to read."""
+        cdef int poll = epoll_create1(EPOLL_CLOEXEC)
+        if poll < 0:
+            return 0
+        try:
+            self.loop.add_reader(poll, self.on_readable)
+        except OSError:
+            close(poll)
+        else:
+            self.poll = poll
+        return 0
+
     cdef int read_natively(self, BaseConnection connection) except -1:
         """Takes the reading of a plaintext connection over from asyncio, whose way costs a microsecond or two per socket and turn."""
         cdef epoll_event event
         if connection.socket < 0:
             return 0
         if self.poll < 0:
-            self.poll = epoll_create1(EPOLL_CLOEXEC)
-            if self.poll < 0:
-                return 0
-            self.loop.add_reader(self.poll, self.on_readable)
+            self.begin_poll()
+        if self.poll < 0:
+            return 0
         event.events, event.data.ptr = EPOLLIN, <void *>connection
         if epoll_ctl(self.poll, EPOLL_CTL_ADD, connection.socket, &event):
             return 0
@@ -138,10 +150,19 @@ cdef class Engine:
                 continue
             length = recv(connection.socket, <char *>self.read_buffer, READ_BYTES, MSG_DONTWAIT)
             if length > 0:
-                connection.take(<const uint8_t *><char *>self.read_buffer, length)
+                self.take_for(connection, length)
             elif length == 0 or (errno != EAGAIN and errno != EINTR):
                 self.read_no_more(connection)
                 connection.transport.resume_reading()
+
+    cdef int take_for(self, BaseConnection connection, Py_ssize_t length) except -1:
+        """What fails over the bytes of one connection ends that one, as asyncio would; the others of this turn are read."""
+        try:
+            connection.take(<const uint8_t *><char *>self.read_buffer, length)
+        except Exception as error:
+            connection.transport.abort()
+            self.report(f"the connection of {connection.peer}", error)
+        return 0
 
     # -- the tick
 
@@ -532,6 +553,7 @@ cdef class Engine:
             if self.sweep_timer is not None:
                 self.sweep_timer.cancel()
                 self.sweep_timer = None
+            self.end_poll()  # else the loop holds an engine that was dropped without a drain
             if self.drained is not None and not self.drained.done():
                 self.drained.set_result(None)
         return 0
