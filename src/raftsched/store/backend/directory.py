@@ -2,10 +2,11 @@
 
     <data-dir>/dapr-scheduler-existing-cluster      Dapr's marker: without it a Dapr Scheduler would wipe the directory
     <data-dir>/<NAMESPACE>-<id>/raftsched-1/        (kubernetes mode: <data-dir>/raftsched-1/)
-        LOCK  VERSION  wal/  snap/  db.<n>/
+        LOCK  VERSION  wal/  snap/  db.<n>/  db.<n>.tmp/ (of Defragment)  db.<n>.incoming/ (a snapshot that is being received)
 
 Invariant: nothing that is not ours is ever written to or removed; a fresh start never happens over a Dapr Scheduler's data
-(spec D13). Of several `db.<n>` the highest is in use: it got its name complete and with no commit between (Defragment).
+(spec D13). Of several `db.<n>` the highest is in use: it got its name complete and with no commit between (Defragment), or complete and
+after the log's mark (installation of a snapshot, `snapshot/install.py`).
 Must not know: what the files hold.
 """
 
@@ -22,6 +23,8 @@ LAYOUT = 1
 OWN_NAME = f"raftsched-{LAYOUT}"
 MARKER_NAME = "dapr-scheduler-existing-cluster"
 FOREIGN_PATTERN = "dapr-*"  # dapr-0.1 in Dapr 1.14 to 1.19
+OUTGOING_PATTERN = "outgoing.*.db*"  # copies for members that are behind; never used over a start
+INCOMING_PATTERN = "db.*.incoming"
 DATABASE_NAME = re.compile(r"db\.(\d+)")
 
 
@@ -93,7 +96,7 @@ class DataDirectory:
             _write(root / MARKER_NAME, "")
         if not version.exists():
             _write(version, f"{OWN_NAME}\n")
-        self._tidy()
+        self.tidy()
 
     def _take_lock(self) -> None:
         self._lock = os.open(self.path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -106,13 +109,15 @@ class DataDirectory:
         if version.exists() and (text := version.read_text(encoding="ascii", errors="replace").strip()) != OWN_NAME:
             raise FatalError(f"{version} says {text!r}: data of another version, this one reads {OWN_NAME!r}")
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
         """Finishes or discards what a killed Defragment left: unfinished copies, and databases that a newer one replaced."""
         numbers = self._databases()
         for entry in list(self.path.iterdir()):
             match = DATABASE_NAME.fullmatch(entry.name.removesuffix(".tmp"))
             if match and (entry.name.endswith(".tmp") or int(match[1]) < numbers[-1]):
                 shutil.rmtree(entry)
+        for entry in self.snap_path.glob(OUTGOING_PATTERN):
+            shutil.rmtree(entry)
 
     def _databases(self) -> list[int]:
         found = (DATABASE_NAME.fullmatch(entry.name) for entry in self.path.iterdir())
@@ -127,6 +132,27 @@ class DataDirectory:
     def copy_path(self) -> str:
         """Where Defragment writes its copy."""
         return str(self.path / f"db.{max(self._databases(), default=0) + 1}.tmp")
+
+    @property
+    def incoming_path(self) -> Path:
+        """Where a snapshot is received: the one that is there, or a new name."""
+        return next(iter(sorted(self.path.glob(INCOMING_PATTERN))), self.path / f"db.{max(self._databases(), default=0) + 1}.incoming")
+
+    def discard_incoming(self) -> None:
+        """Whatever was received so far. Idempotent."""
+        for path in self.path.glob(INCOMING_PATTERN):
+            shutil.rmtree(path)
+
+    def outgoing_path(self, index: int) -> Path:
+        """Where a copy for members that are behind is kept."""
+        return self.snap_path / f"outgoing.{index}.db"
+
+    def name_incoming(self) -> str:
+        """Gives the received database the name by which the next start takes it; durable on return. The one before goes at that start."""
+        new = self.path / f"db.{max(self._databases(), default=-1) + 1}"
+        os.rename(self.incoming_path, new)
+        _sync(self.path)
+        return str(new)
 
     def start_defragment(self, backend: Backend) -> int:
         """Begins the compacting copy on the bulk thread; its job number. No commit may start until `finish_defragment`.

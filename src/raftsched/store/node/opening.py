@@ -1,6 +1,7 @@
 """From a data directory to a member that may go on where it stopped.
 
-Order: the directory's lock, LMDB (what is applied), the log after that, the state machine from LMDB, the kernel from the log.
+Order: the directory's lock, an installation of a snapshot that was cut short, LMDB (what is applied), the log after that, the state machine
+from LMDB, the kernel from the log.
 Invariant: the applied index of LMDB lies within the log; what the log holds beyond it is replayed through the same apply as ever.
 Raises FatalError, CorruptError and NoSpaceError with one line for the user.
 Must not know: asyncio.
@@ -26,6 +27,7 @@ from raftsched.store.mvcc._store import MvccStore
 from raftsched.store.node.options import Clock, NodeOptions
 from raftsched.store.raft._kernel import Kernel, KernelError, Run
 from raftsched.store.replica import Replica
+from raftsched.store.snapshot import install
 from raftsched.store.wal.disk import RealDisk
 from raftsched.store.wal.format import Metadata
 from raftsched.store.wal.log import Log, open_log
@@ -57,6 +59,7 @@ class Member:
     fresh: bool
     repaired: str
     mark_index: int  # of the last snapshot mark in the log
+    installed: str = ""  # what became of an installation that was cut short, for a log line
 
     def close(self) -> None:
         """Everything, whatever fails on the way. Raises FatalError."""
@@ -80,14 +83,17 @@ def open_member(options: NodeOptions, clock: Clock) -> Member:
     """Opens or begins. On failure nothing stays open."""
     directory = DataDirectory(options.data_dir, instance=options.instance)
     try:
+        installed = install.finish(directory)
         backend = Backend(directory.database_path, map_bytes=options.map_bytes)
         try:
             bound_bytes = space_bound(options, directory.path)
             log, recovered, fresh = _open_log(options, directory, backend, bound_bytes)
             try:
-                return assemble(
+                member = assemble(
                     options, clock, directory, backend=backend, log=log, recovered=recovered, bound_bytes=bound_bytes, fresh=fresh
                 )
+                member.installed = installed
+                return member
             except BaseException:
                 log.close()
                 raise

@@ -88,15 +88,18 @@ def recover(disk: Disk, *, after_index: int) -> Recovered:
 
 
 def peek_mark(disk: Disk) -> SnapshotMark:
-    """The newest snapshot mark of a log, as far as the log verifies; nothing is mended. For an installation that was cut short."""
+    """The newest snapshot mark of a log, as far as the log verifies, synced; nothing is mended. For an installation that was cut short."""
     reader = LogReader(EVERYTHING)
-    for segment in arrange(disk.sizes()):
+    segments = arrange(disk.sizes())
+    if segments:
+        disk.sync(segments[-1].name)  # a killed process may have left the mark in the page cache alone
+    for segment in segments:
         with disk.open_bytes(segment.name) as data:
             _, broken, illegal = reader.read(data, segment.sequence, max(segment.first_index, 1))
         if broken or illegal:
             break  # `recover` tells the reason
     try:
-        return decode_mark(reader.mark)
+        return decode_mark(reader.mark) if reader.mark else NO_MARK
     except WireError as error:
         raise CorruptError(f"{disk.path}: {error}") from error
 
