@@ -38,6 +38,34 @@ LEASE_TTL_S_MIN: Final = 2
 LEASE_REVOKES_PER_TICK: Final = 500
 LEASE_EXPIRE_INTERVAL_MS: Final = 500
 
+# store: between members
+PEER_MESSAGE_BYTES_MAX: Final = WAL_ENTRY_BYTES_MAX + (64 << 20)  # one entry of the largest size, or many small ones; beyond: closed
+PEER_MESSAGE_ENTRIES_MAX: Final = 1 << 18  # the kernel sends 4 096; beyond: closed
+PEER_QUEUE_BYTES_MAX: Final = 64 << 20  # of entries per peer, unsent; beyond: the oldest message is dropped. The kernel's window
+PEER_CONTROL_QUEUE_BYTES_MAX: Final = 1 << 20  # heartbeats, votes, acks; a peer that does not read gets new ones for old
+PEER_WRITE_BYTES: Final = 256 << 10  # handed to the socket at a time: what a heartbeat may have to wait for
+PEER_REQUEST_BYTES_MAX: Final = 1 << 20  # of a request and of an answer
+PEER_REQUESTS_IN_FLIGHT_MAX: Final = 256  # per peer and direction; beyond: PeerCode.BUSY
+PEER_ASKS_MAX: Final = 16  # served at a time; beyond: closed
+PEER_BULK_STREAMS_MAX: Final = 4  # served at a time, and opened; beyond: PeerCode.BUSY
+PEER_BULK_CHUNK_BYTES_MAX: Final = 1 << 20
+PEER_HANDSHAKES_MAX: Final = 64  # unfinished at a time; beyond: closed
+PEER_HANDSHAKE_BYTES_MAX: Final = 256
+PEER_HANDSHAKE_TIMEOUT_MS: Final = 3_000  # TCP, TLS and ours together
+PEER_IDLE_TIMEOUT_MS: Final = 5_000  # without a byte from the other side; it is asked for one each PEER_PING_MS
+PEER_PING_MS: Final = 1_000
+PEER_BULK_IDLE_TIMEOUT_MS: Final = 60_000
+PEER_LINGER_MS: Final = 30_000  # a bulk stream that was closed waits so long for the other side to read its end
+PEER_RECONNECT_MS_MIN: Final = 50  # doubling, with jitter
+PEER_RECONNECT_MS_MAX: Final = 1_000
+PEER_REFUSALS_LOGGED_MS: Final = 10_000  # one line per cause and peer in this time
+PEER_REFUSALS_REMEMBERED_MAX: Final = 1_024  # causes and peers
+
+# store: membership
+MEMBERS_MAX: Final = 128  # of a cluster and of an initial list; beyond: refused
+ASK_BYTES_MAX: Final = 256 << 10  # what an empty member asks and is answered; beyond: as if nobody had answered
+CHANGE_BYTES_MAX: Final = 64 << 10  # a change of members on its way to the leader; beyond: malformed
+
 # rpc: the door
 BODIES_IN_FLIGHT_RAM_SHARE: Final = 0.25  # of all RAM, for request bodies; beyond: ResourceExhausted
 HEADER_LIST_BYTES_MAX: Final = 16_384
@@ -71,5 +99,13 @@ SPEC_CACHE_ENTRIES: Final = 4_096  # parsed schedule texts kept
 GATE_WAITERS_MAX: Final = 100_000  # per concurrency gate; beyond: FAILED
 TRIGGERS_PER_ADVANCE: Final = 4_096  # due jobs that one wheel call hands over
 LEADERSHIP_LEASE_TTL_S: Final = 20
+HANDOVER_RESULTS_MS: Final = 200  # how long results of jobs that move away are awaited before others may have them
+
+# the fence (decision 0008): who may trigger how long
+FENCE_WINDOW_MS: Final = 600  # since a leader sent the heartbeat that a quorum answered
+FENCE_SILENT_MS: Final = 900  # without an answer: that member triggers no more; its jobs go to others
+FENCE_ELECTED_MS: Final = 700  # the same for who was not heard since the leader's election, and after a key vanished
+FENCE_SLEPT_MS: Final = 300  # between two heartbeats: the leader itself slept, and listens as long before it calls anyone dead
+FENCE_LOANS_MAX: Final = 64  # numbered heartbeats or loans remembered: at 50 ms apart, five windows; older ones count for nothing
 STORE_RETRY_MS_MIN: Final = 50  # doubling; a leader change is over in less than a second
 STORE_RETRY_MS_MAX: Final = 5_000  # a full store: looks again so often
