@@ -56,7 +56,7 @@ def decode_json(data: bytes) -> MemberInfo:
             client_urls=tuple(map(str, found.get("clientURLs") or ())),
             is_learner=bool(found.get("isLearner", False)),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise WireError(f"no member: {error}") from error
 
 
