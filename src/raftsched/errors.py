@@ -40,6 +40,28 @@ class StatusError(Exception):
         self.message = message
 
 
+class PeerCode(IntEnum):
+    """Why a request to another member has no answer. Negative, so that the other member may answer with an `EtcdError`."""
+
+    UNREACHABLE = -1  # nothing was sent
+    TIMEOUT = -2  # outcome unknown
+    LOST = -3  # the connection broke: outcome unknown
+    BUSY = -4  # a bound is reached: nothing was done
+    STOPPED = -5
+    INTERNAL = -6  # the other member's handler failed
+    REFUSED = -7  # the handshake failed
+    TOO_LARGE = -8
+
+
+class PeerError(Exception):
+    """What came instead of another member's answer: a `PeerCode`, or the number of the `EtcdError` that it answered."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
 class ConfigError(Exception):
     """A flag, variable or file of the user's is wrong; the text is the one line to print, `exit_code` ends the process."""
 
@@ -106,6 +128,11 @@ class EtcdError(IntEnum):
     NO_INFLIGHT_DOWNGRADE = 40
     MALFORMED = 41  # bytes that are no such message; never reaches apply
     NOT_ENOUGH_STARTED_MEMBERS = 42
+    MEMBER_NOT_LEARNER = 43
+    LEARNER_NOT_READY = 44
+    TOO_MANY_LEARNERS = 45
+    CLUSTER_ID_MISMATCH = 46
+    TIMEOUT_LEADER_TRANSFER = 47
 
 
 _P: Final = "etcdserver: "
@@ -152,6 +179,11 @@ ETCD_STATUS: Final[dict[EtcdError, tuple[GrpcCode, str]]] = {
     EtcdError.NO_INFLIGHT_DOWNGRADE: (GrpcCode.FAILED_PRECONDITION, _P + "no inflight downgrade job"),
     EtcdError.MALFORMED: (GrpcCode.INTERNAL, "grpc: error unmarshalling request: malformed message"),
     EtcdError.NOT_ENOUGH_STARTED_MEMBERS: (GrpcCode.UNKNOWN, _P + "re-configuration failed due to not enough started members"),
+    EtcdError.MEMBER_NOT_LEARNER: (GrpcCode.FAILED_PRECONDITION, _P + "can only promote a learner member"),
+    EtcdError.LEARNER_NOT_READY: (GrpcCode.FAILED_PRECONDITION, _P + "can only promote a learner member which is in sync with leader"),
+    EtcdError.TOO_MANY_LEARNERS: (GrpcCode.FAILED_PRECONDITION, _P + "too many learner members in cluster"),
+    EtcdError.CLUSTER_ID_MISMATCH: (GrpcCode.FAILED_PRECONDITION, _P + "cluster ID mismatch"),
+    EtcdError.TIMEOUT_LEADER_TRANSFER: (GrpcCode.UNKNOWN, _P + "request timed out, leader transfer took too long"),
 }
 
 

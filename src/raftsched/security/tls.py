@@ -39,10 +39,25 @@ def server_context(
     context.set_alpn_protocols(ALPN)
     _load_pair(context, certificate, key)
     if client_ca:
-        _load_client_ca(context, client_ca)
+        _load_ca(context, client_ca, "client CA file")
         context.verify_mode = ssl.CERT_REQUIRED if client_certificate_required else ssl.CERT_OPTIONAL
     elif client_certificate_required:
         raise ConfigError("client certificates cannot be required without a client CA file")
+    return context
+
+
+def client_context(certificate: str = "", key: str = "", *, ca: str = "") -> ssl.SSLContext:
+    """A client's context from PEM files: it verifies the server and its name against `ca` ("" = the system's authorities), and shows
+    `certificate` if there is one. ConfigError names the file that is wrong."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION
+    if certificate:
+        _load_pair(context, certificate, key)
+    if ca:
+        _load_ca(context, ca, "CA file")
+    else:
+        context.load_default_certs()
     return context
 
 
@@ -73,9 +88,9 @@ def _load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
         raise ConfigError(f"cannot use certificate {certificate} with key {key}: {error.reason or error}") from None
 
 
-def _load_client_ca(context: ssl.SSLContext, client_ca: str) -> None:
-    _read(client_ca, "client CA file")
+def _load_ca(context: ssl.SSLContext, path: str, what: str) -> None:
+    _read(path, what)
     try:
-        context.load_verify_locations(client_ca)
+        context.load_verify_locations(path)
     except ssl.SSLError as error:
-        raise ConfigError(f"cannot use client CA file {client_ca}: {error.reason or error}") from None
+        raise ConfigError(f"cannot use {what} {path}: {error.reason or error}") from None

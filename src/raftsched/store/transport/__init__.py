@@ -1,0 +1,1 @@
+"""Between members: frames, handshake, TLS, connections, requests, bulk streams. docs/internals.md, "Between members"."""

@@ -1,0 +1,123 @@
+# From bytes to frames, and from frames and parts to messages.
+
+cdef class Bytes:
+    """A growing buffer: what was taken from the front makes room before memory is asked for."""
+    cdef uint8_t* data
+    cdef size_t start, end, capacity
+
+    def __dealloc__(self):
+        free(self.data)
+
+    cdef size_t length(self) noexcept:
+        return self.end - self.start
+
+    cdef int append(self, const uint8_t* data, size_t length) except -1:
+        cdef size_t capacity = self.capacity
+        cdef uint8_t* bigger
+        if self.start and (self.start == self.end or capacity - self.end < length):
+            memmove(self.data, self.data + self.start, self.end - self.start)
+            self.end -= self.start
+            self.start = 0
+        if capacity - self.end < length:
+            capacity = max(2 * capacity, self.end + length, <size_t>4096)
+            bigger = <uint8_t*>realloc(self.data, capacity)
+            if bigger == NULL:
+                raise MemoryError
+            self.data = bigger
+            self.capacity = capacity
+        memcpy(self.data + self.end, data, length)
+        self.end += length
+        return 0
+
+    cdef void take(self, size_t length) noexcept:
+        self.start += length
+        if self.start == self.end:
+            self.start = self.end = 0
+
+    cdef void release(self) noexcept:
+        free(self.data)
+        self.data = NULL
+        self.start = self.end = self.capacity = 0
+
+
+cdef class Decoder:
+    """The frames of one connection. `feed` takes what the socket gave, `take` gives what is complete."""
+    cdef Bytes raw, parts
+    cdef uint64_t total            # of the message in parts; 0 = none
+    cdef public uint64_t message_bytes_max
+    cdef public Py_ssize_t payload_bytes_max
+    cdef bint broken
+
+    def __init__(self, *, Py_ssize_t payload_bytes_max=FRAME_PAYLOAD_BYTES_MAX, uint64_t message_bytes_max):
+        self.raw = Bytes()
+        self.parts = Bytes()
+        self.payload_bytes_max = payload_bytes_max
+        self.message_bytes_max = message_bytes_max
+
+    @property
+    def buffered(self):
+        """Bytes fed and not yet taken, those of unfinished messages included."""
+        return self.raw.length() + self.parts.length()
+
+    def feed(self, bytes data not None):
+        self.raw.append(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+    def take(self, Py_ssize_t frames_max=-1):
+        """[Message or (kind, payload)] in order. After WireError nothing more comes from this connection."""
+        cdef list found = []
+        if self.broken:
+            raise WireError("an earlier frame was malformed")
+        try:
+            while len(found) != frames_max and self.one(found):
+                pass
+        except WireError:
+            self.broken = True
+            self.raw.release()
+            self.parts.release()
+            raise
+        if self.raw.start == self.raw.end and self.raw.capacity > 1 << 20:
+            self.raw.release()
+        return found
+
+    cdef bint one(self, list found) except -1:
+        """Takes one frame off; False = it is not complete."""
+        cdef const uint8_t* at = self.raw.data + self.raw.start
+        cdef size_t held = self.raw.length(), length
+        cdef uint8_t kind
+        if held < HEAD_BYTES:
+            return False
+        length = get_u32(at)
+        kind = at[4]
+        if length > <size_t>min(self.payload_bytes_max, FRAME_PAYLOAD_BYTES_MAX):
+            raise WireError("an oversize frame")
+        if held < HEAD_BYTES + length:
+            return False
+        if crc32c_update(crc32c_update(0, &kind, 1), at + HEAD_BYTES, length) != get_u32(at + 5):
+            raise WireError("a frame's checksum is wrong")
+        at += HEAD_BYTES
+        if kind == KIND_MESSAGE:
+            found.append(take_message(at, length))
+        elif kind == KIND_PART_FIRST or kind == KIND_PART:
+            self.part(kind, at, length, found)
+        else:
+            found.append((<int>kind, PyBytes_FromStringAndSize(<const char*>at, length)))
+        self.raw.take(HEAD_BYTES + length)
+        return True
+
+    cdef int part(self, uint8_t kind, const uint8_t* at, size_t length, list found) except -1:
+        if (kind == KIND_PART_FIRST) != (self.total == 0) or (kind == KIND_PART_FIRST and length <= 8) or not length:
+            raise WireError("a part out of order")
+        if kind == KIND_PART_FIRST:
+            self.total = get_u32(at) | <uint64_t>get_u32(at + 4) << 32
+            at += 8
+            length -= 8
+            if self.total > self.message_bytes_max or not self.total:
+                raise WireError("an oversize message")
+        if length > self.total - self.parts.length():
+            raise WireError("a part beyond the end of its message")
+        self.parts.append(at, length)
+        if self.parts.length() == self.total:
+            found.append(take_message(self.parts.data, self.total))
+            self.total = 0
+            self.parts.release()
+        return 0

@@ -1,0 +1,101 @@
+"""TLS between members, from certificate files: who listens with it, who dials with it, and whose certificate is good enough.
+
+Files are read again when they change, so that a renewed certificate needs no restart. Must not know: member ids; they are the handshake's.
+"""
+
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from raftsched.errors import ConfigError
+from raftsched.security.tls import client_context, server_context
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTls:
+    """The `--peer-*` options: PEM files, and what is demanded of who dials in."""
+
+    cert_file: str
+    key_file: str
+    trusted_ca_file: str = ""
+    """For both directions; "" = the system's, and nobody who dials in is asked for a certificate."""
+    client_cert_auth: bool = True
+    """Who dials in must show a certificate of the trusted CA; without `trusted_ca_file` there is nothing to check it against."""
+    allowed_cn: str = ""
+    allowed_hostname: str = ""
+    """Of the certificate of who dials in: its common name, or one of its names (`*.example` stands for one label)."""
+
+
+class PeerContexts:
+    """The contexts of one PeerTls. ConfigError at once when a file is wrong; when one turns bad later, the last good context stays."""
+
+    def __init__(self, tls: PeerTls) -> None:
+        self.tls = tls
+        self._server = _Cached(tls, self._make_server)
+        self._client = _Cached(tls, self._make_client)
+
+    def server(self) -> ssl.SSLContext:
+        return self._server.get()
+
+    def client(self) -> ssl.SSLContext:
+        return self._client.get()
+
+    def _make_server(self) -> ssl.SSLContext:
+        tls = self.tls
+        demanded = tls.client_cert_auth and bool(tls.trusted_ca_file)
+        return server_context(tls.cert_file, tls.key_file, client_ca=tls.trusted_ca_file, client_certificate_required=demanded)
+
+    def _make_client(self) -> ssl.SSLContext:
+        return client_context(self.tls.cert_file, self.tls.key_file, ca=self.tls.trusted_ca_file)
+
+    def is_allowed(self, certificate: dict[str, object] | None) -> bool:
+        """Whether the names in a certificate, already verified, are those that are asked for."""
+        tls = self.tls
+        if not tls.allowed_cn and not tls.allowed_hostname:
+            return True
+        if not certificate:
+            return False
+        if tls.allowed_cn and tls.allowed_cn not in _common_names(certificate):
+            return False
+        return not tls.allowed_hostname or any(_matches(name, tls.allowed_hostname) for name in _host_names(certificate))
+
+
+class _Cached:
+    def __init__(self, tls: PeerTls, make: Callable[[], ssl.SSLContext]) -> None:
+        self._files = [name for name in (tls.cert_file, tls.key_file, tls.trusted_ca_file) if name]
+        self._make = make
+        self._context = make()
+        self._stamp = self._look()
+
+    def _look(self) -> list[tuple[int, int]]:
+        found = [os.stat(name) for name in self._files]
+        return [(one.st_mtime_ns, one.st_ino) for one in found]
+
+    def get(self) -> ssl.SSLContext:
+        try:
+            stamp = self._look()
+            if stamp != self._stamp:
+                self._context, self._stamp = self._make(), stamp
+        except (OSError, ConfigError):
+            pass  # being replaced: the next connection looks again
+        return self._context
+
+
+def _common_names(certificate: dict[str, object]) -> list[str]:
+    subject = certificate.get("subject", ())
+    assert isinstance(subject, tuple)
+    return [value for group in subject for name, value in group if name == "commonName"]
+
+
+def _host_names(certificate: dict[str, object]) -> list[str]:
+    names = certificate.get("subjectAltName", ())
+    assert isinstance(names, tuple)
+    return [value for kind, value in names if kind in {"DNS", "IP Address"}]
+
+
+def _matches(name: str, wanted: str) -> bool:
+    if name.startswith("*."):
+        return "." in wanted and fnmatchcase(wanted.partition(".")[2].lower(), name[2:].lower())
+    return name.lower() == wanted.lower()
