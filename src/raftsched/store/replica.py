@@ -294,7 +294,7 @@ class Replica:
         output.replies.append((event.sink, tokens, [(error, self.applier.store.revision, b"")] * len(tokens)))
 
     def _propose_change(self, event: ProposeChange, _output: Output, _mono_ms: int) -> None:
-        self.kernel.propose([event.change], 1)
+        self.kernel.propose_change(event.change)
 
     def _propose_error(self) -> EtcdError:
         kernel = self.kernel

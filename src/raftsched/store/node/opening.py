@@ -20,7 +20,7 @@ from raftsched.store.alarm import AlarmStore
 from raftsched.store.apply import Applier, SideWrites
 from raftsched.store.backend._lmdb import Backend
 from raftsched.store.backend.directory import DataDirectory
-from raftsched.store.codec import RequestIds, WireError
+from raftsched.store.codec import RequestIds
 from raftsched.store.lease import Lessor
 from raftsched.store.membership import Membership
 from raftsched.store.mvcc._store import MvccStore
@@ -159,25 +159,10 @@ def _runs(recovered: Recovered) -> list[Run]:
     return runs
 
 
-def _voters(members: Membership, runs: list[Run]) -> tuple[set[int], set[int]]:
-    """The configuration in force: what is applied, and every change in the log behind it (in force when appended, thesis §4.1)."""
+def _applied_members(members: Membership) -> tuple[set[int], set[int]]:
+    """(voters, learners) at the applied index; the kernel puts the changes of the log behind it on top."""
     voters = {one.member_id for one in members.members() if not one.is_learner}
-    learners = {one.member_id for one in members.members() if one.is_learner}
-    for _, _, kind, entries in runs:
-        for entry in entries if kind == CONF_CHANGE else ():
-            try:
-                change, member_id, _, _ = membership.decode_change(entry)
-            except WireError:
-                continue  # applies as a refused change
-            if change == membership.UPDATE_NODE:
-                continue
-            voters.discard(member_id)
-            learners.discard(member_id)
-            if change == membership.ADD_NODE:
-                voters.add(member_id)
-            elif change == membership.ADD_LEARNER:
-                learners.add(member_id)
-    return voters, learners
+    return voters, {one.member_id for one in members.members() if one.is_learner}
 
 
 def _revision_of(value: bytes | None) -> int:
@@ -236,17 +221,20 @@ def assemble(
     )
 
 
+def _require_lone(kernel: Kernel) -> None:
+    """Raises FatalError."""
+    others = (kernel.voter_ids | kernel.learner_ids) - {kernel.id}
+    if others or kernel.id not in kernel.voter_ids:
+        named = ", ".join(f"{one:x}" for one in sorted(others)) or "without this one"
+        raise FatalError(f"the data directory belongs to a cluster of several members ({named}); this version runs one")
+
+
 def _make_kernel(
     options: NodeOptions, clock: Clock, backend: Backend, recovered: Recovered, members: Membership, chance: Chance
 ) -> tuple[Kernel, RequestIds]:
     runs = _runs(recovered)
-    voters, learners = _voters(members, runs)
+    voters, learners = _applied_members(members)
     member_id = recovered.metadata.node_id
-    if voters != {member_id} or learners:
-        others = ", ".join(f"{one:x}" for one in sorted((voters | learners) - {member_id}))
-        raise FatalError(
-            f"the data directory belongs to a cluster of several members ({others or 'without this one'}); this version runs one"
-        )
     low, high = options.election_ticks
     state = recovered.hard_state or HardState(0, 0, 0)
     try:
@@ -270,6 +258,7 @@ def _make_kernel(
         )
     except KernelError as error:
         raise FatalError(f"{options.data_dir}: {error}") from error
+    _require_lone(kernel)
     ids = RequestIds(member_id, clock.wall_ms())
     for _, _, kind, entries in runs:
         for first_id, start, stop in codec.unwrap(entries)[2] if kind != CONF_CHANGE else ():

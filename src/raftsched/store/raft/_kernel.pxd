@@ -5,16 +5,19 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 cdef class Message:
     cdef readonly int type
     cdef readonly uint64_t to, sender
-    cdef readonly int64_t term, index, log_term, commit
+    cdef readonly int64_t term
+    cdef public int64_t index  # of a heartbeat: the fence's
+    cdef readonly int64_t log_term, commit
     cdef readonly int64_t hint_index, hint_term, context
     cdef readonly bint reject
     cdef readonly list runs
+    cdef public int64_t beat, echo, left_ms  # of the fence (store/fence.py); the kernel never looks at them
 
 
 cdef class Ready:
     cdef readonly int64_t batch
     cdef readonly tuple hard_state
-    cdef readonly list entries, messages, committed, read_states, read_failures, catch_ups
+    cdef readonly list entries, messages, committed, read_states, read_failures, catch_ups, refusals
 
 
 cdef class Log:
@@ -31,21 +34,37 @@ cdef class Log:
     cdef int append(self, list items, int64_t term, int kind) except -1
     cdef int truncate(self, int64_t index) except -1
     cdef int compact(self, int64_t index) except -1
+    cdef int64_t find_change(self, int64_t index) noexcept
     cdef list runs(self, int64_t start, int64_t stop, Py_ssize_t entries_max, int64_t bytes_max)
     cdef int64_t size_bytes(self, int64_t start, int64_t stop) noexcept
 
 
 cdef class Progress:
-    # Invariant: next > match. In PROBE at most one append is unanswered; in REPLICATE `inflight` holds (last index, bytes).
+    # Invariant: next > match. In PROBE at most one append is unanswered; in REPLICATE `inflight` holds (last index, bytes); in CATCH_UP
+    # `next` is what the driver is to supply next.
     cdef uint64_t id
     cdef int64_t match, next, inflight_bytes, probe_sent
-    cdef int state
-    cdef bint paused, active, learner
+    cdef int64_t told     # the highest commit index that was sent to it
+    cdef int64_t leaving  # the index of the entry that removes it; 0 = it is a member
+    cdef int state, leaving_ticks
+    cdef bint paused, active
     cdef list inflight
 
     cdef void become_probe(self)
     cdef void become_replicate(self)
     cdef void acknowledge(self, int64_t index)
+
+
+cdef class Configuration:
+    # Invariant: `changes` is in order of the index; cutting the log at the first of them gives the configuration at the applied index.
+    cdef frozenset voters, learners
+    cdef list changes
+
+    cdef int sensible(self, bytes data) except -1
+    cdef int append(self, int64_t index, bytes data) except -1
+    cdef int cut(self, int64_t index) except -1
+    cdef int settle(self, int64_t applied) except -1
+    cdef int voted_before(self, uint64_t member, int64_t commit) except -1
 
 
 cdef class Kernel:
@@ -56,8 +75,10 @@ cdef class Kernel:
     cdef readonly Py_ssize_t apply_entries_max
     cdef readonly int64_t apply_bytes_max
     cdef Log log
+    cdef Configuration configuration
     cdef dict progress, votes
-    cdef frozenset voters, learners
+    cdef dict taken  # of a leader: {sender: the last sequence of its forwarded proposals}
+    cdef frozenset voters  # the configuration's, at hand
     cdef int elapsed, heartbeat_elapsed, timeout
     cdef int election_ticks_min, election_ticks_max, heartbeat_ticks, retry_ticks_max
     cdef int window_messages
@@ -69,7 +90,7 @@ cdef class Kernel:
     cdef int64_t saved_term, saved_commit, durable_term
     cdef uint64_t saved_vote, durable_vote
     cdef list outstanding, held, after, now
-    cdef list reads, read_waiting, read_states, read_failures, catch_ups
+    cdef list reads, read_waiting, read_states, read_failures, catch_ups, refusals
     cdef int64_t read_context
 
     cdef int pick_timeout(self, int low, int high) noexcept
@@ -86,6 +107,17 @@ cdef class Kernel:
     cdef bint maybe_commit(self)
     cdef void set_commit(self, int64_t index) noexcept
     cdef void fail_reads(self)
+    cdef void confirm_reads(self)
+    cdef int64_t admit(self, list items) except? -9
+    cdef int64_t append_own(self, list items, int kind) except? -9
+    cdef int adopt(self, int64_t index, list items) except -1
+    cdef int adopt_from_log(self, int64_t index) except -1
+    cdef int reconfigured(self) except -1
+    cdef int forget_leaving(self) except -1
+    cdef int hand_over(self) except -1
+    cdef Progress begin_progress(self, uint64_t member)
+    cdef void rewind(self, Progress progress, Message message)
+    cdef void step_propose(self, Message message)
     cdef void start_read(self, list contexts)
     cdef void answer_read(self, object context, int64_t index)
     cdef bint step_term(self, Message message)

@@ -9,8 +9,9 @@ class KernelError(Exception):
     """The rules of Raft are broken (an entry below the commit index would change): the node must stop."""
 
 class Message:
-    """One message between two kernels. `type`: raftpb.MessageType (3 append, 4 its response, 5 vote, 6, 8 heartbeat, 9, 14 timeout now,
-    15 read index, 16, 17 pre-vote, 18). `runs`: the entries after `index`."""
+    """One message between two kernels. `type`: raftpb.MessageType (2 forwarded proposals, 3 append, 4 its response, 5 vote, 6, 8 heartbeat,
+    9, 14 timeout now, 15 read index, 16, 17 pre-vote, 18), and 20, refused proposals. `runs`: the entries after `index`. `beat`, `echo`
+    and `left_ms` are of the fence (store/fence.py), which may set them; the kernel never looks at them."""
 
     type: int
     to: int
@@ -24,6 +25,9 @@ class Message:
     context: int
     reject: bool
     runs: list[Run]
+    beat: int
+    echo: int
+    left_ms: int
     def __init__(
         self,
         type: int,
@@ -39,6 +43,9 @@ class Message:
         context: int = 0,
         reject: bool = False,
         runs: list[Run] | None = None,
+        beat: int = 0,
+        echo: int = 0,
+        left_ms: int = 0,
     ) -> None: ...
 
 class Ready:
@@ -49,7 +56,9 @@ class Ready:
     2. Send `messages`: nothing in them waits for a write that is not done. What does is kept inside and comes after `persisted`.
     3. Apply `committed`, in order, then call `advance`. They are durable here.
     4. `read_states` (context, index): serve when applied >= index. `read_failures`: contexts to refuse, leadership was lost.
-    5. `catch_ups` (member, next index): it needs entries that are no longer in memory: serve log segments or a snapshot, then `caught_up`.
+    5. `catch_ups` (member, next index): it needs entries that are no longer in memory: `supply` log segments from that index on, or bring
+       it a snapshot and say `caught_up`. A member that comes again did not hold what came before: go on from the new index.
+    6. `refusals` (sequence, negative of `propose`): of what this member has forwarded; the leader never appended it and never will.
     """
 
     batch: int
@@ -60,6 +69,7 @@ class Ready:
     read_states: list[tuple[object, int]]
     read_failures: list[object]
     catch_ups: list[tuple[int, int]]
+    refusals: list[tuple[int, int]]
 
 class Kernel:
     """One member of a Raft group, without IO; see the module's text for the invariants."""
@@ -106,27 +116,39 @@ class Kernel:
         apply_entries_max: int = 1024,
         apply_bytes_max: int = 16 << 20,
     ) -> None:
-        """A member as its disk left it: hard state, `applied` of the state machine, the log from `first_index` on (`base_term`: the term
-        of the entry before). Election timeouts are drawn from [min, max] ticks; after a lost or split vote from [1, retry]. Raises
-        KernelError if log and state do not fit."""
+        """A member as its disk left it: hard state, `applied` of the state machine, the configuration at `applied`, the log from
+        `first_index` on (`base_term`: the term of the entry before); changes behind `applied` come into force on top. Election timeouts
+        are drawn from [min, max] ticks; after a lost or split vote from [1, retry]. Without voters (one that is to join) it waits to be
+        told. Raises KernelError if log and state do not fit, ValueError for ids of 0 and a voter that is a learner too."""
     @property
     def first_index(self) -> int: ...
     @property
     def last_index(self) -> int: ...
     @property
-    def voter_ids(self) -> frozenset[int]: ...
+    def voter_ids(self) -> frozenset[int]:
+        """In force: what the log says up to its last entry."""
     @property
     def learner_ids(self) -> frozenset[int]: ...
+    @property
+    def applied_members(self) -> tuple[frozenset[int], frozenset[int]]:
+        """(voters, learners) at `applied`: what a snapshot of the state machine must say."""
     @property
     def committed_in_term(self) -> bool: ...
     def term_at(self, index: int) -> int:
         """-1 = not held in memory."""
     def matches(self) -> dict[int, tuple[int, int, int, bool]]:
-        """Of a leader: {member: (match, next, progress state, heard since the last quorum check)}."""
+        """Of a leader: {member: (match, next, progress state, heard since the last quorum check)}. Progress states: 0 probe, 1 replicate,
+        2 catch-up. A removed member stays until it knows, or an election timeout has passed since the commit of its removal."""
     def tick(self) -> None: ...
     def step(self, message: Message) -> None: ...
-    def propose(self, items: list[bytes], kind: int = 0) -> int:
+    def propose(self, items: list[bytes]) -> int:
         """Appends all in one go; the index of the first, or -1 no leader here, -2 leadership is moving, -3 too much is uncommitted."""
+    def propose_change(self, change: bytes) -> int:
+        """Appends a raftpb.ConfChange, which is in force at once; its index, or -1 to -3 as `propose`, -4 an earlier change is not applied
+        yet, -5 nothing of this leader's own term is committed yet, -6 it makes no sense (unreadable, unknown member, no voter left)."""
+    def forward(self, items: list[bytes], sequence: int) -> bool:
+        """Sends `items` to the leader, to be proposed there in one go; False = none is known, or it is this member. `sequence` > 0 rises
+        with every call, over restarts too (a time-based id does): a leader takes no lower one. May be lost; never send it again."""
     def read_index(self, context: object) -> bool:
         """Asks for an index for a linearizable read; False = no leader known. A follower's context is an int. May be lost: ask again."""
     def persisted(self, batch: int) -> None: ...
@@ -134,6 +156,12 @@ class Kernel:
     def compact(self, index: int) -> None:
         """Forgets entries up to `index` <= applied from memory."""
     def transfer(self, member: int) -> bool: ...
-    def caught_up(self, member: int, index: int) -> None: ...
-    def install(self, index: int, term: int, voters: Collection[int], learners: Collection[int] = ()) -> bool: ...
+    def caught_up(self, member: int, index: int) -> None:
+        """A snapshot has brought `member` up to `index` (0: given up; the kernel probes, and asks again if it must)."""
+    def supply(self, member: int, runs: list[Run], *, prev_term: int) -> bool:
+        """Sends entries of the log on disk to a member in catch-up, as one append; `prev_term`: the term of the entry before the first
+        (0 before the very first). May be called again before the answer; `matches` tells how far the member is. Nobody repeats what is
+        lost. False: the member is not in catch-up (any more). Raises ValueError for entries that are not of this log."""
+    def install(self, index: int, term: int, voters: Collection[int], learners: Collection[int] = ()) -> bool:
+        """A snapshot with the configuration at `index` is in force; False = what is committed here is newer."""
     def ready(self) -> Ready | None: ...

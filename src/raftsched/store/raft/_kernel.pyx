@@ -1,23 +1,25 @@
 """The Raft kernel: elections, log replication, commit and read index, without any IO.
 
-Inputs: `tick`, `step(message)`, `propose`, `read_index`, `persisted(batch)`, `advance(applied)`. Output: `ready()`. The same inputs in the
-same order give the same outputs: chance comes from a seed, time is counted in ticks.
+Inputs: `tick`, `step(message)`, `propose`, `propose_change`, `forward`, `read_index`, `persisted(batch)`, `advance(applied)`, `supply`.
+Output: `ready()`. The same inputs in the same order give the same outputs: chance comes from a seed, time is counted in ticks.
 
 Invariants: `applied <= applying <= min(commit, stable)`; an entry at or below `commit` is never replaced; a message whose truth depends on
-a write leaves only after the driver has said `persisted` for it, so the driver cannot send one too early.
-Must not know: clocks, disks, sockets, what an entry means.
+a write leaves only after the driver has said `persisted` for it, so the driver cannot send one too early; the configuration in force is
+the one at `applied` and every change in the log behind it.
+Must not know: clocks, disks, sockets, what an entry means (of a configuration change: anything but whom it is about).
 
 Reference for the behaviour: Ongaro's thesis (chapters 3, 4, 6, 9.6), etcd's raft library; docs/raft.md tells where this one differs.
 """
-from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memmove, memset
+from libc.string cimport memchr, memcpy, memmove, memset
 
 include "_kernel/types.pxi"
 include "_kernel/log.pxi"
 include "_kernel/progress.pxi"
+include "_kernel/configuration.pxi"
 
 
 Run = tuple  # (first index, term, kind, [bytes]); its full type stands in the .pyi
@@ -35,13 +37,13 @@ cdef class Kernel:
                  int election_ticks_max=14, int heartbeat_ticks=1, int retry_ticks_max=3, int window_messages=256,
                  int64_t window_bytes=64 << 20, int64_t message_bytes=1 << 20, Py_ssize_t message_entries=4096,
                  int64_t uncommitted_bytes_max=1 << 30, Py_ssize_t apply_entries_max=1024, int64_t apply_bytes_max=16 << 20):
-        if member_id == 0 or 0 in voters:
+        if member_id == 0:
             raise ValueError("0 is no member id")
         if not 0 < heartbeat_ticks < election_ticks_min <= election_ticks_max:
             raise ValueError("heartbeat_ticks < election_ticks_min <= election_ticks_max is needed")
         self.id = member_id
-        self.voters = frozenset(voters)
-        self.learners = frozenset(learners)
+        self.configuration = Configuration(voters, learners)
+        self.voters = self.configuration.voters
         self.random_state = seed
         self.election_ticks_min = election_ticks_min
         self.election_ticks_max = election_ticks_max
@@ -55,6 +57,7 @@ cdef class Kernel:
         self.apply_entries_max = apply_entries_max
         self.apply_bytes_max = apply_bytes_max
         self.progress = {}
+        self.taken = {}
         self.votes = {}
         self.outstanding = []
         self.held = []
@@ -65,6 +68,7 @@ cdef class Kernel:
         self.read_states = []
         self.read_failures = []
         self.catch_ups = []
+        self.refusals = []
         self.restore_log(entries, first_index, base_term)
         self.term = self.saved_term = self.durable_term = max(term, self.log.term_at(self.log.last()))
         # a vote belongs to its term: if the log is of a later one, there is none
@@ -75,6 +79,7 @@ cdef class Kernel:
         self.applied = self.applying = applied
         if not first_index - 1 <= applied <= self.commit <= self.log.last():
             raise KernelError(f"the log holds {first_index}..{self.log.last()}, which does not fit applied {applied}, commit {self.commit}")
+        self.adopt_from_log(applied + 1)
         self.timeout = self.pick_timeout(election_ticks_min, election_ticks_max)
 
     def restore_log(self, entries, int64_t first_index, int64_t base_term):
@@ -103,7 +108,14 @@ cdef class Kernel:
 
     @property
     def learner_ids(self):
-        return self.learners
+        return self.configuration.learners
+
+    @property
+    def applied_members(self):
+        """(voters, learners) at `applied`, without the changes behind it: what a snapshot of the state machine must say."""
+        if self.configuration.changes:
+            return self.configuration.changes[0][1:]
+        return self.voters, self.configuration.learners
 
     def term_at(self, int64_t index):
         return self.log.term_at(index)
@@ -114,7 +126,7 @@ cdef class Kernel:
         return self.state == LEADER and self.log.term_at(self.commit) == self.term
 
     def matches(self):
-        """Of a leader: {member: (match, next, state, recently active)}."""
+        """Of a leader: {member: (match, next, state, recently active)}, of those too that it tells of their removal."""
         cdef Progress one
         found = {}
         for member, progress in self.progress.items():
@@ -143,7 +155,12 @@ cdef class Kernel:
             self.tick_leader()
             return
         self.elapsed += 1
-        if self.id in self.voters and (self.elapsed >= self.timeout or len(self.voters) == 1):
+        if self.id in self.voters:
+            if self.elapsed >= self.timeout or len(self.voters) == 1:
+                self.campaign(False, False)
+        elif self.elapsed >= self.timeout and self.configuration.changes and self.configuration.voted_before(self.id, self.commit):
+            # Of two voters one has removed itself and died before the other heard of it. Nobody else can be elected, since
+            # its log is the longer one: it leads once more, without a vote of its own, until the change is committed.
             self.campaign(False, False)
 
     cdef void tick_leader(self):
@@ -164,13 +181,46 @@ cdef class Kernel:
             if active < self.quorum():
                 self.become_follower(self.term, 0)
                 return
+        self.forget_leaving()
         if self.heartbeat_elapsed >= self.heartbeat_ticks:
             self.heartbeat_elapsed = 0
             self.broadcast_heartbeat()
 
-    def propose(self, list items, int kind=NORMAL):
+    def propose(self, list items):
         """Appends `items` in one go; the index of the first, or -1 no leader here, -2 leadership is moving, -3 too much is uncommitted."""
-        cdef int64_t size = 0, first = self.log.last() + 1
+        cdef int64_t refused = self.admit(items), first
+        if refused:
+            return refused
+        first = self.append_own(items, NORMAL)
+        if self.progress:
+            self.broadcast_append()
+        return first
+
+    def propose_change(self, bytes change):
+        """Appends a raftpb.ConfChange, which is in force at once; its index, or a negative: see `_kernel.pyi`.
+
+        Why only after a commit in the own term: two leaders could each have a change that the other does not know, and both
+        majorities would not meet (Ongaro, raft-dev, July 2015).
+        """
+        cdef int64_t refused, index
+        if self.state == LEADER and not self.transferee:
+            if self.configuration.changes:
+                return -4
+            if self.log.term_at(self.commit) != self.term:
+                return -5
+            if not self.configuration.sensible(change):
+                return -6
+        refused = self.admit([change])
+        if refused:
+            return refused
+        index = self.append_own([change], CONF_CHANGE)
+        self.adopt(index, [change])
+        self.reconfigured()
+        return index
+
+    cdef int64_t admit(self, list items) except? -9:
+        """0, and they count as uncommitted; or why these entries are not taken now: the negative of `propose`."""
+        cdef int64_t size = 0
         cdef Py_ssize_t i
         if self.state != LEADER:
             return -1
@@ -182,11 +232,24 @@ cdef class Kernel:
             size += PyBytes_GET_SIZE(<object>PyList_GET_ITEM(items, i))
         if self.uncommitted_bytes and self.uncommitted_bytes + size > self.uncommitted_bytes_max:
             return -3
-        self.log.append(items, self.term, kind)
         self.uncommitted_bytes += size
-        if self.progress:
-            self.broadcast_append()
+        return 0
+
+    cdef int64_t append_own(self, list items, int kind) except? -9:
+        cdef int64_t first = self.log.last() + 1
+        self.log.append(items, self.term, kind)
         return first
+
+    def forward(self, list items, int64_t sequence):
+        """Sends `items` to the leader, to be proposed there; False = none is known, or it is this member."""
+        cdef Message message
+        if self.leader == 0 or self.state == LEADER or not items:
+            return False
+        message = make_message(PROPOSE, self.leader, self.id, self.term)
+        message.context = sequence
+        message.runs = [(1, self.term, NORMAL, items)]
+        self.send(message)
+        return True
 
     def read_index(self, context):
         """Asks for an index at which a linearizable read may be served: it comes as a read state, or `context` as a read failure.
@@ -231,6 +294,10 @@ cdef class Kernel:
         if applied > self.applying or applied < self.applied:
             raise KernelError(f"applied {applied} is not within {self.applied}..{self.applying}")
         self.applied = applied
+        if self.configuration.changes:
+            self.configuration.settle(applied)
+            if self.state == LEADER and not self.configuration.changes and self.id not in self.voters:
+                self.hand_over()
 
     def compact(self, int64_t index):
         """Forgets the entries up to `index` (<= applied); they stay readable on disk for as long as the driver keeps them."""
@@ -262,6 +329,29 @@ cdef class Kernel:
         progress.become_probe()
         self.send_append(progress, False)
 
+    def supply(self, uint64_t member, list runs, *, int64_t prev_term):
+        """Sends entries that the driver has read from its log on disk to a member in state CATCH_UP; `prev_term`: of the entry before.
+
+        False: not in that state (any more). Raises ValueError if they are not of this leader's log.
+        """
+        cdef Progress progress = self.progress.get(member)
+        cdef Message message
+        cdef int64_t last, held
+        if progress is None or progress.state != CATCH_UP or not runs:
+            return False
+        message = make_message(APPEND, member, self.id, self.term)
+        message.index = <int64_t>(<tuple>runs[0])[0] - 1
+        message.log_term = prev_term
+        message.commit = self.commit
+        message.runs = runs
+        last = runs_last(runs)
+        held = self.log.term_at(last)
+        if not well_formed(message) or last > self.log.last() or (held != NO_TERM and held != <int64_t>(<tuple>runs[len(runs) - 1])[1]):
+            raise ValueError(f"entries up to {last} are none of this log")
+        progress.next = max(progress.next, last + 1)
+        self.send(message)
+        return True
+
     def install(self, int64_t index, int64_t term, voters, learners=()):
         """A snapshot up to (index, term) is on disk and its state is in force: the only way a snapshot moves commit.
 
@@ -275,9 +365,77 @@ cdef class Kernel:
         self.commit = self.applied = self.applying = index
         self.stable = max(self.stable, index)
         self.handed = max(self.handed, index)
-        self.voters = frozenset(voters)
-        self.learners = frozenset(learners)
+        self.configuration = Configuration(voters, learners)
+        self.voters = self.configuration.voters
+        self.adopt_from_log(index + 1)
         return True
+
+    # -- configuration
+
+    cdef int adopt(self, int64_t index, list items) except -1:
+        """The changes at `index` ... come into force."""
+        for item in items:
+            self.configuration.append(index, item)
+            index += 1
+        self.voters = self.configuration.voters
+        return 0
+
+    cdef int adopt_from_log(self, int64_t index) except -1:
+        """All changes that the log holds from `index` on."""
+        while (index := self.log.find_change(index)):
+            self.adopt(index, [self.log.data[index - self.log.first]])
+            index += 1
+        return 0
+
+    cdef int reconfigured(self) except -1:
+        """Of a leader whose configuration has just changed: whom to tell, and what the new majority says about commit and reads."""
+        cdef frozenset members = self.voters | self.configuration.learners
+        cdef Progress progress
+        for member in sorted(members):
+            if member != self.id and member not in self.progress:
+                self.begin_progress(member)
+        for progress in self.progress.values():
+            if progress.id in members:
+                progress.leaving = 0
+            elif progress.leaving == 0:
+                progress.leaving = self.log.last()
+                progress.leaving_ticks = 0
+        self.maybe_commit()
+        self.broadcast_append()
+        self.confirm_reads()
+        return 0
+
+    cdef Progress begin_progress(self, uint64_t member):
+        cdef Progress progress = Progress()
+        progress.id = member
+        progress.next = self.log.last() + 1
+        progress.active = True  # it has its time until the next quorum check
+        self.progress[member] = progress
+        return progress
+
+    cdef int forget_leaving(self) except -1:
+        """A removed member that does not answer is told for one election timeout, counted from the commit of its removal."""
+        cdef Progress progress
+        cdef list gone = []
+        for progress in self.progress.values():
+            if progress.leaving and progress.leaving <= self.commit:
+                progress.leaving_ticks += 1
+                if progress.leaving_ticks > self.election_ticks_min:
+                    gone.append(progress.id)
+        for member in gone:
+            del self.progress[member]
+        return 0
+
+    cdef int hand_over(self) except -1:
+        """The entry that removes this leader is applied: it goes, and names the voter that has the longest log."""
+        cdef Progress progress, best = None
+        for progress in self.progress.values():
+            if progress.id in self.voters and (best is None or progress.match > best.match):
+                best = progress
+        if best is not None:
+            self.send(make_message(TIMEOUT_NOW, best.id, self.id, self.term))
+        self.become_follower(self.term, 0)
+        return 0
 
     # -- roles
 
@@ -303,7 +461,7 @@ cdef class Kernel:
         self.leader = 0
         self.elapsed = 0
         self.timeout = self.pick_timeout(self.election_ticks_min, self.election_ticks_max)
-        self.votes = {self.id: True}
+        self.votes = {self.id: True} if self.id in self.voters else {}
         if real:
             self.state = CANDIDATE
             self.term += 1
@@ -336,20 +494,15 @@ cdef class Kernel:
             self.timeout = self.pick_timeout(1, self.retry_ticks_max)
 
     cdef void become_leader(self):
-        cdef Progress progress
         self.state = LEADER
         self.leader = self.id
         self.elapsed = 0
         self.heartbeat_elapsed = 0
         self.progress = {}
-        for member in sorted(self.voters | self.learners):
+        self.taken = {}
+        for member in sorted(self.voters | self.configuration.learners):
             if member != self.id:
-                progress = Progress()
-                progress.id = member
-                progress.next = self.log.last() + 1
-                progress.active = True
-                progress.learner = member in self.learners
-                self.progress[member] = progress
+                self.begin_progress(member)
         self.uncommitted_bytes = self.log.size_bytes(self.commit + 1, self.log.last() + 1)
         self.log.append([b""], self.term, NORMAL)  # thesis §6.4: commits what older terms left behind
         self.broadcast_append()
@@ -399,9 +552,11 @@ cdef class Kernel:
             prev = progress.next - 1
             if self.log.term_at(prev) == NO_TERM:
                 progress.state = CATCH_UP
-                self.catch_ups.append((progress.id, progress.next))
+                if not progress.leaving:  # the transport tells a removed member that is so far behind
+                    self.catch_ups.append((progress.id, progress.next))
                 return
             message = self.bare_append(progress)
+            progress.told = self.commit
             if progress.next <= last:
                 message.runs = self.log.runs(progress.next, last + 1, self.message_entries, self.message_bytes)
             self.send(message)
@@ -463,7 +618,7 @@ cdef class Kernel:
                 self.answer_read(context, self.commit)
             return
         self.read_context += 1
-        self.reads.append((self.read_context, self.commit, contexts, {self.id}))
+        self.reads.append((self.read_context, self.commit, contexts, {self.id} if self.id in self.voters else set()))
         self.broadcast_heartbeat()
 
     cdef void answer_read(self, object context, int64_t index):
@@ -499,6 +654,9 @@ cdef class Kernel:
                 self.campaign(True, True)
         elif message.type == READ_INDEX or message.type == READ_INDEX_RESPONSE:
             self.step_read(message)
+        elif message.type == PROPOSE_RESPONSE:
+            if message.reject and message.sender == self.leader:
+                self.refusals.append((message.context, message.hint_index))
         elif self.state == LEADER:
             self.step_leader(message)
 
@@ -562,6 +720,7 @@ cdef class Kernel:
             answer.index = message.index
             answer.hint_index = hint
             answer.hint_term = self.log.term_at(hint)
+        answer.commit = self.commit  # so that a leader knows when a removed member knows
         self.send(answer)
 
     cdef int accept_entries(self, Message message) except -1:
@@ -576,8 +735,12 @@ cdef class Kernel:
             if skip < len(items):
                 if index < self.log.last():
                     self.truncate(index + 1)
-                self.log.append(items[skip:] if skip else items, term, kind)
-                index += len(items) - skip
+                if skip:
+                    items = items[skip:]
+                self.log.append(items, term, kind)
+                if kind == CONF_CHANGE:
+                    self.adopt(index + 1, items)
+                index += len(items)
         return index - message.index
 
     cdef int truncate(self, int64_t index) except -1:
@@ -586,6 +749,8 @@ cdef class Kernel:
         if index <= self.commit:
             raise KernelError(f"entry {index} would change, but {self.commit} is committed")
         self.log.truncate(index)
+        self.configuration.cut(index)
+        self.voters = self.configuration.voters
         self.stable = min(self.stable, index - 1)
         self.handed = min(self.handed, index - 1)
         self.outstanding = [(batch, min(last, index - 1), term, vote) for batch, last, term, vote in self.outstanding]
@@ -600,20 +765,47 @@ cdef class Kernel:
             self.step_append_response(progress, message)
         elif message.type == HEARTBEAT_RESPONSE:
             self.step_heartbeat_response(progress, message)
+        elif message.type == PROPOSE:
+            self.step_propose(message)
+            return
+        if progress.leaving and message.commit >= progress.leaving and self.progress.get(message.sender) is progress:
+            del self.progress[message.sender]  # it knows
+
+    cdef void step_propose(self, Message message):
+        """Proposals of another member, each once. A refused one counts as taken: were its repetition taken later, the refusal had lied."""
+        cdef Message answer
+        cdef int64_t refused
+        cdef list items = []
+        if message.context <= self.taken.get(message.sender, 0):
+            return
+        self.taken[message.sender] = message.context
+        for run in message.runs:
+            if run[2] != NORMAL:
+                return
+            items += run[3]
+        refused = self.propose(items) if items else 0
+        if refused < 0:
+            answer = make_message(PROPOSE_RESPONSE, message.sender, self.id, self.term)
+            answer.reject = True
+            answer.context = message.context
+            answer.hint_index = refused
+            self.send(answer)
 
     cdef void step_append_response(self, Progress progress, Message message):
-        cdef int64_t agreed
         if message.reject:
             # Late rejections say nothing new: below what matched, or not of the probe that is out.
-            if message.index <= progress.match or progress.state == CATCH_UP:
+            if message.index <= progress.match:
+                return
+            if progress.state == CATCH_UP:
+                if message.index < progress.next:  # of what was supplied since the last rejection
+                    self.rewind(progress, message)
+                    if not progress.leaving:
+                        self.catch_ups.append((progress.id, progress.next))
                 return
             if progress.state == PROBE and message.index != progress.probe_sent:
                 return
-            agreed = min(message.hint_index, message.index - 1)
-            while agreed > progress.match and self.log.term_at(agreed) != NO_TERM and self.log.term_at(agreed) > message.hint_term:
-                agreed -= 1
             progress.become_probe()
-            progress.next = max(progress.match, agreed) + 1
+            self.rewind(progress, message)
             self.send_append(progress, False)
             return
         if message.index > self.log.last():
@@ -627,9 +819,16 @@ cdef class Kernel:
             progress.acknowledge(message.index)
         elif progress.state == PROBE or progress.match + 1 >= self.log.first:
             progress.become_replicate()
-        self.send_append(progress, False)
+        self.send_append(progress, progress.told < self.commit)
         if self.transferee == progress.id and progress.match == self.log.last():
             self.send(make_message(TIMEOUT_NOW, progress.id, self.id, self.term))
+
+    cdef void rewind(self, Progress progress, Message message):
+        """Goes back to the last place where the logs could still agree."""
+        cdef int64_t agreed = min(message.hint_index, message.index - 1)
+        while agreed > progress.match and self.log.term_at(agreed) != NO_TERM and self.log.term_at(agreed) > message.hint_term:
+            agreed -= 1
+        progress.next = max(progress.match, agreed) + 1
 
     cdef void step_heartbeat(self, Message message):
         cdef Message answer
@@ -639,10 +838,10 @@ cdef class Kernel:
         self.set_commit(max(self.commit, min(message.commit, self.log.last())))
         answer = make_message(HEARTBEAT_RESPONSE, message.sender, self.id, self.term)
         answer.context = message.context
+        answer.commit = self.commit
         self.send(answer)
 
     cdef void step_heartbeat_response(self, Progress progress, Message message):
-        cdef int64_t done = 0
         progress.paused = False
         if progress.match < self.log.last() or progress.state == PROBE:
             if progress.state == REPLICATE and progress.inflight:
@@ -655,7 +854,13 @@ cdef class Kernel:
         for context, _, _, acknowledged in self.reads:
             if context <= message.context and progress.id in self.voters:
                 acknowledged.add(progress.id)
-            if len(acknowledged) >= self.quorum():
+        self.confirm_reads()
+
+    cdef void confirm_reads(self):
+        """Answers what a majority of the voters of now has confirmed."""
+        cdef int64_t done = 0
+        for context, _, _, acknowledged in self.reads:
+            if len(acknowledged) >= self.quorum() and len(acknowledged & self.voters) >= self.quorum():
                 done = context
         if done:  # a later round confirms the earlier ones too
             while self.reads and <int64_t>self.reads[0][0] <= done:
@@ -679,7 +884,7 @@ cdef class Kernel:
         cdef Ready ready
         stop = min(self.commit, self.stable)
         if not (last > self.handed or election or self.now or self.after or stop > self.applying or self.read_states
-                or self.read_failures or self.catch_ups):
+                or self.read_failures or self.catch_ups or self.refusals):
             return None
         ready = Ready.__new__(Ready)
         ready.entries = []
@@ -704,6 +909,7 @@ cdef class Kernel:
         ready.read_states, self.read_states = self.read_states, []
         ready.read_failures, self.read_failures = self.read_failures, []
         ready.catch_ups, self.catch_ups = self.catch_ups, []
+        ready.refusals, self.refusals = self.refusals, []
         ready.committed = []
         if stop > self.applying:
             ready.committed = self.log.runs(self.applying + 1, stop + 1, self.apply_entries_max, self.apply_bytes_max)

@@ -74,6 +74,14 @@ cdef class Log:
         self.first = index + 1
         return 0
 
+    cdef int64_t find_change(self, int64_t index) noexcept:
+        """The first configuration change at `index` (> first - 1) or after it; 0 = none."""
+        cdef Py_ssize_t position = index - self.first
+        cdef const void* found = NULL
+        if position < self.count:
+            found = memchr(self.kinds + position, CONF_CHANGE, self.count - position)
+        return 0 if found == NULL else self.first + (<const uint8_t*>found - self.kinds)
+
     cdef list runs(self, int64_t start, int64_t stop, Py_ssize_t entries_max, int64_t bytes_max):
         """Entries start .. stop - 1 grouped by term and kind, at least one, cut at either bound."""
         cdef Py_ssize_t position = start - self.first, end = stop - self.first, run_start

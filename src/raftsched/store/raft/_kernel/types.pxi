@@ -2,6 +2,7 @@
 
 # Message types carry the numbers of etcd's raftpb.MessageType, so that a trace reads alike.
 cdef enum:
+    PROPOSE = 2
     APPEND = 3
     APPEND_RESPONSE = 4
     VOTE = 5
@@ -13,6 +14,7 @@ cdef enum:
     READ_INDEX_RESPONSE = 16
     PRE_VOTE = 17
     PRE_VOTE_RESPONSE = 18
+    PROPOSE_RESPONSE = 20  # ours: etcd has none
 
 cdef enum:
     FOLLOWER = 0
@@ -31,7 +33,8 @@ cdef class Message:
     """One message between two kernels. `runs` are the entries after `index`: [(first index, term, kind, [bytes])]."""
 
     def __init__(self, int type, uint64_t to, uint64_t sender, int64_t term, *, int64_t index=0, int64_t log_term=0, int64_t commit=0,
-                 int64_t hint_index=0, int64_t hint_term=0, int64_t context=0, bint reject=False, list runs=None):
+                 int64_t hint_index=0, int64_t hint_term=0, int64_t context=0, bint reject=False, list runs=None,
+                 int64_t beat=0, int64_t echo=0, int64_t left_ms=0):
         self.type = type
         self.to = to
         self.sender = sender
@@ -44,11 +47,15 @@ cdef class Message:
         self.context = context
         self.reject = reject
         self.runs = runs if runs is not None else []
+        self.beat = beat
+        self.echo = echo
+        self.left_ms = left_ms
 
     def __repr__(self):
         return (f"Message(type={self.type}, to={self.to}, sender={self.sender}, term={self.term}, index={self.index}, "
                 f"log_term={self.log_term}, commit={self.commit}, hint=({self.hint_index}, {self.hint_term}), "
-                f"context={self.context}, reject={self.reject}, runs={[(r[0], r[1], r[2], len(r[3])) for r in self.runs]})")
+                f"context={self.context}, reject={self.reject}, runs={[(r[0], r[1], r[2], len(r[3])) for r in self.runs]}, "
+                f"beat={self.beat}, echo={self.echo}, left_ms={self.left_ms})")
 
 
 cdef Message make_message(int type, uint64_t to, uint64_t sender, int64_t term):
