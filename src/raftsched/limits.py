@@ -27,6 +27,22 @@ SUPERSEDED_RECORDS_KEPT: Final = 100_000  # ... to the oldest revision that leav
 SNAPSHOT_INTERVAL_MIN_MS: Final = 10_000
 LOOP_SLICE_MS: Final = 5
 
+# store: members that are behind
+SNAPSHOT_CHUNK_BYTES: Final = 1_044_480  # with its head within PEER_BULK_CHUNK_BYTES_MAX
+SNAPSHOT_WINDOW_BYTES: Final = 8 << 20  # sent and not yet written at the other side; beyond: the sender waits
+SNAPSHOT_BYTES_PER_S: Final = 128 << 20  # of all streams together: a disk and a network that others use too
+SNAPSHOT_STREAMS_MAX: Final = 2  # sent at a time; who comes beyond waits for its turn
+SNAPSHOT_STALL_MS: Final = 30_000  # without progress: the stream is given up
+SNAPSHOT_PROGRESS_MS: Final = 5_000  # between two lines about progress
+SNAPSHOT_COPY_IDLE_MS: Final = 60_000  # a copy that nobody asked for is removed
+SNAPSHOT_PARTIAL_IDLE_MS: Final = 600_000  # a part that nobody goes on with is removed
+SNAPSHOT_SYNC_BYTES: Final = 32 << 20  # written and not yet synced while receiving
+SNAPSHOT_SPACE_RESERVE_BYTES: Final = 64 << 20  # stays free beside a copy that is made or received
+CATCH_UP_CHUNK_BYTES: Final = 1 << 20  # of one message with entries from the log's segments
+CATCH_UP_CHUNK_ENTRIES: Final = 4_096
+CATCH_UP_WINDOW_BYTES: Final = 8 << 20  # supplied and not yet acknowledged, per member; beyond: waits
+CATCH_UP_STALL_MS: Final = 5_000  # nothing acknowledged for so long: given up, the leader probes
+
 # store: watch (etcd's numbers where it has them)
 WATCH_STREAM_CHANGES_MAX: Final = 1_000  # distinct revisions per watcher and catch-up round
 WATCH_CATCH_UP_WATCHERS: Final = 512

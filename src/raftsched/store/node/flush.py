@@ -82,6 +82,7 @@ class Flusher:
         self.hash_seconds = Histogram(HASH_BOUNDS)
         self.hash_kv_seconds = Histogram(HASH_BOUNDS)
         self.defragment_seconds = Histogram(DEFRAGMENT_BOUNDS)
+        self.copy_seconds = Histogram(DEFRAGMENT_BOUNDS)
         self._loop.add_reader(backend.fd, self._on_commit_event)
         self._loop.add_reader(backend.bulk_fd, self._on_bulk_event)
         if self._scrubbing:
@@ -333,6 +334,13 @@ class Flusher:
                 return at
             if revision:
                 raise status_of(EtcdError.COMPACTED)
+
+    async def copy(self, path: str) -> None:
+        """A compacting copy of everything that is applied now, in the new directory `path`. Raises StatusError."""
+        async with self._alone(self.copy_seconds):
+            await self.settle()
+            self._check_open()
+            await self._job(self._backend.start_copy(path))
 
     @property
     def defragmenting(self) -> bool:
