@@ -16,7 +16,7 @@ from raftsched.store import alarm, codec
 from raftsched.store.alarm import AlarmStore
 from raftsched.store.codec import WireError, numbers, varint_field
 from raftsched.store.lease import Lessor
-from raftsched.store.membership import Membership
+from raftsched.store.membership import Membership, decode_change
 from raftsched.store.mvcc._store import MvccStore
 from raftsched.types import Result
 
@@ -87,7 +87,8 @@ class Applier:
         if first_index != self.applied_index + 1:
             raise AssertionError(f"entry {first_index} after {self.applied_index}")
         if entry_kind != NORMAL_ENTRY:
-            return [], [self._change(index, term, entry) for index, entry in enumerate(entries, first_index)]
+            changes = [self._change(index, term, entry) for index, entry in enumerate(entries, first_index)]
+            return [(change_id, at, at + 1) for at, (change_id, _) in enumerate(changes) if change_id], [result for _, result in changes]
         payloads, kinds, ids = codec.unwrap(entries)
         results: list[Result] = []
         for kind, start, stop in kinds:
@@ -121,10 +122,17 @@ class Applier:
 
         return handler
 
-    def _change(self, index: int, term: int, entry: bytes) -> Result:
+    def _change(self, index: int, term: int, entry: bytes) -> tuple[int, Result]:
+        """(the id of the change, 0 = nobody waits; its result). A change has no revision: etcd's Cluster answers show none."""
         self.applied_index = index
         self.applied_term = term
-        return self._wire(self.membership.apply_change)(entry)
+        change_id, error = 0, EtcdError.OK
+        try:
+            change_id = decode_change(entry)[3]
+            error = self.membership.apply_change(entry)
+        except WireError:
+            error = EtcdError.MALFORMED
+        return change_id, (error, self.store.revision, b"")
 
     def _capped_txn(self, payload: bytes) -> Result:
         if self.store.cost(codec.TXN, payload) > 0:

@@ -228,8 +228,8 @@ def check_peers(own: InCluster, heard: Sequence[InCluster]) -> GoOn | Wait | Ref
     """
     mine = (own.cluster_id, own.incarnation)
     votes: dict[tuple[int, int], list[str]] = {}
-    for one in (own, *heard):
-        votes.setdefault((one.cluster_id, one.incarnation), []).append(one.name)
+    for answer in (own, *heard):
+        votes.setdefault((answer.cluster_id, answer.incarnation), []).append(answer.name)
     undecided = votes.pop((own.cluster_id, 0), [])  # they follow whoever leads
     if len(votes) <= 1 and (mine in votes or (own.incarnation == 0 and all(cluster_id == own.cluster_id for cluster_id, _ in votes))):
         return GoOn("")

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from raftsched.errors import CorruptError
-from raftsched.store.codec import WireError, bytes_field, fields, text_field, varint, varint_field
+from raftsched.errors import CorruptError, EtcdError
+from raftsched.store.codec import WireError, bytes_field, fields, numbers, text_field, varint, varint_field
 from raftsched.types import MemberInfo
 
 # raftpb.ConfChangeType
@@ -19,6 +19,9 @@ ADD_NODE: Final = 0
 REMOVE_NODE: Final = 1
 UPDATE_NODE: Final = 2
 ADD_LEARNER: Final = 3
+
+_INCARNATION: Final = 1001  # a field of ClusterVersionSetRequest that is ours alone; etcd's readers pass over it
+INCARNATION_KEY: Final = b"raftschedIncarnation"  # in bucket `cluster`
 
 
 def make_member_id(peer_urls: Iterable[str], cluster_token: str, added_at_s: int | None = None) -> int:
@@ -60,6 +63,25 @@ def decode_json(data: bytes) -> MemberInfo:
         raise WireError(f"no member: {error}") from error
 
 
+def encode_promotion(member: MemberInfo) -> bytes:
+    """The context of the ADD_NODE that makes a voter of a learner."""
+    found: dict[str, Any] = json.loads(encode_json(member)) | {"isPromote": True}
+    return json.dumps(found, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _is_promotion(context: bytes) -> bool:
+    try:
+        found = json.loads(context)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("isPromote") is True
+
+
+def encode_version(version: str, incarnation: int) -> bytes:
+    """A membershippb.ClusterVersionSetRequest; `incarnation` was drawn by lot, the first that is applied stays for good."""
+    return text_field(1, version) + varint_field(_INCARNATION, incarnation)
+
+
 def encode_change(change: int, member_id: int, context: bytes = b"", change_id: int = 0) -> bytes:
     """A raftpb.ConfChange: proto2, whose numbers are always written."""
     out = b"".join(varint(number << 3) + varint(value) for number, value in ((1, change_id), (2, change), (3, member_id)))
@@ -93,9 +115,18 @@ class Membership:
         self._members: dict[int, MemberInfo] = {}
         self._removed: set[int] = set()
         self.cluster_version = ""
+        self.incarnation = 0
+        """What tells this cluster from another that was begun with the same list; 0 = not known yet."""
 
-    def load(self, members: Iterable[tuple[bytes, bytes]], removed: Iterable[tuple[bytes, bytes]], version: bytes | None) -> None:
+    def load(
+        self,
+        members: Iterable[tuple[bytes, bytes]],
+        removed: Iterable[tuple[bytes, bytes]],
+        version: bytes | None,
+        incarnation: bytes | None = None,
+    ) -> None:
         """From the buckets. Raises CorruptError."""
+        self.incarnation = int.from_bytes(incarnation or b"", "big")
         try:
             for key, value in members:
                 member = decode_json(value)
@@ -122,27 +153,49 @@ class Membership:
         self._members[member.member_id] = member
         self._write(("members", bucket_key(member.member_id), encode_json(member)))
 
-    def apply_change(self, data: bytes) -> None:
-        """One committed configuration change. Raises WireError, alike on every member."""
+    def check_change(self, data: bytes) -> EtcdError:
+        """Why this change makes no sense here, OK if it does; etcd's rules in etcd's order. Raises WireError.
+
+        The leader asks before it proposes, everybody asks again at apply: between the two nothing can have changed, because one change at a
+        time is under way; what an older leader let through is refused alike by all. The bound on learners is no rule of the log: it
+        is an option of a process.
+        """
         change, member_id, context, _ = decode_change(data)
+        known = self._members.get(member_id)
+        if member_id in self._removed:
+            return EtcdError.MEMBER_NOT_FOUND
+        if change in (ADD_NODE, ADD_LEARNER):
+            if change == ADD_NODE and _is_promotion(context):
+                return _promotable(known)
+            if known is not None:
+                return EtcdError.MEMBER_EXISTS
+        elif known is None:
+            return EtcdError.MEMBER_NOT_FOUND
+        if change == REMOVE_NODE or not context:
+            return EtcdError.OK
+        taken = {url for one in self._members.values() if one.member_id != member_id for url in one.peer_urls}
+        return EtcdError.OK if taken.isdisjoint(decode_json(context).peer_urls) else EtcdError.PEER_URL_EXISTS
+
+    def apply_change(self, data: bytes) -> EtcdError:
+        """One committed configuration change; a refused one changes nothing. Raises WireError, alike on every member."""
+        if error := self.check_change(data):
+            return error
+        change, member_id, context, _ = decode_change(data)
+        known = self._members.get(member_id)
         if change == REMOVE_NODE:
-            if self._members.pop(member_id, None) is not None:
-                self._write(("members", bucket_key(member_id), None))
+            del self._members[member_id]
+            self._write(("members", bucket_key(member_id), None))
             self._removed.add(member_id)
             self._write(("members_removed", bucket_key(member_id), b"removed"))
-            return
-        if member_id in self._removed:
-            return
-        known = self._members.get(member_id)
-        if change == UPDATE_NODE:
-            if known is not None:
+        elif change == UPDATE_NODE:
+            if known is not None and context:
                 self._store(replace(known, peer_urls=decode_json(context).peer_urls))
-            return
-        told = decode_json(context) if context else MemberInfo(member_id, "", (), ())
-        if known is None:
+        elif known is not None:
+            self._store(replace(known, is_learner=False))  # keeps what it told about itself
+        else:
+            told = decode_json(context) if context else MemberInfo(member_id, "", (), ())
             self._store(replace(told, member_id=member_id, is_learner=change == ADD_LEARNER))
-        else:  # a promotion, or the bootstrap entry again
-            self._store(replace(known, is_learner=change == ADD_LEARNER))
+        return EtcdError.OK
 
     def apply_attributes(self, data: bytes) -> None:
         """One committed ClusterMemberAttrSetRequest. Raises WireError."""
@@ -163,3 +216,13 @@ class Membership:
             if number == 1 and isinstance(value, bytes):
                 self.cluster_version = value.decode(errors="replace")
                 self._write(("cluster", b"clusterVersion", value))
+        incarnation = numbers(data).get(_INCARNATION, 0) & (1 << 64) - 1
+        if incarnation and not self.incarnation:
+            self.incarnation = incarnation
+            self._write(("cluster", INCARNATION_KEY, incarnation.to_bytes(8, "big")))
+
+
+def _promotable(known: MemberInfo | None) -> EtcdError:
+    if known is None:
+        return EtcdError.MEMBER_NOT_FOUND
+    return EtcdError.OK if known.is_learner else EtcdError.MEMBER_NOT_LEARNER
