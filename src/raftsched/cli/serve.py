@@ -26,16 +26,26 @@ def _client_urls(text: str) -> Mapping[str, str]:
     return {"etcd-client-listen-address": url.hostname, "etcd-client-port": str(url.port)}
 
 
+def _peer_urls(text: str) -> Mapping[str, str]:
+    """`http(s)://host:port` as our flag; whether peers speak TLS follows from --initial-cluster."""
+    url = urlsplit(text)
+    if url.scheme not in {"http", "https"} or not url.hostname or url.port is None or "," in text:
+        raise ValueError("must be one URL of the form http(s)://<host>:<port>")
+    return {"peer-listen-address": url.netloc}
+
+
 ALIASES: Final[Mapping[str, goflags.Alias]] = {
     "initial-cluster": lambda text: {"etcd-initial-cluster": text},
     "data-dir": lambda text: {"etcd-data-dir": text},
     "listen-client-urls": _client_urls,
+    "listen-peer-urls": _peer_urls,
     "name": lambda text: {"id": text},
 }
 ALIAS_HELP: Final = {
     "initial-cluster": "--etcd-initial-cluster",
     "data-dir": "--etcd-data-dir",
     "listen-client-urls": "--etcd-client-listen-address and --etcd-client-port, as http://<host>:<port>",
+    "listen-peer-urls": "--peer-listen-address, as http(s)://<host>:<port>",
     "name": "--id",
 }
 

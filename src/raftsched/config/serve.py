@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import SplitResult, urlsplit
 
+from raftsched.config.cluster import STORE, PeerEntry, PeerTls, form_wait_ms, parse_cluster, peer_listen, peer_tls
 from raftsched.config.flags import Value
 from raftsched.errors import ConfigError
 from raftsched.units import INT64_MAX, NS_PER_S, parse_duration, parse_quantity
@@ -18,8 +18,6 @@ from raftsched.units import INT64_MAX, NS_PER_S, parse_duration, parse_quantity
 PORT_MAX: Final = 65_535
 DEFAULT_TRUST_ANCHORS: Final = "/var/run/secrets/dapr.io/tls/ca.crt"
 _FATAL: Final = "Fatal error running scheduler: "
-_STORE: Final = _FATAL + "failed to create etcd config: "
-_CLUSTER: Final = _STORE + "invalid format for initial cluster. Make sure to include 'http://' or 'https://' in Scheduler URL: "
 _LEVELS: Final = {"debug", "info", "warn", "warning", "error", "fatal"}
 
 
@@ -76,8 +74,18 @@ class ServeConfig:
     metrics_listen_address: str
     """Its flag if given, else that of the scheduler API."""
 
+    strict_reconfig_check: bool
+    max_learners: int
+    force_new_cluster: bool
+    form_wait_ms: int | None
+    """None = a new cluster needs every listed member."""
+    initial_cluster: tuple[PeerEntry, ...]
+    """`etcd_initial_cluster`, read."""
     peer_url: str
     """This member's own URL in the cluster list."""
+    peer_listen_host: str
+    peer_listen_port: int
+    peer_tls: PeerTls | None
 
     @property
     def member_directory(self) -> Path:
@@ -108,7 +116,7 @@ def validate(values: Mapping[str, Value], environ: Mapping[str, str]) -> ServeCo
     if options["log_level"].lower() not in _LEVELS:
         raise ConfigError(f"invalid value for --log-level: {options['log_level']}")
     _refuse_unsupported(options)
-    peer_url = _own_peer_url(options["id"], options["etcd_initial_cluster"])
+    cluster = _cluster(options)
     interval_ns = _batch_interval_ns(options["etcd_backend_batch_interval"])
     retention = _retention(options["etcd_compaction_mode"], options["etcd_compaction_retention"])
     _check_values(options)
@@ -127,9 +135,8 @@ def validate(values: Mapping[str, Value], environ: Mapping[str, str]) -> ServeCo
         "log_level": options["log_level"].lower(),
         "metrics_port": _metrics_port(options["metrics_port"]),
         "metrics_listen_address": options["listen_address"] if metrics_address is None else metrics_address,
-        "peer_url": peer_url,
     }
-    known = options | derived
+    known = options | derived | cluster
     return ServeConfig(**{name: known[name] for name in ServeConfig.__dataclass_fields__})
 
 
@@ -142,6 +149,24 @@ def _refuse_contradictions(options: Mapping[str, Any]) -> None:
         raise ConfigError("must specify --etcd-client-endpoints when not using embedded etcd")
     if options["kubeconfig"] is not None and options["mode"] != "kubernetes":
         raise ConfigError("kubeconfig flag is only valid in --mode=kubernetes")
+
+
+def _cluster(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields about the members."""
+    own = options["id"]
+    entries = parse_cluster(own, options["etcd_initial_cluster"])
+    if "/" in own or "\0" in own:
+        raise ConfigError(f"invalid value for --id: {own}: it names a directory and must not contain '/'")
+    own_url = next(one.url for one in entries if one.name == own)
+    host, port = peer_listen(options["peer_listen_address"], own_url, options["mode"])
+    return {
+        "initial_cluster": entries,
+        "peer_url": own_url,
+        "peer_listen_host": host,
+        "peer_listen_port": port,
+        "peer_tls": peer_tls(options, entries),
+        "form_wait_ms": form_wait_ms(options["form_wait"], options["mode"]),
+    }
 
 
 def _quota(text: str) -> int:
@@ -161,40 +186,12 @@ def _refuse_unsupported(options: Mapping[str, Any]) -> None:
         "--etcd-embed=false": not options["etcd_embed"],
         "--placement-enabled": options["placement_enabled"],
         "--etcd-initial-cluster with several members": len(options["etcd_initial_cluster"]) > 1,
+        "--force-new-cluster": options["force_new_cluster"],
+        "--peer-cert-file": options["peer_cert_file"],
     }
     for what, wanted in refusals.items():
         if wanted:
             raise ConfigError(f"{what} is not supported by this version of raftsched")
-
-
-def _own_peer_url(own: str, entries: tuple[str, ...]) -> str:
-    found = ""
-    for entry in entries:
-        name, separator, url = entry.partition("=")
-        if not separator:
-            listed = " ".join(entries)
-            raise ConfigError(f"{_CLUSTER}incorrect format for initialPeerList: [{listed}]. Should contain <id>=http://<ip>:<peer-port>")
-        parsed = _peer_url(url)
-        if name == own:
-            found = url
-            if parsed.scheme == "https":
-                raise ConfigError(f"a peer URL with https ({url}) needs mTLS, which is not supported by this version of raftsched")
-    if not found:
-        raise ConfigError(f"{_STORE}scheduler ID: {own} is not found in initial cluster")
-    if "/" in own or "\0" in own:
-        raise ConfigError(f"invalid value for --id: {own}: it names a directory and must not contain '/'")
-    return found
-
-
-def _peer_url(url: str) -> SplitResult:
-    try:
-        parsed = urlsplit(url)
-        port = parsed.port
-    except ValueError as error:
-        raise ConfigError(f"{_CLUSTER}unable to parse url from initialPeerList: {error}") from None
-    if parsed.scheme not in {"http", "https"} or not parsed.hostname or port is None:
-        raise ConfigError(f"{_CLUSTER}unable to parse url from initialPeerList: {url} is not http(s)://<host>:<peer-port>")
-    return parsed
 
 
 def _batch_interval_ns(text: str) -> int:
@@ -202,7 +199,7 @@ def _batch_interval_ns(text: str) -> int:
         interval_ns = parse_duration(text)
     except ValueError as error:
         raise ConfigError(
-            f"{_STORE}failed to parse backend batch interval. Please use a string representing time.Duration: {error}"
+            f"{STORE}failed to parse backend batch interval. Please use a string representing time.Duration: {error}"
         ) from None
     if interval_ns <= 0:
         raise ConfigError(f"invalid value for --etcd-backend-batch-interval: {text}: must be positive")
@@ -212,16 +209,16 @@ def _batch_interval_ns(text: str) -> int:
 def _retention(mode: str, text: str) -> int:
     """A bare number is hours in periodic mode, as in etcd."""
     if mode not in {"periodic", "revision"}:
-        raise ConfigError(f'{_STORE}unknown auto-compaction-mode "{mode}"')
+        raise ConfigError(f'{STORE}unknown auto-compaction-mode "{mode}"')
     whole = re.fullmatch(r"[+-]?[0-9]{1,18}", text)
     if mode == "revision" and not whole:
-        raise ConfigError(f"{_STORE}error parsing CompactionRetention: {text} is not a number of revisions")
+        raise ConfigError(f"{STORE}error parsing CompactionRetention: {text} is not a number of revisions")
     try:
         number = (int(text) * (3600 * NS_PER_S if mode == "periodic" else 1)) if whole else parse_duration(text)
     except ValueError as error:
-        raise ConfigError(f"{_STORE}error parsing CompactionRetention: {error}") from None
+        raise ConfigError(f"{STORE}error parsing CompactionRetention: {error}") from None
     if not 0 <= number <= INT64_MAX:
-        raise ConfigError(f"{_STORE}error parsing CompactionRetention: {text} is out of range")
+        raise ConfigError(f"{STORE}error parsing CompactionRetention: {text} is out of range")
     return number
 
 
@@ -242,6 +239,8 @@ def _check_values(options: Mapping[str, Any]) -> None:
     for name in ("etcd_backend_batch_limit", "etcd_snapshot_count", "etcd_max_txn_ops"):
         if options[name] < 1:
             raise ConfigError(f"invalid value for --{name.replace('_', '-')}: {options[name]}: must be at least 1")
+    if options["max_learners"] < 1:
+        raise ConfigError("invalid value for --max-learners: 0: must be at least 1")
     if options["etcd_metrics"] not in {"basic", "extensive"}:
         raise ConfigError(f"invalid value for --etcd-metrics: {options['etcd_metrics']}: must be basic or extensive")
     if not options["etcd_data_dir"]:
