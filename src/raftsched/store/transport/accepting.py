@@ -57,7 +57,7 @@ class Acceptor:
 
     def _refuse(self, connection: Connection, cause: str, peer: str) -> None:
         connection.end(cause)
-        self._around.report.refuse("closed a peer's connection", cause, peer)
+        self._around.report.refuse("closed a peer's connection", cause, peer, remote=connection.remote)
 
     # -- the handshake
 
@@ -100,7 +100,7 @@ class Acceptor:
             connection.write(handshake.refused(self._around.own, handshake.REMOVED, said.sender.member_id))
             connection.close()
             asyncio.get_running_loop().call_later(_TIMEOUT_S, connection.end, cause)
-            self._around.report.refuse("closed a peer's connection", cause, peer)
+            self._around.report.refuse("closed a peer's connection", cause, peer, remote=connection.remote)
         elif cause != "closed by the other side" or said is not None:
             self._refuse(connection, cause, peer)
         else:
