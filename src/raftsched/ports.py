@@ -3,8 +3,8 @@
 Time is always an argument: `now_ms` is wall time in ms since the epoch, `mono_ms` a monotonic clock in ms.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from raftsched.types import Change, MemberInfo, Result, ResultSink
 
@@ -77,7 +77,10 @@ class KvClient(Protocol):
         """Embedded: ids of the members that the leader heard within one election timeout. External: empty."""
 
     def fence_ms(self) -> int:
-        """Monotonic ms until which this replica may trigger; a lone voter: far in the future."""
+        """Monotonic ms until which this replica may trigger; a lone voter: FENCE_ALONE_MS."""
+
+    def dead(self, names: Collection[str]) -> Collection[str]:
+        """Embedded, at the leader: those of these schedulers whose members cannot trigger any more. Elsewhere: none."""
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -167,6 +170,20 @@ class StoreNode(Protocol):
 
     def histograms(self) -> Mapping[str, tuple[Sequence[tuple[float, int]], float]]:
         """Metric name without suffix -> ([(upper bound, cumulative count)...] ending with inf, sum in the metric's unit)."""
+
+
+@runtime_checkable
+class MemberNode(Protocol):
+    """A `StoreNode` whose members can be changed. Each raises `StatusError` with etcd's errors, and is done when the change is applied."""
+
+    async def change_members(self, change: int, member_id: int, peer_urls: Sequence[str], *, is_learner: bool) -> Sequence[MemberInfo]:
+        """`change` is a raftpb.ConfChangeType: 0 add (`member_id` 0: it is drawn), 1 remove, 2 update of the URLs. The members after it."""
+
+    async def promote(self, member_id: int) -> Sequence[MemberInfo]:
+        """A learner becomes a voter. The members after it."""
+
+    async def move_leader(self, member_id: int) -> None:
+        """Leader only; done when the target leads."""
 
 
 class StoreReader(Protocol):

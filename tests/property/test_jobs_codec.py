@@ -16,6 +16,7 @@ from raftsched.scheduler.jobs.requests import (
     create_request,
     delete_job_request,
     delete_prefix_request,
+    follow_request,
     leadership_value,
     put_request,
     range_request,
@@ -254,7 +255,14 @@ def test_requests() -> None:
     )
     txn = rpc_pb2.TxnRequest.FromString(replace_request(b"k", b"old", b"new", 5))
     assert (txn.compare[0].target, txn.compare[0].value) == (rpc_pb2.Compare.VALUE, b"old")
+    assert (txn.compare[1].target, txn.compare[1].result, txn.compare[1].lease) == (rpc_pb2.Compare.LEASE, rpc_pb2.Compare.EQUAL, 5)
     assert txn.success[0].request_put == rpc_pb2.PutRequest(key=b"k", value=b"new", lease=5)
+    txn = rpc_pb2.TxnRequest.FromString(follow_request(b"dapr/leadership/a", b"old", b"new", 5, 40))
+    assert (txn.compare[0].key, txn.compare[0].target, txn.compare[0].value) == (b"dapr/leadership/a", rpc_pb2.Compare.VALUE, b"old")
+    assert (txn.compare[1].key, txn.compare[1].range_end) == (b"dapr/leadership/", b"dapr/leadership0")
+    assert (txn.compare[1].target, txn.compare[1].result) == (rpc_pb2.Compare.CREATE, rpc_pb2.Compare.LESS)
+    assert txn.compare[1].create_revision == 41
+    assert txn.success[0].request_put == rpc_pb2.PutRequest(key=b"dapr/leadership/a", value=b"new", lease=5)
     deletes = [op.request_delete_range for op in rpc_pb2.TxnRequest.FromString(delete_job_request(b"n")).success]
     assert [(op.key, op.range_end) for op in deletes] == [(b"dapr/jobs/n", b""), (b"dapr/counters/n", b"")]
     deletes = [op.request_delete_range for op in rpc_pb2.TxnRequest.FromString(delete_prefix_request(b"n|")).success]

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from raftsched.store.fence import ALONE, HEARTBEAT, HEARTBEAT_RESPONSE, Fence
+from raftsched.limits import FENCE_ALONE_MS
+from raftsched.store.fence import HEARTBEAT, HEARTBEAT_RESPONSE, Fence
 
 MS = 1_000  # virtual time is in microseconds
 
@@ -279,5 +280,5 @@ class FenceCluster:
         self.taken = [one for one in self.taken if self.members[one[0]].applied < one[1]]
         for one, _, _ in self.taken:
             member = self.members[one]
-            assert member.fence.until_ms(member.applied) != ALONE
+            assert member.fence.until_ms(member.applied) != FENCE_ALONE_MS
             assert not member.may_fire(self.now_us), f"member {one} fires on after its jobs were given away"

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from raftsched.store.fence import ALONE, HEARTBEAT, HEARTBEAT_RESPONSE, Fence
+from raftsched.limits import FENCE_ALONE_MS
+from raftsched.store.fence import HEARTBEAT, HEARTBEAT_RESPONSE, Fence
 
 LEADER, FOLLOWER, OTHER = 1, 2, 3
 TERM = 7
@@ -59,7 +60,7 @@ def test_a_lone_voter_may_trigger_for_ever_until_it_is_none() -> None:
     fence = Fence(LEADER, first_number=1)
     assert fence.until_ms(0) == 0
     fence.lead(TERM, frozenset({LEADER}), NONE, 50)
-    assert fence.until_ms(0) == ALONE
+    assert fence.until_ms(0) == FENCE_ALONE_MS
     fence.lead(TERM, frozenset({LEADER, FOLLOWER}), NONE, 5_000)
     assert fence.until_ms(0) == 5_600
 

@@ -245,7 +245,7 @@ async def test_the_number_of_replicas_is_followed_and_shares_the_jobs() -> None:
         site.kv.etcd.put(LEADERSHIP + b"s-1", leadership_value(1, 50, "b:1"))
         await rest()
         assert _jobs.parse_leadership(site.kv.etcd.keys[KEY].value)[0] == 2
-        assert site.service.leadership.partition is None  # the other has not followed yet
+        assert site.service.leadership.partition == Partition(1, 0, ("127.0.0.1:50006",))  # the other has not followed yet
         site.kv.etcd.put(LEADERSHIP + b"s-1", leadership_value(2, 50, "b:1"))
         await rest()
         assert site.service.leadership.partition == Partition(2, 0, ("127.0.0.1:50006", "b:1"))

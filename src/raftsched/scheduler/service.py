@@ -18,6 +18,7 @@ from raftsched.errors import EtcdError, StatusError, status_of
 from raftsched.limits import (
     ACKS_POSTPONED_MS_MAX,
     COMMITS_IN_FLIGHT_MAX,
+    HANDOVER_RESULTS_MS,
     RESULTS_PENDING_MAX,
     STORE_RETRY_MS_MAX,
     STORE_RETRY_MS_MIN,
@@ -34,13 +35,15 @@ from raftsched.scheduler.schedule import Schedules, ZoneSource
 from raftsched.types import Change
 
 SEND_PER_TURN: Final = 1_024  # about 5 ms of reading, encoding and pushing
+SEND_PER_LOOK: Final = 128  # then the fence is looked at again: this process may have slept in the middle of a turn
 ACK_MESSAGES_PER_TURN: Final = 1_024
 FINISH_PER_TURN: Final = 512
 ARM_PER_TURN: Final = 20_000
 PRE_CASCADE_NS: Final = 64_000_000  # a large wheel moves entries down ahead of time (docs/timing-wheel.md §4, Sleep)
 PRE_CASCADE_JOBS: Final = 50_000
 FROZEN_POLL_NS: Final = 10_000_000  # while the wall clock is behind, after a step back
-FENCE_POLL_NS: Final = 50_000_000
+FENCE_POLL_NS: Final = 20_000_000  # while the fence is over
+HANDOVER_POLL_MS: Final = 5
 STOP_COMMIT_MS: Final = 1_000  # how long a shutdown waits for results that are on the way
 UNHEALTHY_AFTER_MS: Final = 5_000  # results that cannot be stored; the contract: 503 within 10 s
 NOTES_PER_SECOND: Final = 20
@@ -94,9 +97,7 @@ class SchedulerService:
         self.delivery = Delivery()
         self.schedules = Schedules(zone_source, wheel.cron)
         self.engine = Engine(wheel, self.delivery, self.gates, kv.read_record, self.schedules.compile, self._note, hash_key=(rng(), rng()))
-        self.leadership = Leadership(
-            kv, scheduler_id=scheduler_id, address=address, uid=rng(), log=engine_log, on_partition=self._on_partition
-        )
+        self.leadership = Leadership(kv, scheduler_id=scheduler_id, address=address, uid=rng(), log=engine_log, firing=self)
         self.ready = asyncio.Event()
         self._ready_waiters: list[Callable[[], None]] = []
         self.closing = False
@@ -126,16 +127,18 @@ class SchedulerService:
         self._timer = self._make_timer(self._loop, self._wake)
         self._unsubscribe = self.kv.subscribe(self)
         self._reload.set()
-        self._tasks = [self._loop.create_task(self._load_loop()), self._loop.create_task(self.leadership.run())]
+        self._tasks = [self._loop.create_task(run) for run in (self._load_loop(), self.leadership.run(), self.leadership.bury())]
 
     async def stop(self) -> None:
-        """No trigger any more; what has results is committed as far as the store answers; the lease is revoked.
+        """No trigger any more; results that come at once are committed as far as the store answers; the lease is revoked.
 
         Cancelled, it still lets go of the loop and the store: the next incarnation runs on the same loop.
         """
         self.closing = True
+        self.leadership.retire()
         self.engine.set_partition(0, 0)
         try:
+            await self.results()
             await self._finish_commits()
             for task in self._tasks:
                 task.cancel()
@@ -200,19 +203,30 @@ class SchedulerService:
     def _on_page(self, changes: Sequence[Change]) -> None:
         self.engine.on_changes(changes)
 
-    def _on_partition(self, partition: Partition | None) -> None:
-        if partition is None:
-            self.engine.set_partition(0, 0)
-        else:
-            self.engine.set_partition(partition.total, partition.index)
-            self.engine.set_gate_share(partition.index, partition.total)
-            if partition.hosts != self.hosts:
-                self.hosts = partition.hosts
-                for listener in list(self.host_listeners):
-                    listener(partition.hosts)
-            self._first_quorum()  # last: who waited for it looks at the hosts
+    # -- Firing, for the leadership
+    def own(self, partition: Partition) -> None:
+        self.engine.set_partition(partition.total, partition.index)
+        self.engine.set_gate_share(partition.index, partition.total)
+        if partition.hosts != self.hosts:
+            self.hosts = partition.hosts
+            for listener in list(self.host_listeners):
+                listener(partition.hosts)
+        self._first_quorum()  # last: who waited for it looks at the hosts
         self._arming = True
         self._wake()
+
+    def narrow(self, total: int, index: int) -> None:
+        self.engine.narrow(total, index)
+
+    def disown(self) -> None:
+        self.engine.set_partition(0, 0)
+
+    async def results(self) -> None:
+        if self._loop is None:
+            return
+        deadline_s = self._loop.time() + HANDOVER_RESULTS_MS / 1000
+        while self.engine.leaving and self._loop.time() < deadline_s:
+            await asyncio.sleep(HANDOVER_POLL_MS / 1000)
 
     def _first_quorum(self) -> None:
         if not self.ready.is_set():
@@ -289,11 +303,11 @@ class SchedulerService:
         firing = self._may_fire()
         if firing:
             engine.advance(now_ms)
-        engine.flush(SEND_PER_TURN)
+        inside = self._send_some()
         for stream in list(self.delivery.overflowed):
             self.delivery.overflowed.remove(stream)
             stream.owner.cut_off("the stream does not read its triggers")
-        sending = engine.sendable or (firing and engine.more)
+        sending = inside and (engine.sendable or (firing and engine.more))
         if self._acks and (not sending or self._mono_ms() - self._acks_since_ms > ACKS_POSTPONED_MS_MAX):
             self._work_off_acks(now_ms)
         more = engine.finish_some(FINISH_PER_TURN) if firing else False
@@ -303,10 +317,23 @@ class SchedulerService:
         self._commit()
         if more or sending or self._acks:
             self._wake()
-        elif firing:
+        elif firing and inside:
             self._sleep()
         elif not self._blocked():
             self._timer.arm(min(self._clock.frozen_ns, FROZEN_POLL_NS) or FENCE_POLL_NS)
+
+    def _send_some(self) -> bool:
+        """Sends what a turn has room for; False = the fence is over: nothing may be sent, others may have these jobs."""
+        budget = SEND_PER_TURN
+        while self._inside_fence():
+            if budget <= 0 or not self.engine.sendable:
+                return True
+            self.engine.flush(SEND_PER_LOOK)
+            budget -= SEND_PER_LOOK
+        return False
+
+    def _inside_fence(self) -> bool:
+        return self.kv.fence_ms() > self._mono_ms()
 
     def _blocked(self) -> bool:
         """Something that will wake the turn by itself stands in the way of firing."""
@@ -315,7 +342,7 @@ class SchedulerService:
     def _may_fire(self) -> bool:
         # While time stands still the wheel is ahead of the wall: what is put now could be due there, and not yet here.
         willing = not self._blocked() and not self._clock.frozen_ns and self.engine.results_pending < RESULTS_PENDING_MAX
-        return willing and self.kv.fence_ms() > self._mono_ms()
+        return willing and self._inside_fence()
 
     def _sleep(self) -> None:
         assert self._timer is not None

@@ -17,11 +17,10 @@ from collections import deque
 from collections.abc import Collection
 from typing import Final, Protocol
 
-from raftsched.limits import FENCE_ELECTED_MS, FENCE_LOANS_MAX, FENCE_SILENT_MS, FENCE_SLEPT_MS, FENCE_WINDOW_MS
+from raftsched.limits import FENCE_ALONE_MS, FENCE_ELECTED_MS, FENCE_LOANS_MAX, FENCE_SILENT_MS, FENCE_SLEPT_MS, FENCE_WINDOW_MS
 
 HEARTBEAT: Final = 8
 HEARTBEAT_RESPONSE: Final = 9
-ALONE: Final = 1 << 62
 UNBOUND: Final = -1
 
 
@@ -204,7 +203,7 @@ class Fence:
         """Monotonic ms until which this member may trigger; `applied`: the last entry applied here."""
         while self._loans and self._loans[0][0] <= applied:
             self._until_ms = max(self._until_ms, self._loans.popleft()[1])
-        return ALONE if self._alone else self._until_ms
+        return FENCE_ALONE_MS if self._alone else self._until_ms
 
     def silent_ms(self, member: int, mono_ms: int) -> int:
         """For how long this leader has not heard a member; since its election, if never. Who does not lead knows of no silence: 0."""

@@ -4,11 +4,12 @@ Keys, revisions, records, guarded (nested) transactions, leases. Every answer co
 or at once; failures are injected by `MemoryKv.fail_next`. Slow on purpose: generated messages, dicts, sorting.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
 from raftsched.errors import EtcdError, status_of
+from raftsched.limits import FENCE_ALONE_MS
 from raftsched.pb.etcd import kv_pb2, rpc_pb2
 from raftsched.ports import ChangeSink
 from raftsched.types import Change, Result, ResultSink
@@ -130,14 +131,24 @@ class MemoryEtcd:
         return response
 
     def _holds(self, compare: Any) -> bool:
+        if not compare.range_end:
+            return _matches(compare, self.keys.get(compare.key))
+        found = [kv for key, kv in self.keys.items() if _inside(key, compare.key, compare.range_end)]
+        return all(_matches(compare, kv) for kv in found) if found else _matches(compare, None)
+
+
+def _matches(compare: Any, kv: Any) -> bool:
+    """A Compare on one key's state; None = it is missing."""
+    if compare.target == rpc_pb2.Compare.VALUE:
         assert compare.result == rpc_pb2.Compare.EQUAL
-        kv = self.keys.get(compare.key)
-        if compare.target == rpc_pb2.Compare.VALUE:
-            return bool(kv is not None and kv.value == compare.value)
-        if compare.target == rpc_pb2.Compare.CREATE:
-            return bool((kv.create_revision if kv else 0) == compare.create_revision)
-        assert compare.target == rpc_pb2.Compare.MOD
-        return bool((kv.mod_revision if kv else 0) == compare.mod_revision)
+        return bool(kv is not None and kv.value == compare.value)
+    held, wanted = {
+        rpc_pb2.Compare.CREATE: (kv.create_revision if kv else 0, compare.create_revision),
+        rpc_pb2.Compare.MOD: (kv.mod_revision if kv else 0, compare.mod_revision),
+        rpc_pb2.Compare.LEASE: (kv.lease if kv else 0, compare.lease),
+    }[compare.target]
+    assert compare.result in (rpc_pb2.Compare.EQUAL, rpc_pb2.Compare.LESS)
+    return bool(held < wanted if compare.result == rpc_pb2.Compare.LESS else held == wanted)
 
 
 def _inside(key: bytes, start: bytes, end: bytes) -> bool:
@@ -164,7 +175,9 @@ class MemoryKv:
         self.fail_next: list[int] = []
         """Errors for the next writes: a refusal, except TIMEOUT, which is done and answered as unknown."""
         self.entries = 0
-        self.fence = 1 << 62
+        self.fence = FENCE_ALONE_MS
+        self.silent: set[str] = set()
+        """Schedulers that the store's leader calls dead, if this is it."""
         self._waiting: list[Callable[[], None]] = []
         self._lost: dict[int, Callable[[], None]] = {}
 
@@ -263,3 +276,6 @@ class MemoryKv:
 
     def fence_ms(self) -> int:
         return self.fence
+
+    def dead(self, names: Collection[str]) -> Collection[str]:
+        return [name for name in names if name in self.silent]

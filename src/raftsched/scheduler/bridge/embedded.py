@@ -5,11 +5,11 @@ scheduler touches the other tower. Must not know: jobs, the engine.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from raftsched.errors import EtcdError, StatusError, status_of
-from raftsched.limits import SCAN_PAGE_KEYS, STORE_RETRY_MS_MAX, STORE_RETRY_MS_MIN
+from raftsched.limits import FENCE_ALONE_MS, SCAN_PAGE_KEYS, STORE_RETRY_MS_MAX, STORE_RETRY_MS_MIN
 from raftsched.ports import ChangeSink, StoreNode
 from raftsched.scheduler.jobs._jobs import txn_outcomes
 from raftsched.scheduler.jobs.names import prefix_end
@@ -174,4 +174,7 @@ class EmbeddedKv:
         return ()
 
     def fence_ms(self) -> int:
-        return 1 << 62  # a lone voter: nobody can take over
+        return FENCE_ALONE_MS  # a lone voter: nobody can take over
+
+    def dead(self, names: Collection[str]) -> Collection[str]:
+        return ()  # a lone voter has nobody to hear

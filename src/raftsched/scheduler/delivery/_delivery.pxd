@@ -32,6 +32,7 @@ cdef extern from "../delivery/native/runs.h" nogil:
         uint8_t kind
         uint8_t retry
     ctypedef struct run_pool:
+        uint32_t used
         uint32_t free_head
         uint32_t live
     ctypedef struct run_ring:

@@ -92,6 +92,7 @@ cdef enum:
     TYPES = 3          # target kinds: none ("unknown"), job, actor
     LATENCY_BOUNDS = 5
     MISSING_RECORD_RETRY_MS = 1000
+    NARROWINGS_MAX = 8  # handovers begun and not ended; beyond: nothing is owned until one ends
 
 ONCE = KIND_ONCE
 EVERY = KIND_EVERY
@@ -187,6 +188,9 @@ cdef class Engine:
     cdef object compile_schedule         # text -> (kind, value); ValueError
     cdef object note                     # (event, key or text): told once per occurrence, for the log
     cdef uint64_t total, index           # of the partition; total 0 = owns nothing
+    cdef uint64_t[8] narrow_totals       # of handovers under way: owned is only what is in all of these too
+    cdef uint64_t[8] narrow_indexes
+    cdef uint32_t narrowings
     cdef bint loading
     cdef uint32_t cursor                 # of arm_some
     cdef uint32_t* finish_queue
@@ -302,7 +306,33 @@ cdef class Engine:
         """This replica's place: it owns partition_id % total == index. total 0 = nothing. Then `arm_some` until it is done."""
         self.total = total
         self.index = index
+        self.narrowings = 0
         self.cursor = 0
+
+    def narrow(self, uint64_t total, uint64_t index):
+        """Until the next `set_partition`, owns only what is in this partition too. Nothing else is sent from now on; what was
+        sent is `leaving`: its results still count. Takes no time, whatever the number of jobs."""
+        cdef uint32_t i
+        for i in range(self.narrowings):
+            if self.narrow_totals[i] == total and self.narrow_indexes[i] == index:
+                return
+        if total == 0 or self.narrowings == NARROWINGS_MAX:
+            self.total = 0
+            return
+        self.narrow_totals[self.narrowings] = total
+        self.narrow_indexes[self.narrowings] = index
+        self.narrowings += 1
+
+    @property
+    def leaving(self):
+        """Triggers of jobs not owned any more that were sent, or whose result is on its way to the store."""
+        cdef uint32_t run, found = 0
+        cdef run_t* r
+        for run in range(self.delivery.runs.used):
+            r = run_at(&self.delivery.runs, run)
+            if r.job != JOB_NONE and (r.place == PLACE_SENT or r.pending) and not mine(self, job_at(&self.table, r.job)):
+                found += 1
+        return found
 
     def arm_some(self, uint32_t limit):
         """Looks at up to `limit` records and arms what is ours, disarms what is not; False = all were looked at."""
@@ -463,6 +493,9 @@ cdef class Engine:
             if job.state != FINISHING:
                 continue
             limit -= 1
+            if not mine(self, job):
+                job.state = IDLE
+                continue
             record = self.read_record(job.main, job.sub)
             if not decode(record, &name, &stored):
                 self.note("record not found", b"%d.%d" % (job.main, job.sub))

@@ -406,7 +406,7 @@ def list_page(bytes body not None):
 
 
 def range_kvs(bytes body not None):
-    """RangeResponse (without header) → list of (key, value, mod_revision, lease). Raises `WireError`."""
+    """RangeResponse (without header) → list of (key, value, mod_revision, lease, create_revision). Raises `WireError`."""
     cdef pb_in source = pb_open(view(body))
     cdef pb_field f
     cdef kv_t kv
@@ -416,7 +416,7 @@ def range_kvs(bytes body not None):
         if f.number == 2 and f.type == PB_BYTES:
             if kv_parse(f.body, &kv) < 0:
                 raise WireError("malformed KeyValue")
-            found.append((copy(kv.key), copy(kv.value), kv.mod_revision, kv.lease))
+            found.append((copy(kv.key), copy(kv.value), kv.mod_revision, kv.lease, kv.create_revision))
         got = pb_next(&source, &f)
     if got < 0:
         raise WireError("malformed RangeResponse")
@@ -424,11 +424,11 @@ def range_kvs(bytes body not None):
 
 
 def parse_kv(bytes record not None):
-    """The stored mvccpb.KeyValue as (key, value, mod_revision, lease). Raises `WireError`."""
+    """The stored mvccpb.KeyValue as (key, value, mod_revision, lease, create_revision). Raises `WireError`."""
     cdef kv_t kv
     if kv_parse(view(record), &kv) < 0:
         raise WireError("malformed KeyValue")
-    return (copy(kv.key), copy(kv.value), kv.mod_revision, kv.lease)
+    return (copy(kv.key), copy(kv.value), kv.mod_revision, kv.lease, kv.create_revision)
 
 
 def txn_succeeded(bytes body not None):

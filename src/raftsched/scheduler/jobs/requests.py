@@ -6,7 +6,7 @@ Field numbers: spec etcd-api, appendix; messages are small, so plain joining doe
 
 from typing import Final
 
-from raftsched.scheduler.jobs.names import COUNTERS, JOBS, prefix_end
+from raftsched.scheduler.jobs.names import COUNTERS, JOBS, LEADERSHIP, prefix_end
 
 
 def _varint(value: int) -> bytes:
@@ -47,16 +47,26 @@ def create_request(key: bytes, value: bytes, lease: int = 0) -> bytes:
     return field(1, compare) + field(2, put) + field(3, read)
 
 
+def _has_value(key: bytes, value: bytes) -> bytes:
+    return field(1, number_field(2, 3) + field(3, key) + field(7, value))  # target VALUE, result EQUAL
+
+
+def follow_request(key: bytes, old: bytes, value: bytes, lease: int, newest: int) -> bytes:
+    """Txn: if the own leadership key has value `old`, and no leadership key was created after revision `newest`, put `value`."""
+    none_newer = number_field(1, 2) + number_field(2, 1) + field(3, LEADERSHIP)  # result LESS, target CREATE
+    none_newer += number_field(5, newest + 1) + field(64, prefix_end(LEADERSHIP))
+    return _has_value(key, old) + field(1, none_newer) + field(2, field(2, put_request(key, value, lease)))
+
+
 def replace_request(key: bytes, old: bytes, value: bytes, lease: int) -> bytes:
-    """Txn: if the key has value `old`, put `value`."""
-    compare = number_field(2, 3) + field(3, key) + field(7, old)  # target VALUE
-    return field(1, compare) + field(2, field(2, put_request(key, value, lease)))
+    """Txn: if the key has value `old` and hangs on this lease, put `value` there."""
+    same_lease = number_field(2, 4) + field(3, key) + number_field(8, lease)  # target LEASE
+    return _has_value(key, old) + field(1, same_lease) + field(2, field(2, put_request(key, value, lease)))
 
 
 def remove_request(key: bytes, old: bytes) -> bytes:
     """Txn: if the key has value `old`, delete it."""
-    compare = number_field(2, 3) + field(3, key) + field(7, old)  # target VALUE
-    return field(1, compare) + _delete_op(key)
+    return _has_value(key, old) + _delete_op(key)
 
 
 def _delete_op(key: bytes, end: bytes = b"") -> bytes:

@@ -6,7 +6,13 @@ cdef inline bint counted(Engine self, const job_t* job) noexcept:
 
 
 cdef inline bint mine(Engine self, const job_t* job) noexcept:
-    return self.total != 0 and job.partition_id % self.total == self.index
+    cdef uint32_t i
+    if self.total == 0 or job.partition_id % self.total != self.index:
+        return False
+    for i in range(self.narrowings):
+        if job.partition_id % self.narrow_totals[i] != self.narrow_indexes[i]:
+            return False
+    return True
 
 
 cdef int after(Engine self, const job_t* job, instant_t at, instant_t* tick) noexcept:
