@@ -1,0 +1,216 @@
+"""A cluster of real processes: `raftsched serve` several times, or as many real etcds, under one interface.
+
+Invariant: every process started here is gone when its `Cluster` is closed. With `linked`, members meet through `links.Links`, so that
+directions between them can be cut. What a fault does to a member is a method of the member; who leads is asked of the members.
+"""
+
+import signal
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import rmtree
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
+from raftsched.testing.links import Links
+from raftsched.testing.process import ServerProcess, free_ports
+
+LEADER_TIMEOUT_S = 30.0
+STATUS_TIMEOUT_S = 1.0
+POLL_S = 0.02
+
+
+class Member(ServerProcess):
+    """One `raftsched serve` of several; `number` is the ordinal in its name."""
+
+    def __init__(self, directory: Path, number: int, advertised: Sequence[int], listening: int, args: Sequence[str] = ()) -> None:
+        super().__init__(directory)
+        self.number = number
+        self.name = member_name(number)
+        self.paused = False
+        listed = ",".join(f"{member_name(other)}=http://127.0.0.1:{port}" for other, port in enumerate(advertised))
+        self.command = [word for word in self.command if not word.startswith(("--id=", "--etcd-initial-cluster="))]
+        self.command += [f"--id={self.name}", f"--etcd-initial-cluster={listed}", f"--peer-listen-address=127.0.0.1:{listening}", *args]
+
+    @property
+    def running(self) -> bool:
+        """Started and not ended; one that is paused runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def pause(self) -> None:
+        """SIGSTOP: as a machine that hangs, its connections stay open."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        self.paused = True
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+        self.paused = False
+
+    def kill(self) -> None:
+        """SIGKILL; one that ended by itself is an error of the test's subject."""
+        assert self.process is not None, f"{self.name} is not running"
+        if self.process.poll() is not None:
+            raise RuntimeError(f"{self.name} ended by itself with {self.process.returncode}:\n{self.logs()}")
+        super().kill()
+        self.paused = False
+
+    def wipe(self) -> None:
+        """Loses its disk while it is down."""
+        assert self.process is None, "still running"
+        rmtree(self.directory / "data")
+
+    def status(self, timeout_s: float = STATUS_TIMEOUT_S) -> Any:
+        """The answer to Maintenance.Status, or None."""
+        if not self.running:
+            return None
+        with grpc.insecure_channel(self.client_address) as channel:
+            try:
+                return rpc_pb2_grpc.MaintenanceStub(channel).Status(rpc_pb2.StatusRequest(), timeout=timeout_s)
+            except grpc.RpcError:
+                return None
+
+
+class EtcdMember(Member):
+    """One real etcd of several."""
+
+    def __init__(self, binary: Path, directory: Path, number: int, advertised: Sequence[int], listening: int, args: Sequence[str]) -> None:
+        super().__init__(directory, number, advertised, listening)
+        self.command = [
+            str(binary),
+            f"--name={self.name}",
+            f"--data-dir={directory / 'data'}",
+            f"--listen-client-urls=http://{self.client_address}",
+            f"--advertise-client-urls=http://{self.client_address}",
+            f"--listen-peer-urls=http://127.0.0.1:{listening}",
+            f"--initial-advertise-peer-urls=http://127.0.0.1:{advertised[number]}",
+            "--initial-cluster=" + ",".join(f"{member_name(other)}=http://127.0.0.1:{port}" for other, port in enumerate(advertised)),
+            "--log-level=error",
+            *args,
+        ]
+
+    def health(self) -> int:
+        try:
+            with urllib.request.urlopen(f"http://{self.client_address}/health", timeout=2) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+        except OSError:
+            return 0
+
+
+def member_name(number: int) -> str:
+    """As a StatefulSet names its pods."""
+    return f"dapr-scheduler-server-{number}"
+
+
+class Cluster:
+    """Members 0 … `count`-1. `etcd` is the program of a real etcd, None = raftsched; `args` go to every member."""
+
+    def __init__(
+        self, directory: Path, count: int = 3, *, etcd: Path | None = None, linked: bool = False, args: Sequence[str] = ()
+    ) -> None:
+        self.advertised = free_ports(count)
+        listening = free_ports(count) if linked else self.advertised
+        self.members: list[Member] = []
+        for number in range(count):
+            folder = directory / f"member-{number}"
+            self.members.append(
+                Member(folder, number, self.advertised, listening[number], args)
+                if etcd is None
+                else EtcdMember(etcd, folder, number, self.advertised, listening[number], args)
+            )
+        self.links: Links | None = Links(self._pids) if linked else None
+        if self.links is not None:
+            for number in range(count):
+                self.links.add(number, self.advertised[number], listening[number])
+
+    def _pids(self) -> dict[int, int]:
+        return {one.process.pid: one.number for one in self.members if one.process is not None}
+
+    @property
+    def majority(self) -> int:
+        return len(self.members) // 2 + 1
+
+    def start(self, *, wait: bool = True) -> Self:
+        """All members that are not running; with `wait`, until every one is ready."""
+        started = [one.start(wait=False) for one in self.members if one.process is None]
+        if wait:
+            for one in started:
+                one.wait_ready(LEADER_TIMEOUT_S)
+        return self
+
+    def close(self) -> None:
+        """Kills what still runs; logs and data stay."""
+        for one in self.members:
+            if one.process is not None:
+                one.process.kill()
+                one.process.wait()
+                one.process = None
+        if self.links is not None:
+            self.links.close()
+            self.links = None
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def leader_now(self) -> Member | None:
+        """Whom a majority of all members take for the leader of the latest term; None when there is no such member."""
+        answers = [(one, one.status()) for one in self.members if one.running and not one.paused]
+        told = [(one, answer) for one, answer in answers if answer is not None and answer.leader]
+        for one, answer in told:
+            same = sum(other.leader == answer.header.member_id and other.raftTerm == answer.raftTerm for _, other in told)
+            if same >= self.majority:
+                return one
+        return None
+
+    def leader(self, timeout_s: float = LEADER_TIMEOUT_S) -> Member:
+        """The leader, waited for."""
+        deadline = time.monotonic() + timeout_s
+        while (found := self.leader_now()) is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no leader within {timeout_s} s\n{self.logs()}")
+            time.sleep(POLL_S)
+        return found
+
+    def followers(self) -> list[Member]:
+        leader = self.leader()
+        return [one for one in self.members if one is not leader and one.running]
+
+    def wait_equal(self, timeout_s: float = LEADER_TIMEOUT_S) -> None:
+        """Until all running members have applied the same entries, and their stores have the same hash; raises when they never do."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            hashes = [self._hash(one) for one in self.members if one.running]
+            if None not in hashes and len(set(hashes)) == 1:
+                return
+            if time.monotonic() > deadline:
+                raise AssertionError(f"revision, compaction and hash differ: {hashes}\n{self.logs()}")
+            time.sleep(0.2)
+
+    @staticmethod
+    def _hash(member: Member) -> tuple[int, int, int] | None:
+        with grpc.insecure_channel(member.client_address) as channel:
+            try:
+                answer = rpc_pb2_grpc.MaintenanceStub(channel).HashKV(rpc_pb2.HashKVRequest(), timeout=10)
+            except grpc.RpcError:
+                return None
+        return answer.header.revision, answer.compact_revision, answer.hash
+
+    def logs(self, tail_bytes: int = 1500) -> str:
+        return "\n".join(f"=== {one.name}\n{one.logs(tail_bytes)}" for one in self.members)
