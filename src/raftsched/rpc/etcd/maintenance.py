@@ -1,4 +1,4 @@
-"""etcdserverpb.Maintenance (etcd-api §1.5) without Snapshot, MoveLeader and Downgrade, which come with later issues."""
+"""etcdserverpb.Maintenance (etcd-api §1.5) without Snapshot and Downgrade, which come with later issues."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -12,8 +12,10 @@ from raftsched.pb.etcd.rpc_pb2 import (
     HashKVRequest,
     HashKVResponse,
     HashResponse,
+    MoveLeaderRequest,
     StatusResponse,
 )
+from raftsched.ports import MemberNode
 from raftsched.rpc.etcd.calls import ALARM, Door, parse
 from raftsched.rpc.etcd.version import SERVER_VERSION, STORAGE_VERSION
 
@@ -24,7 +26,7 @@ ALARM_NAMES: Final = {1: "NOSPACE", 2: "CORRUPT"}
 
 
 class MaintenanceService:
-    """Status, Alarm, Defragment, Hash, HashKV."""
+    """Status, Alarm, Defragment, Hash, HashKV; MoveLeader where there may be another member."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
@@ -34,6 +36,9 @@ class MaintenanceService:
         door.cold("/etcdserverpb.Maintenance/Defragment", self._defragment)
         door.cold("/etcdserverpb.Maintenance/Hash", self._hash)
         door.cold("/etcdserverpb.Maintenance/HashKV", self._hash_kv)
+        if isinstance(door.node, MemberNode):
+            self._members: MemberNode = door.node
+            door.cold("/etcdserverpb.Maintenance/MoveLeader", self._move_leader)
 
     async def _status(self, call: "Call", message: bytes) -> bytes:
         node, status = self._node, self._node.status()
@@ -81,3 +86,8 @@ class MaintenanceService:
         value, compact_revision, hash_revision = await self._node.hash_kv(parse(HashKVRequest, message).revision)
         response = HashKVResponse(hash=value, compact_revision=compact_revision, hash_revision=hash_revision)
         return self._door.answer(response.SerializeToString())
+
+    async def _move_leader(self, call: "Call", message: bytes) -> bytes:
+        """The answer has no header (etcd-api §1.0)."""
+        await self._members.move_leader(parse(MoveLeaderRequest, message).targetID)
+        return b""

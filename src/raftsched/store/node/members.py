@@ -1,0 +1,253 @@
+"""Changes of the members, from the one who asks to the answer: etcd's checks, the proposal, its result; forwarding; joining.
+
+The leader checks and proposes; a follower sends the change to it (`CHANGE_MEMBERS`, `PROMOTE`). The driver delegates and implements
+`ChangeHost`.
+
+Invariant: between a check and its proposal nothing is awaited, so what was checked is what is proposed; a change is answered only when it
+was applied here. Must not know: how a change is replicated, sockets.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from raftsched import limits
+from raftsched.errors import ETCD_STATUS, EtcdError, PeerCode, PeerError, StatusError, status_of
+from raftsched.store import asks, reconfigure
+from raftsched.store.asks import Answer, Granted, JoinAsk, Later
+from raftsched.store.codec import WireError, bytes_field, fields, varint_field
+from raftsched.store.membership import (
+    ADD_LEARNER,
+    ADD_NODE,
+    REMOVE_NODE,
+    UPDATE_NODE,
+    Membership,
+    decode_json,
+    encode_change,
+    encode_json,
+    encode_promotion,
+    make_member_id,
+)
+from raftsched.store.reconfigure import Rules, View, parse_peer_urls, plan_join
+from raftsched.store.transport.ports import CHANGE_MEMBERS, PROMOTE
+from raftsched.types import MemberInfo
+
+RETRY_MS: Final = 20
+# Kernel.propose_change's refusals (store/raft/_kernel.pyi)
+NO_LEADER_HERE, LEADERSHIP_MOVING, TOO_MUCH, EARLIER_PENDING, TERM_UNCOMMITTED, SENSELESS = -1, -2, -3, -4, -5, -6
+_REFUSALS: Final[Mapping[int, EtcdError]] = {
+    NO_LEADER_HERE: EtcdError.NO_LEADER,
+    LEADERSHIP_MOVING: EtcdError.LEADER_CHANGED,
+    TOO_MUCH: EtcdError.TOO_MANY_REQUESTS,
+    SENSELESS: EtcdError.UNHEALTHY,  # no voter would be left
+}
+_UNANSWERED: Final[Mapping[int, EtcdError]] = {
+    PeerCode.TIMEOUT: EtcdError.TIMEOUT,
+    PeerCode.LOST: EtcdError.TIMEOUT_CONNECTION_LOST,
+    PeerCode.BUSY: EtcdError.TOO_MANY_REQUESTS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What somebody wants: ADD_NODE or ADD_LEARNER with URLs, REMOVE_NODE, UPDATE_NODE with URLs; `promotion`: ADD_NODE of a learner."""
+
+    kind: int
+    member_id: int = 0
+    peer_urls: tuple[str, ...] = ()
+    promotion: bool = False
+
+
+class ChangeHost(Protocol):
+    """What the changes need of the node."""
+
+    @property
+    def member_id(self) -> int: ...
+    @property
+    def cluster_id(self) -> int: ...
+    @property
+    def leader_id(self) -> int: ...
+    @property
+    def membership(self) -> Membership: ...
+    def mono_ms(self) -> int: ...
+    def wall_s(self) -> int: ...
+    def view(self) -> View:
+        """As the leader sees it now; `matches` empty if this is not the leader."""
+
+    def silent_ms(self) -> Mapping[int, int]:
+        """For how long this leader has not heard each of the others."""
+
+    def take_id(self) -> int:
+        """A fresh request id."""
+
+    def propose_change(self, change: bytes, change_id: int) -> Awaitable[int]:
+        """A negative of `Kernel.propose_change` at once, or the `EtcdError` of the applied change, TIMEOUT and STOPPED among them. The
+        proposal is made in the call, before anything is awaited."""
+
+    def publish(self, member_id: int, name: str, client_urls: Sequence[str]) -> Awaitable[int]:
+        """MEMBER_ATTRIBUTES_SET, applied; its `EtcdError`."""
+
+    def request(self, member_id: int, kind: int, payload: bytes, timeout_ms: int) -> Awaitable[bytes]:
+        """`Peers.request`. Raises PeerError."""
+
+
+# -- the bytes of a forwarded change
+
+
+def encode_request(change: Change) -> bytes:
+    head = varint_field(1, change.kind) + varint_field(2, change.member_id) + varint_field(3, change.promotion)
+    return head + b"".join(bytes_field(4, url.encode()) for url in change.peer_urls)
+
+
+def decode_request(payload: bytes) -> Change:
+    """Raises WireError."""
+    if len(payload) > limits.CHANGE_BYTES_MAX:
+        raise WireError("too large")
+    found = list(fields(payload))
+    numbers = {number: value for number, value in found if isinstance(value, int)}
+    try:
+        urls = tuple(value.decode() for number, value in found if number == 4 and isinstance(value, bytes))
+    except UnicodeDecodeError as error:
+        raise WireError(str(error)) from error
+    kind = numbers.get(1, 0)
+    if kind not in (ADD_NODE, ADD_LEARNER, REMOVE_NODE, UPDATE_NODE):
+        raise WireError(f"no change {kind}")
+    return Change(kind, numbers.get(2, 0), urls, bool(numbers.get(3, 0)))
+
+
+def encode_members(members: Sequence[MemberInfo]) -> bytes:
+    return b"".join(bytes_field(1, encode_json(one)) for one in members)
+
+
+def decode_members(payload: bytes) -> list[MemberInfo]:
+    """Raises WireError."""
+    return [decode_json(value) for number, value in fields(payload) if number == 1 and isinstance(value, bytes)]
+
+
+class MembershipChanges:
+    """See the module's text."""
+
+    def __init__(self, host: ChangeHost, rules: Rules, *, cluster_token: str, request_timeout_ms: int = limits.REQUEST_TIMEOUT_MS) -> None:
+        self._host = host
+        self._rules = rules
+        self._cluster_token = cluster_token
+        self._timeout_ms = request_timeout_ms
+        self._joining = asyncio.Lock()
+
+    # -- `ports.MemberNode`
+
+    async def change(self, change: Change) -> Sequence[MemberInfo]:
+        """The members after it. Raises StatusError."""
+        if change.kind in (ADD_NODE, ADD_LEARNER, UPDATE_NODE) and not change.promotion:
+            urls = parse_peer_urls(change.peer_urls)
+            if urls is None:
+                raise status_of(EtcdError.BAD_MEMBER_URLS)
+            change = Change(change.kind, change.member_id, urls)
+        leader = self._host.leader_id
+        if not leader:
+            raise status_of(EtcdError.NO_LEADER)
+        if leader == self._host.member_id:
+            return await self._lead(change, self._rules)
+        return await self._forward(leader, change)
+
+    async def on_request(self, payload: bytes) -> bytes:
+        """CHANGE_MEMBERS and PROMOTE of another member: its change here, once only. Raises PeerError with an `EtcdError`."""
+        try:
+            change = decode_request(payload)
+        except WireError as error:
+            raise PeerError(EtcdError.MALFORMED, str(error)) from error
+        if self._host.leader_id != self._host.member_id:
+            raise PeerError(EtcdError.NO_LEADER, "not the leader any more")  # not passed on: two members could send it to and fro
+        try:
+            return encode_members(await self._lead(change, self._rules))
+        except StatusError as error:
+            raise PeerError(_number_of(error), error.message) from error
+
+    async def _forward(self, leader: int, change: Change) -> Sequence[MemberInfo]:
+        kind = PROMOTE if change.promotion else CHANGE_MEMBERS
+        try:
+            return decode_members(await self._host.request(leader, kind, encode_request(change), self._timeout_ms))
+        except PeerError as error:
+            known = error.code in ETCD_STATUS
+            raise status_of(error.code if known else _UNANSWERED.get(error.code, EtcdError.NO_LEADER)) from error
+        except WireError as error:
+            raise status_of(EtcdError.TIMEOUT) from error  # done, but the leader's version speaks otherwise
+
+    async def _lead(self, change: Change, rules: Rules) -> Sequence[MemberInfo]:
+        """Waits for an earlier change to be applied, and for a new leader's first entry, as long as a request may take."""
+        stop_ms = self._host.mono_ms() + self._timeout_ms
+        while True:
+            result = await self._try(change, rules)
+            if result == EtcdError.OK:
+                return self._host.membership.members()
+            if result not in (EARLIER_PENDING, TERM_UNCOMMITTED):
+                raise status_of(result if result > 0 else _REFUSALS[result])
+            if self._host.mono_ms() >= stop_ms:
+                raise status_of(EtcdError.TIMEOUT)
+            await asyncio.sleep(RETRY_MS / 1000)
+
+    def _try(self, change: Change, rules: Rules) -> Awaitable[int]:
+        """Checks and proposes in one go."""
+        host = self._host
+        member_id = change.member_id
+        if change.kind in (ADD_NODE, ADD_LEARNER) and not change.promotion:
+            member_id = self._fresh_id(change.peer_urls)
+        member = MemberInfo(member_id, "", change.peer_urls, (), change.kind == ADD_LEARNER)
+        if change.promotion:
+            member = host.membership.member(member_id) or member
+        if error := reconfigure.check(change.kind, member, host.view(), rules, promotion=change.promotion):
+            return _done(error)
+        context = encode_promotion(member) if change.promotion else encode_json(member)
+        change_id = host.take_id()
+        data = encode_change(change.kind, member_id, b"" if change.kind == REMOVE_NODE else context, change_id)
+        if error := host.membership.check_change(data):
+            return _done(error)
+        return host.propose_change(data, change_id)
+
+    def _fresh_id(self, peer_urls: Sequence[str]) -> int:
+        """etcd's id of a member added now; of one URL removed and added again within a second, the next second's."""
+        added_at_s, known = self._host.wall_s(), self._host.membership
+        while True:
+            member_id = make_member_id(peer_urls, self._cluster_token, added_at_s)
+            if member_id and known.member(member_id) is None and not known.was_removed(member_id):
+                return member_id
+            added_at_s += 1
+
+    # -- joining
+
+    async def take_in(self, ask: JoinAsk) -> Answer:
+        """The leader's side of JOIN: the older self of the one that asks goes, a learner comes, marked as started before it hears of it."""
+        peer_urls = parse_peer_urls(ask.peer_urls)
+        if peer_urls is None:
+            return asks.Refused(ETCD_STATUS[EtcdError.BAD_MEMBER_URLS][1])
+        async with self._joining:
+            try:
+                return await self._take_in(ask.name, peer_urls)
+            except StatusError as error:
+                return Later(error.message)
+
+    async def _take_in(self, name: str, peer_urls: tuple[str, ...]) -> Answer:
+        host, lenient = self._host, Rules(strict=False, learners_max=self._rules.learners_max)
+        if host.leader_id != host.member_id:
+            return Later("the leader changed")
+        plan = plan_join(name, peer_urls, host.view(), host.silent_ms(), self._rules)
+        if plan.later:
+            return Later(plan.later)
+        for member_id in plan.remove:
+            await self._lead(Change(REMOVE_NODE, member_id), self._rules)
+        member_id = plan.reuse
+        if not member_id:
+            members = await self._lead(Change(ADD_LEARNER, 0, peer_urls), lenient)
+            member_id = next(one.member_id for one in members if one.peer_urls == peer_urls)
+        if error := await host.publish(member_id, name, ()):
+            raise status_of(error)
+        return Granted(member_id, host.cluster_id, tuple(host.membership.members()), is_learner=True)
+
+
+async def _done(error: EtcdError) -> int:
+    return error
+
+
+def _number_of(error: StatusError) -> int:
+    return next((number for number, status in ETCD_STATUS.items() if status == (error.code, error.message)), PeerCode.INTERNAL)

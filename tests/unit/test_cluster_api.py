@@ -1,0 +1,397 @@
+"""Changes of the members: the path from the RPC to the applied change, on the leader, through a follower, and for an empty member."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+
+from raftsched import limits
+from raftsched.errors import ETCD_STATUS, EtcdError, PeerCode, PeerError, StatusError, status_of
+from raftsched.pb.etcd import rpc_pb2 as pb
+from raftsched.pb.etcd import rpc_pb2_grpc as stubs
+from raftsched.store import membership
+from raftsched.store.asks import Granted, JoinAsk, Later, Refused
+from raftsched.store.codec import WireError
+from raftsched.store.membership import ADD_LEARNER, ADD_NODE, REMOVE_NODE, UPDATE_NODE, Membership
+from raftsched.store.node import members as room
+from raftsched.store.node.members import Change, MembershipChanges, decode_members, decode_request, encode_members, encode_request
+from raftsched.store.reconfigure import HEALTH_INTERVAL_MS, JOIN_SILENCE_MS, Rules, View
+from raftsched.store.transport.ports import CHANGE_MEMBERS, PROMOTE
+from raftsched.testing.lone_node import MEMBER_ID, EtcdDoor, LoneNode
+from raftsched.types import MemberInfo
+
+CLUSTER = 0xC
+
+
+class Log:
+    """What was decided, shared by all hosts: a change is applied in the call that proposes it."""
+
+    def __init__(self, *members: MemberInfo) -> None:
+        self.table = Membership(lambda _: None)
+        for one in members:
+            self.table.apply_change(membership.encode_change(ADD_NODE, one.member_id, membership.encode_json(one)))
+            self.table.apply_attributes(membership.encode_attributes(one.member_id, one.name, ()))
+        self.leader = members[0].member_id if members else 0
+        self.hosts: dict[int, Host] = {}
+        self.refusals: list[int] = []  # negatives of the kernel that come first
+        self.matches: dict[int, int] = {}
+        self.silent: dict[int, int] = {}
+        self.order: list[str] = []
+
+
+class Host:
+    """`members.ChangeHost` on a `Log`."""
+
+    def __init__(self, log: Log, member_id: int) -> None:
+        self.log, self.member_id, self.cluster_id = log, member_id, CLUSTER
+        self.now_ms = 0
+        self.requests: list[tuple[int, int]] = []
+        self.broken: PeerError | bytes | None = None
+        self.proposed: list[int] = []
+        self.changes = MembershipChanges(self, Rules(), cluster_token="t", request_timeout_ms=500)
+        log.hosts[member_id] = self
+        log.matches.setdefault(member_id, 100)
+
+    @property
+    def leader_id(self) -> int:
+        return self.log.leader
+
+    @property
+    def membership(self) -> Membership:
+        return self.log.table
+
+    def mono_ms(self) -> int:
+        self.now_ms += 10
+        return self.now_ms
+
+    def wall_s(self) -> int:
+        return 1_700_000_000
+
+    def view(self) -> View:
+        found = self.log.table.members()
+        leading = self.leader_id == self.member_id
+        return View(
+            self.member_id, found, dict.fromkeys((one.member_id for one in found), HEALTH_INTERVAL_MS), self.log.matches if leading else {}
+        )
+
+    def silent_ms(self) -> dict[int, int]:
+        return self.log.silent
+
+    def take_id(self) -> int:
+        return 1_000 + len(self.proposed)
+
+    async def propose_change(self, change: bytes, change_id: int) -> int:
+        if self.log.refusals:
+            return self.log.refusals.pop(0)
+        assert membership.decode_change(change)[3] == change_id
+        self.proposed.append(change_id)
+        kind, member_id, _, _ = membership.decode_change(change)
+        self.log.order.append(f"{('add', 'remove', 'update', 'learner')[kind]}")
+        await asyncio.sleep(0)
+        error = self.log.table.apply_change(change)
+        self.log.matches.setdefault(member_id, 0)
+        return int(error)
+
+    async def publish(self, member_id: int, name: str, client_urls: Sequence[str]) -> int:
+        self.log.order.append("publish")
+        self.log.table.apply_attributes(membership.encode_attributes(member_id, name, client_urls))
+        return 0
+
+    async def request(self, member_id: int, kind: int, payload: bytes, timeout_ms: int) -> bytes:
+        self.requests.append((member_id, kind))
+        if isinstance(self.broken, PeerError):
+            raise self.broken
+        return self.broken if self.broken is not None else await self.log.hosts[member_id].changes.on_request(payload)
+
+
+def member(number: int, name: str | None = None) -> MemberInfo:
+    return MemberInfo(number, f"m{number}" if name is None else name, (f"http://m{number}:2380",), ())
+
+
+@pytest.fixture
+def log() -> Log:
+    made = Log(member(1), member(2), member(3))
+    for number in (1, 2, 3):
+        Host(made, number)
+    return made
+
+
+def run(work):
+    return asyncio.run(work)
+
+
+def error_of(work) -> EtcdError:
+    with pytest.raises(StatusError) as caught:
+        run(work)
+    return next(error for error, status in ETCD_STATUS.items() if status == (caught.value.code, caught.value.message))
+
+
+URL9 = ("http://m9:2380",)
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_each_change_on_the_leader_and_through_a_follower(log: Log, at: int) -> None:
+    changes = log.hosts[at].changes
+    added = run(changes.change(Change(ADD_LEARNER, 0, (" http://m9:2380",))))
+    (fresh,) = [one for one in added if one.peer_urls == URL9]
+    assert fresh.is_learner
+    assert fresh.member_id == membership.make_member_id(URL9, "t", 1_700_000_000)
+    assert error_of(changes.change(Change(ADD_NODE, fresh.member_id, promotion=True))) == EtcdError.LEARNER_NOT_READY
+    log.matches[fresh.member_id] = 90
+    promoted = run(changes.change(Change(ADD_NODE, fresh.member_id, promotion=True)))
+    assert [one.is_learner for one in promoted if one.member_id == fresh.member_id] == [False]
+    updated = run(changes.change(Change(UPDATE_NODE, 3, ("http://new:1",))))
+    assert [one.peer_urls for one in updated if one.member_id == 3] == [("http://new:1",)]
+    left = run(changes.change(Change(REMOVE_NODE, 3)))
+    assert sorted(one.member_id for one in left) == sorted([1, 2, fresh.member_id])
+    assert error_of(changes.change(Change(REMOVE_NODE, 3))) == EtcdError.MEMBER_NOT_FOUND
+    kinds = {kind for _, kind in log.hosts[at].requests}
+    assert kinds == (set() if at == 1 else {CHANGE_MEMBERS, PROMOTE})
+
+
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (Change(ADD_NODE, 0, ("no url",)), EtcdError.BAD_MEMBER_URLS),
+        (Change(ADD_NODE, 0, ()), EtcdError.BAD_MEMBER_URLS),
+        (Change(UPDATE_NODE, 2, ("x",)), EtcdError.BAD_MEMBER_URLS),
+        (Change(ADD_NODE, 0, ("http://m3:2380",)), EtcdError.PEER_URL_EXISTS),
+        (Change(UPDATE_NODE, 2, ("http://m3:2380",)), EtcdError.PEER_URL_EXISTS),
+        (Change(UPDATE_NODE, 9, URL9), EtcdError.MEMBER_NOT_FOUND),
+        (Change(REMOVE_NODE, 9), EtcdError.MEMBER_NOT_FOUND),
+        (Change(ADD_NODE, 9, promotion=True), EtcdError.MEMBER_NOT_FOUND),
+        (Change(ADD_NODE, 3, promotion=True), EtcdError.MEMBER_NOT_LEARNER),
+    ],
+)
+def test_the_errors_are_etcds_wherever_one_asks(log: Log, at: int, change: Change, error: EtcdError) -> None:
+    assert error_of(log.hosts[at].changes.change(change)) == error
+    assert not log.order
+
+
+def test_an_earlier_change_or_a_new_term_is_waited_for(log: Log) -> None:
+    log.refusals = [room.EARLIER_PENDING, room.TERM_UNCOMMITTED, room.EARLIER_PENDING]
+    assert len(run(log.hosts[1].changes.change(Change(REMOVE_NODE, 3)))) == 2
+    log.refusals = [room.EARLIER_PENDING] * 1_000
+    assert error_of(log.hosts[1].changes.change(Change(REMOVE_NODE, 2))) == EtcdError.TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("refusal", "error"),
+    [
+        (room.NO_LEADER_HERE, EtcdError.NO_LEADER),
+        (room.LEADERSHIP_MOVING, EtcdError.LEADER_CHANGED),
+        (room.TOO_MUCH, EtcdError.TOO_MANY_REQUESTS),
+        (room.SENSELESS, EtcdError.UNHEALTHY),
+        (EtcdError.TIMEOUT, EtcdError.TIMEOUT),
+        (EtcdError.STOPPED, EtcdError.STOPPED),
+    ],
+)
+def test_what_the_kernel_or_the_replica_refuses(log: Log, refusal: int, error: EtcdError) -> None:
+    log.refusals = [refusal]
+    assert error_of(log.hosts[1].changes.change(Change(REMOVE_NODE, 3))) == error
+
+
+@pytest.mark.parametrize(
+    ("broken", "error"),
+    [
+        (PeerError(PeerCode.UNREACHABLE, ""), EtcdError.NO_LEADER),
+        (PeerError(PeerCode.TIMEOUT, ""), EtcdError.TIMEOUT),
+        (PeerError(PeerCode.LOST, ""), EtcdError.TIMEOUT_CONNECTION_LOST),
+        (PeerError(PeerCode.BUSY, ""), EtcdError.TOO_MANY_REQUESTS),
+        (PeerError(12_345, ""), EtcdError.NO_LEADER),
+        (b"\xff", EtcdError.TIMEOUT),
+    ],
+)
+def test_a_leader_that_does_not_answer(log: Log, broken, error: EtcdError) -> None:
+    log.hosts[2].broken = broken
+    assert error_of(log.hosts[2].changes.change(Change(REMOVE_NODE, 3))) == error
+
+
+def test_without_a_leader_nothing_is_changed_and_a_follower_does_not_pass_on(log: Log) -> None:
+    log.leader = 0
+    assert error_of(log.hosts[1].changes.change(Change(REMOVE_NODE, 3))) == EtcdError.NO_LEADER
+    with pytest.raises(PeerError) as caught:
+        run(log.hosts[2].changes.on_request(encode_request(Change(REMOVE_NODE, 3))))
+    assert caught.value.code == EtcdError.NO_LEADER
+
+
+def test_a_change_that_another_overtook_is_checked_again(log: Log) -> None:
+    """Two add the same URL at once; the second finds it taken."""
+
+    async def both():
+        changes = log.hosts[1].changes
+        return await asyncio.gather(
+            changes.change(Change(ADD_LEARNER, 0, URL9)), changes.change(Change(ADD_LEARNER, 0, URL9)), return_exceptions=True
+        )
+
+    results = run(both())
+    assert sum(isinstance(one, StatusError) for one in results) == 1
+    assert sum(one.peer_urls == URL9 for one in log.table.members()) == 1
+
+
+def test_requests_there_and_back_and_garbage() -> None:
+    for change in (Change(ADD_NODE, 0, ("http://a:1", "http://b:1")), Change(REMOVE_NODE, 7), Change(ADD_NODE, 7, promotion=True)):
+        assert decode_request(encode_request(change)) == change
+    assert decode_members(encode_members([member(1), member(2)])) == [member(1), member(2)]
+    for data in (b"\xff", b"\x08\x09", b"\x22\x01\xff", b"x" * (limits.CHANGE_BYTES_MAX + 1)):
+        with pytest.raises(WireError):
+            decode_request(data)
+    host = Host(Log(member(1)), 1)
+    with pytest.raises(PeerError) as caught:
+        run(host.changes.on_request(b"\xff"))
+    assert caught.value.code == EtcdError.MALFORMED
+
+
+# -- joining
+
+
+def test_an_empty_stranger_is_marked_as_started_before_it_hears_of_its_id(log: Log) -> None:
+    granted = run(log.hosts[1].changes.take_in(JoinAsk("m9", URL9)))
+    assert isinstance(granted, Granted)
+    assert log.order == ["learner", "publish"]
+    fresh = log.table.member(granted.member_id)
+    assert (fresh.name, fresh.is_learner, granted.cluster_id) == ("m9", True, CLUSTER)
+    assert granted.members == tuple(log.table.members())
+
+
+def test_a_wiped_member_gets_a_new_id_and_so_does_one_whose_answer_was_lost(log: Log) -> None:
+    log.silent = {2: 0, 3: JOIN_SILENCE_MS}
+    changes = log.hosts[1].changes
+    first = run(changes.take_in(JoinAsk("m3", ("http://m3:2380",))))
+    assert log.order == ["remove", "learner", "publish"]
+    assert log.table.was_removed(3)
+    again = run(changes.take_in(JoinAsk("m3", ("http://m3:2380",))))
+    assert isinstance(again, Later)  # the learner counts as heard until it is known to be silent
+    log.silent[first.member_id] = JOIN_SILENCE_MS
+    second = run(changes.take_in(JoinAsk("m3", ("http://m3:2380",))))
+    assert second.member_id not in (3, first.member_id)  # within the same second of the clock
+    assert len(log.table.members()) == 3
+
+
+def test_joins_that_must_wait_or_never_come(log: Log) -> None:
+    changes = log.hosts[1].changes
+    assert isinstance(run(changes.take_in(JoinAsk("m9", ("nothing",)))), Refused)
+    assert isinstance(run(log.hosts[2].changes.take_in(JoinAsk("m9", URL9))), Later)
+    log.silent = {2: 0, 3: 0}
+    assert isinstance(run(changes.take_in(JoinAsk("m3", ("http://m3:2380",)))), Later)
+    log.refusals = [room.TOO_MUCH]
+    assert isinstance(run(changes.take_in(JoinAsk("m9", URL9))), Later)
+    assert not log.order
+    assert isinstance(run(changes.take_in(JoinAsk("m9", URL9))), Granted)
+    assert isinstance(run(changes.take_in(JoinAsk("m8", ("http://m8:1",)))), Later)  # one after the other
+
+
+def test_two_asks_at_once_do_not_get_in_each_others_way(log: Log) -> None:
+    async def both():
+        changes = log.hosts[1].changes
+        return await asyncio.gather(changes.take_in(JoinAsk("m9", URL9)), changes.take_in(JoinAsk("m9", URL9)))
+
+    first, second = run(both())
+    assert isinstance(first, Granted)
+    assert isinstance(second, Later)
+    assert len(log.table.members()) == 4
+
+
+# -- the RPCs
+
+
+class Changeable(LoneNode):
+    """A lone node whose member table is a `Log`'s."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = Log(MemberInfo(MEMBER_ID, "lone", ("http://localhost:2380",), ()), member(2), member(3))
+        self.log.matches |= {2: 100, 3: 100}
+        self.changes = Host(self.log, MEMBER_ID).changes
+        self.moved: list[int] = []
+
+    def members(self) -> Sequence[MemberInfo]:
+        return self.log.table.members()
+
+    async def change_members(self, change: int, member_id: int, peer_urls: Sequence[str], *, is_learner: bool) -> Sequence[MemberInfo]:
+        return await self.changes.change(Change(ADD_LEARNER if is_learner else change, member_id, tuple(peer_urls)))
+
+    async def promote(self, member_id: int) -> Sequence[MemberInfo]:
+        return await self.changes.change(Change(ADD_NODE, member_id, promotion=True))
+
+    async def move_leader(self, member_id: int) -> None:
+        if member_id not in (2, 3):
+            raise status_of(EtcdError.BAD_LEADER_TRANSFEREE)
+        self.moved.append(member_id)
+
+
+@asynccontextmanager
+async def changeable():
+    yield Changeable()
+
+
+@pytest.fixture
+def door() -> Iterator[EtcdDoor]:
+    with EtcdDoor(open_node=changeable) as opened:
+        yield opened
+
+
+@pytest.fixture
+def channel(door: EtcdDoor) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(door.address) as opened:
+        yield opened
+
+
+def refused(call) -> tuple[int, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value.code().value[0], caught.value.details()
+
+
+def test_members_are_added_promoted_updated_and_removed_over_the_api(door: EtcdDoor, channel: grpc.Channel) -> None:
+    stub = stubs.ClusterStub(channel)
+    added = stub.MemberAdd(pb.MemberAddRequest(peerURLs=URL9, isLearner=True))
+    assert (list(added.member.peerURLs), added.member.isLearner, added.member.name) == (list(URL9), True, "")
+    assert len(added.members) == 4
+    assert added.header.revision == 0
+    assert added.header.member_id == MEMBER_ID
+    assert [one.ID for one in added.members] == sorted(one.ID for one in added.members)
+    number = added.member.ID
+    assert refused(lambda: stub.MemberPromote(pb.MemberPromoteRequest(ID=number))) == (
+        9,
+        "etcdserver: can only promote a learner member which is in sync with leader",
+    )
+    door.run(lambda: door.node.log.matches.__setitem__(number, 100))
+    promoted = stub.MemberPromote(pb.MemberPromoteRequest(ID=number))
+    assert not any(one.isLearner for one in promoted.members)
+    updated = stub.MemberUpdate(pb.MemberUpdateRequest(ID=number, peerURLs=["http://moved:1"]))
+    assert [list(one.peerURLs) for one in updated.members if number == one.ID] == [["http://moved:1"]]
+    removed = stub.MemberRemove(pb.MemberRemoveRequest(ID=number))
+    assert len(removed.members) == 3
+    assert removed.header.revision == 0
+    assert [one.ID for one in stub.MemberList(pb.MemberListRequest(linearizable=True)).members] == [one.ID for one in removed.members]
+
+
+def test_the_errors_of_the_api(channel: grpc.Channel) -> None:
+    stub = stubs.ClusterStub(channel)
+    assert refused(lambda: stub.MemberAdd(pb.MemberAddRequest(peerURLs=["x"]))) == (3, "etcdserver: given member URLs are invalid")
+    assert refused(lambda: stub.MemberAdd(pb.MemberAddRequest(peerURLs=["http://m2:2380"]))) == (9, "etcdserver: Peer URLs already exists")
+    assert refused(lambda: stub.MemberRemove(pb.MemberRemoveRequest(ID=99))) == (5, "etcdserver: member not found")
+    assert refused(lambda: stub.MemberPromote(pb.MemberPromoteRequest(ID=2))) == (9, "etcdserver: can only promote a learner member")
+    stub.MemberAdd(pb.MemberAddRequest(peerURLs=URL9, isLearner=True))
+    assert refused(lambda: stub.MemberAdd(pb.MemberAddRequest(peerURLs=["http://x:1"], isLearner=True))) == (
+        9,
+        "etcdserver: too many learner members in cluster",
+    )
+
+
+def test_the_leader_is_moved_and_the_answer_has_no_header(door: EtcdDoor, channel: grpc.Channel) -> None:
+    stub = stubs.MaintenanceStub(channel)
+    assert stub.MoveLeader(pb.MoveLeaderRequest(targetID=2)) == pb.MoveLeaderResponse()
+    assert door.node.moved == [2]
+    assert refused(lambda: stub.MoveLeader(pb.MoveLeaderRequest(targetID=9))) == (9, "etcdserver: bad leader transferee")
+
+
+def test_a_node_that_cannot_change_its_members_says_unimplemented() -> None:
+    with EtcdDoor() as door, grpc.insecure_channel(door.address) as channel:
+        assert len(stubs.ClusterStub(channel).MemberList(pb.MemberListRequest()).members) == 1
+        assert refused(lambda: stubs.ClusterStub(channel).MemberAdd(pb.MemberAddRequest(peerURLs=URL9)))[0] == 12
+        assert refused(lambda: stubs.MaintenanceStub(channel).MoveLeader(pb.MoveLeaderRequest(targetID=2)))[0] == 12
