@@ -191,7 +191,12 @@ def assemble(
     attached = store.load(revision_hint=max(scheduled, 0), compact_revision=scheduled)
     lessor.load(backend.bucket_items("lease"), attached)
     alarms.load(backend.bucket_items("alarm"))
-    members.load(backend.bucket_items("members"), backend.bucket_items("members_removed"), backend.bucket_get("cluster", b"clusterVersion"))
+    members.load(
+        backend.bucket_items("members"),
+        backend.bucket_items("members_removed"),
+        backend.bucket_get("cluster", b"clusterVersion"),
+        backend.bucket_get("cluster", membership.INCARNATION_KEY),
+    )
     applier = Applier(store, lessor, alarms, members, side)
     applier.applied_index = backend.applied_index
     applier.applied_term = backend.term
