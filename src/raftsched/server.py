@@ -29,6 +29,9 @@ from raftsched.scheduler.bridge.embedded import EmbeddedKv
 from raftsched.scheduler.service import SchedulerService
 from raftsched.store.backend.directory import DirectoryInUseError
 from raftsched.store.node import Node, NodeOptions
+from raftsched.store.transport.peers import Peers
+from raftsched.store.transport.ports import PeerHandler
+from raftsched.store.transport.tls import PeerTls as PeerFiles
 from raftsched.zones import zone_table
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ SCHEDULER_PING_IDLE_MS: Final = 3_000  # Dapr's server pings an idle connection 
 SCHEDULER_PING_TIMEOUT_MS: Final = 5_000  # ... and closes it when 5 s bring no answer
 PROGRESS_JITTER: Final = 0.1
 NS_PER_MS: Final = 1_000_000
+ETCD_VERSION: Final = (3, 7, 1)
 EXPECTED: Final = (OSError, DirectoryInUseError, NoSpaceError, FatalError, ConfigError, TimeoutError)
 """What may end an incarnation; anything else is a fault of ours, told with its trace on the engine's stream."""
 
@@ -76,7 +80,13 @@ class Server:
             port=config.port,
             environment={"DAPR_HOST_IP": config.host_ip or ""},
         )
-        self._node = Node(node_options(config), log=self._logs.engine("store"), on_fatal=self._on_fatal)
+        self._node = Node(
+            node_options(config),
+            log=self._logs.engine("store"),
+            on_fatal=self._on_fatal,
+            network=self._make_peers,
+            on_restart=self._on_restart,
+        )
         await self._node.start()
         await self._reclaim_space(self._node)
         await self._open_client_port(self._node)
@@ -85,6 +95,20 @@ class Server:
         await self._service.start()
         self._health.set_serving(True)
         self._listening = True
+
+    def _make_peers(self, handler: PeerHandler) -> "PeerNetwork":
+        config = self._config
+        tls = config.peer_tls
+        peers = PeerNetwork(
+            listen_host=config.peer_listen_host,
+            port=config.peer_listen_port,
+            handler=handler,
+            log=self._logs.engine("peers"),
+            version=ETCD_VERSION,
+            tls=None if tls is None else PeerFiles(tls.cert_file, tls.key_file, tls.trusted_ca_file, tls.client_cert_auth),
+        )
+        self._metrics.current.add(lambda: (Family(*family) for family in peers.families()))
+        return peers
 
     async def _reclaim_space(self, node: Node) -> None:
         """Defragments before anybody is served, if the threshold's worth of the file is free."""
@@ -160,6 +184,10 @@ class Server:
         if not self.failed.done():
             self.failed.set_result(line)
 
+    def _on_restart(self, line: str) -> None:
+        if not self.failed.done():
+            self.failed.set_result(line)
+
     def _on_handler_error(self, where: str, error: BaseException) -> None:
         self._logs.engine("rpc").error("a handler failed", method=where, error=repr(error))
 
@@ -184,8 +212,23 @@ async def listen(door: Engine | HealthzServer, host: str, port: int, flag: str) 
     try:
         await door.listen(host, port)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
-        raise OSError(f"cannot listen on {f'[{host}]' if ':' in host else host}:{port} ({flag}): {reason}") from error
+        raise cannot_listen(error, host, port, flag) from error
+
+
+def cannot_listen(error: OSError, host: str, port: int, flag: str) -> OSError:
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+    return OSError(f"cannot listen on {f'[{host}]' if ':' in host else host}:{port} ({flag}): {reason}")
+
+
+class PeerNetwork(Peers):
+    """The real transport, whose complaints name address and flag."""
+
+    async def start(self) -> None:
+        host, port = self.listen_address
+        try:
+            await super().start()
+        except OSError as error:
+            raise cannot_listen(error, host, port, "--peer-listen-address") from error
 
 
 class Instance:
@@ -223,6 +266,7 @@ def node_options(config: "ServeConfig") -> NodeOptions:
         instance=f"{config.namespace}-{config.id}",
         name=config.id,
         peer_urls=(config.peer_url,),
+        initial_cluster=tuple((one.name, (one.url,)) for one in config.initial_cluster),
         client_urls=(f"http://{host}:{config.etcd_client_port}",),
         quota_bytes=config.etcd_space_quota_bytes,
         compaction_mode="periodic" if periodic else "revision",

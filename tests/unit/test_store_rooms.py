@@ -5,6 +5,7 @@ import json
 import pytest
 
 from raftsched.errors import CorruptError, EtcdError
+from raftsched.limits import PROPOSALS_PENDING_MAX
 from raftsched.pb.etcd import membership_pb2, raft_internal_pb2, rpc_pb2
 from raftsched.pb.raft.raft_pb2 import ConfChange
 from raftsched.store import alarm, codec, membership
@@ -18,7 +19,8 @@ from raftsched.store.mvcc._store import MvccStore
 from raftsched.store.node.compaction import HOUR_MS, AutoCompactor, history_full
 from raftsched.store.quota import Quota
 from raftsched.store.raft._kernel import Kernel
-from raftsched.store.replica import Persisted, Propose, Read, Replica, Tick, Waiters, Waiting
+from raftsched.store.replica import More, Persisted, Propose, Read, Replica, Tick
+from raftsched.store.waiters import Waiters, Waiting
 from raftsched.types import MemberInfo
 
 
@@ -252,9 +254,9 @@ def deliver(replies) -> None:
 
 def test_waiters_get_their_own_results_once_in_pieces_and_in_any_order() -> None:
     waiters, sink = Waiters(), Sink()
-    waiters.add(Waiting(100, [1, 2, 3], sink, 10))
-    waiters.add(Waiting(103, [4], sink, 20))
-    waiters.add(Waiting(200, [5, 6], sink, 30))
+    waiters.add(waiting(100, [1, 2, 3], sink, 10))
+    waiters.add(waiting(103, [4], sink, 20))
+    waiters.add(waiting(200, [5, 6], sink, 30))
     replies: list = []
     waiters.resolve([(200, 0, 2), (7, 2, 4), (102, 4, 5)], ["e", "f", "?", "?", "c"], replies)
     waiters.resolve([(100, 0, 4)], ["a", "b", "c again", "d"], replies)
@@ -265,15 +267,43 @@ def test_waiters_get_their_own_results_once_in_pieces_and_in_any_order() -> None
 
 def test_waiters_expire_in_order_with_what_is_left() -> None:
     waiters, sink = Waiters(), Sink()
-    waiters.add(Waiting(100, [1, 2, 3], sink, 10))
-    waiters.add(Waiting(103, [4], sink, 20))
+    waiters.add(waiting(100, [1, 2, 3], sink, 10))
+    waiters.add(waiting(103, [4], sink, 20))
     replies: list = []
     waiters.resolve([(101, 0, 1)], ["b"], replies)
-    waiters.expire(9, "late", replies)
-    waiters.expire(10, "late", replies)
+    waiters.expire(9, lambda _asked_ms: "late", replies)
+    waiters.expire(10, lambda asked_ms: f"late since {asked_ms}", replies)
     waiters.resolve([(100, 0, 1)], ["too late"], replies)
     deliver(replies)
-    assert sink.got == [(2, "b"), (1, "late"), (3, "late")]
+    assert sink.got == [(2, "b"), (1, "late since 3"), (3, "late since 3")]
+
+
+def test_what_an_older_term_left_behind_is_lost_and_no_more() -> None:
+    waiters, sink = Waiters(), Sink()
+    waiters.add(waiting(100, [1, 2], sink, 10, term=4))
+    waiters.add(waiting(102, [3], sink, 10, term=5))
+    replies: list = []
+    waiters.resolve([(100, 0, 1)], ["applied"], replies)
+    waiters.lose(5, "lost", replies)
+    waiters.resolve([(102, 0, 1)], ["applied"], replies)
+    deliver(replies)
+    assert sink.got == [(1, "applied"), (2, "lost"), (3, "applied")]
+
+
+def test_a_refusal_names_its_batch_by_the_first_id() -> None:
+    waiters, sink, member = Waiters(), Sink(), 0x1234 << 48
+    waiters.add(waiting(member | 100, [1, 2], sink, 10))
+    waiters.add(waiting(member | 102, [3], sink, 10))
+    replies: list = []
+    waiters.refuse(102, "refused", replies)
+    waiters.refuse(101, "refused", replies)
+    waiters.refuse(102, "refused", replies)
+    deliver(replies)
+    assert sink.got == [(3, "refused")]
+
+
+def waiting(first_id: int, tokens: list[int], sink: Sink, deadline_ms: int, *, term: int = 1) -> Waiting:
+    return Waiting(first_id, tokens, sink, term=term, asked_ms=3, deadline_ms=deadline_ms)
 
 
 class ReplicaRig:
@@ -308,14 +338,35 @@ class ReplicaRig:
 
 def test_a_write_is_answered_when_it_is_synced_and_applied() -> None:
     rig = ReplicaRig()
-    rig.put(1)
-    assert rig.answers() == [(1, EtcdError.NO_LEADER)]
     rig.step(Tick())
     rig.sync()
     rig.put(2, 3)
-    assert len(rig.sink.got) == 1
+    assert rig.answers() == []
     rig.sync()
-    assert rig.answers()[1:] == [(2, 0), (3, 0)]
+    assert rig.answers() == [(2, 0), (3, 0)]
+
+
+def test_a_write_waits_for_a_leader_as_long_as_a_request_may() -> None:
+    rig = ReplicaRig(request_timeout_ms=7_000)
+    rig.put(1)
+    rig.now_ms = 3_000
+    rig.put(2)
+    assert rig.answers() == []
+    rig.now_ms = 7_000
+    output = rig.step(Tick())
+    assert output.leader_changed
+    assert output.more
+    assert rig.answers() == [(1, EtcdError.TIMEOUT)], "it had no id yet: certain, but told as etcd tells it"
+    rig.step(More())
+    rig.sync()
+    assert rig.answers()[1:] == [(2, 0)]
+
+
+def test_few_may_wait_for_a_leader() -> None:
+    rig = ReplicaRig()
+    rig.put(*range(PROPOSALS_PENDING_MAX))
+    rig.put(-1)
+    assert rig.answers() == [(-1, EtcdError.TOO_MANY_REQUESTS)]
 
 
 def test_a_write_that_hangs_times_out_once() -> None:
@@ -356,11 +407,11 @@ def test_too_many_unapplied_ones_are_refused() -> None:
 def test_reads_wait_for_what_was_committed_before_them() -> None:
     rig = ReplicaRig()
     rig.step(Read(rig.served.append))
-    assert rig.served == [EtcdError.NO_LEADER]
+    assert rig.served == []
     rig.step(Tick(), Read(rig.served.append))
-    assert len(rig.served) == 1, "nothing is known before the first commit of the own term"
+    assert rig.served == [], "nothing is known before the first commit of the own term"
     rig.sync()
-    assert rig.served[1:] == [0]
+    assert rig.served == [0, 0]
     rig.put(*range(3_000))
     rig.sync()
     rig.step(Read(rig.served.append))

@@ -24,7 +24,7 @@ STATES = {0: 0, 1: 1, 2: 1, 3: 2}  # kernel state -> pysyncobj's; a pre-candidat
 
 
 class PeerPort(Protocol):
-    """Our own transport, as the host sees it; `store/transport` brings it with the second member."""
+    """Our own transport, as the host sees it (store/transport)."""
 
     def send(self, member_id: int, message: Message) -> bool: ...
 
@@ -118,6 +118,13 @@ class ReplicationHost(SyncObj):  # type: ignore[misc]
     def idle(self) -> bool:
         """Nothing is queued. (No property: pysyncobj's constructor reads them all.)"""
         return not self._inbox and not self._commands
+
+    def set_members(self, others: Iterable[int]) -> None:
+        """The other members now; messages of anybody else are not heard."""
+        me = self._SyncObj__selfNode
+        known = {one: self._members.get(one) or MemberNode(one) for one in others}
+        self._members = {**known, me.member_id: me}
+        self._SyncObj__otherNodes = set(known.values())
 
     # -- the two overrides
 

@@ -8,21 +8,31 @@ what may or may not have happened is answered as a time-out, never as a failure.
 Must not know: sockets, disks, the asyncio loop, clocks (`mono_ms` comes with each step).
 """
 
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from raftsched import limits
 from raftsched.errors import EtcdError
-from raftsched.store.apply import Applier, IdRun
+from raftsched.store.apply import Applier
 from raftsched.store.codec import RequestIds, largest, wrap
+from raftsched.store.fence import Fence
 from raftsched.store.raft._kernel import Kernel, Message, Ready, Run
+from raftsched.store.reading import Reading
+from raftsched.store.waiters import SEQUENCE_MASK, Reply, Waiters, Waiting
 from raftsched.types import HardState, Result, ResultSink
 
 LEADER = 3
+BEATS: Final = frozenset({8, 9})  # heartbeats and their answers
 CATCH_UP_ENTRIES = 5_000  # etcd's --snapshot-catchup-entries: kept in memory for followers
 CATCH_UP_BYTES = 64 << 20
+
+# What the kernel's negative answers to a proposal mean to a client.
+PROPOSE_ERRORS: Final[dict[int, EtcdError]] = {
+    -1: EtcdError.NO_LEADER,
+    -2: EtcdError.TOO_MANY_REQUESTS,  # leadership is moving: over in a moment
+    -3: EtcdError.TOO_MANY_REQUESTS,
+}
 
 # -- events
 
@@ -37,15 +47,24 @@ class Propose(NamedTuple):
 
 
 class ProposeChange(NamedTuple):
-    """A raftpb.ConfChange of this member's own; nobody waits for it."""
+    """A raftpb.ConfChange with the id `change_id`, at the leader alone; one token 0, answered as a proposal's. What the kernel refuses is
+    answered in the same step, with the kernel's own negative number."""
 
     change: bytes
+    change_id: int
+    sink: ResultSink
 
 
 class Read(NamedTuple):
     """Something to serve once everything that was committed before has been applied: `serve(error)`, 0 = now."""
 
     serve: Callable[[int], None]
+
+
+class Transfer(NamedTuple):
+    """Move leadership to this voter; without effect unless this member leads."""
+
+    member: int
 
 
 class Tick(NamedTuple):
@@ -68,7 +87,7 @@ class More(NamedTuple):
     """Go on with what the last step left (`Output.more`)."""
 
 
-Event = Propose | ProposeChange | Read | Tick | Persisted | Received | More
+Event = Propose | ProposeChange | Read | Transfer | Tick | Persisted | Received | More
 
 
 class Persist(NamedTuple):
@@ -79,13 +98,10 @@ class Persist(NamedTuple):
     entries: list[Run]
 
 
-Reply = tuple[ResultSink, Sequence[int], Sequence[Result]]
-
-
 class Output:
     """What the driver does, in this order: persist, send, (tell the changes of `applied` entries), replies, reads."""
 
-    __slots__ = ("applied", "catch_ups", "leader_changed", "more", "persist", "reads", "replies", "send")
+    __slots__ = ("applied", "catch_ups", "leader_changed", "members_changed", "more", "persist", "reads", "replies", "send")
 
     def __init__(self) -> None:  # by hand: it is made twice per batch
         self.persist: Persist | None = None
@@ -96,93 +112,7 @@ class Output:
         self.catch_ups: Sequence[tuple[int, int]] = ()
         self.more = False
         self.leader_changed = False
-
-
-class Waiting:
-    """Proposals of one event that are not all answered yet."""
-
-    __slots__ = ("answered", "count", "deadline_ms", "done", "first_id", "sink", "tokens")
-
-    def __init__(self, first_id: int, tokens: Sequence[int], sink: ResultSink, deadline_ms: int) -> None:
-        self.first_id = first_id
-        self.count = len(tokens)
-        self.tokens = tokens
-        self.sink = sink
-        self.deadline_ms = deadline_ms
-        self.answered = 0
-        self.done: set[int] | None = None  # positions answered, once they were not answered all at a time
-
-    def answer(self, offset: int, results: list[Result]) -> Reply | None:
-        """Tokens `offset ...` get these results, but none twice."""
-        if len(results) == self.count and not self.answered:
-            self.answered = self.count
-            return self.sink, self.tokens, results
-        if self.done is None:
-            self.done = set()
-        fresh = [] if self.full else [position for position in range(offset, offset + len(results)) if position not in self.done]
-        self.done.update(fresh)
-        self.answered += len(fresh)
-        tokens = [self.tokens[position] for position in fresh]
-        return (self.sink, tokens, [results[position - offset] for position in fresh]) if fresh else None
-
-    def give_up(self, result: Result) -> Reply | None:
-        done = self.done or set()
-        tokens = [token for position, token in enumerate(self.tokens) if position not in done] if not self.full else []
-        self.answered = self.count
-        return (self.sink, tokens, [result] * len(tokens)) if tokens else None
-
-    @property
-    def full(self) -> bool:
-        return self.answered >= self.count
-
-
-class Waiters:
-    """Who waits for which request id. Ids rise, so those who wait are in order of their ids and of their deadlines."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Waiting] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def add(self, waiting: Waiting) -> None:
-        self._waiting.append(waiting)
-
-    def _find(self, request_id: int) -> Waiting | None:
-        if not self._waiting:
-            return None
-        found = self._waiting[0]  # nearly always: entries come in the order in which they were proposed
-        if not 0 <= request_id - found.first_id < found.count:
-            position = bisect_right(self._waiting, request_id, key=lambda one: one.first_id) - 1
-            if position < 0:
-                return None
-            found = self._waiting[position]
-        return found if request_id - found.first_id < found.count else None
-
-    def resolve(self, ids: list[IdRun], results: list[Result], replies: list[Reply]) -> None:
-        """Results of applied entries, by runs of neighbouring ids, to whoever waits for them."""
-        for first_id, start, stop in ids:
-            at, request_id = start, first_id
-            while at < stop:
-                waiting = self._find(request_id)
-                count = 1
-                if waiting is not None:
-                    offset = request_id - waiting.first_id
-                    count = min(waiting.count - offset, stop - at)
-                    whole = at == 0 and count == len(results)
-                    reply = waiting.answer(offset, results if whole else results[at : at + count])
-                    if reply is not None:
-                        replies.append(reply)
-                    while self._waiting and self._waiting[0].full:
-                        self._waiting.popleft()
-                at += count
-                request_id += count
-
-    def expire(self, mono_ms: int, result: Result, replies: list[Reply]) -> None:
-        while self._waiting and (self._waiting[0].full or self._waiting[0].deadline_ms <= mono_ms):
-            reply = self._waiting.popleft().give_up(result)
-            if reply is not None:
-                replies.append(reply)
+        self.members_changed = False
 
 
 class Replica:
@@ -201,27 +131,28 @@ class Replica:
         self.kernel = kernel
         self.applier = applier
         self.ids = ids
+        self.fence = Fence(kernel.id, first_number=ids.lease_id())
         self.waiters = Waiters()
+        self.reading = Reading(kernel, ids, request_timeout_ms)
         self._request_bytes_max = request_bytes_max
         self._request_timeout_ms = request_timeout_ms
         self._lease_extend_ms = lease_extend_ms
-        self._reads_asked: list[Read] = []  # of this step
-        self._reads_waiting: deque[tuple[int, int, list[Read]]] = deque()  # (index, deadline, reads): applied >= index is awaited
-        self._reads_open: dict[int, tuple[int, list[Read]]] = {}  # context -> (deadline, reads): an index is awaited
+        self._leaderless: deque[tuple[int, Propose]] = deque()  # (deadline, proposals) that wait for a leader
+        self._leaderless_count = 0
         self._leader = 0
         self._led_term = 0
+        self._elected_ms = -(1 << 40)
         self._held_bytes = 0
         self.proposals_failed_total = 0
         self.leader_changes_total = 0
-        self.reads_failed_total = 0  # read indexes: no leader, or it changed
-        self.reads_timed_out_total = 0
         self.entries_proposed_total = 0
         self._handlers: dict[type, Callable[..., None]] = {
             Propose: self._propose,
             ProposeChange: self._propose_change,
-            Read: self._read,
+            Read: lambda event, _output, mono_ms: self.reading.ask(event.serve, mono_ms),
+            Transfer: self._transfer,
             Tick: self._tick,
-            Received: lambda event, _output, _mono_ms: self.kernel.step(event.message),
+            Received: self._received,
             More: lambda _event, _output, _mono_ms: None,
         }
 
@@ -233,17 +164,17 @@ class Replica:
                 kernel.persisted(event.batch)
             else:
                 self._handlers[type(event)](event, output, mono_ms)
-        if self._reads_asked:
-            self._ask_index(output, mono_ms)
+        if self.reading.asked and kernel.leader:
+            self.reading.request(mono_ms)
         ready = kernel.ready()
         if ready is not None:
             self._take(ready, output, mono_ms)
-        if self._reads_waiting:
-            self._serve_reads(output)
+        if self.reading.waiting:
+            self.reading.serve(kernel.applied, output.reads)
         if kernel.leader != self._leader or kernel.term != self._led_term:
             self._watch_leader(output, mono_ms)
         applied = kernel.applied
-        output.more = applied < kernel.commit and applied < kernel.stable
+        output.more = output.more or (applied < kernel.commit and applied < kernel.stable)
         return output
 
     def _take(self, ready: Ready, output: Output, mono_ms: int) -> None:
@@ -251,13 +182,17 @@ class Replica:
             hard_state = HardState(*ready.hard_state) if ready.hard_state else None
             output.persist = Persist(ready.batch, hard_state, ready.entries)
         output.send = ready.messages
+        if ready.messages:
+            self._stamp(ready.messages, mono_ms)
         output.catch_ups = ready.catch_ups
+        for sequence, error in ready.refusals:
+            self.waiters.refuse(sequence, self._refused(PROPOSE_ERRORS[error]), output.replies)
         if ready.committed:
             self._apply(ready.committed, output, mono_ms)
         for context, index in ready.read_states:
-            self._index_known(context, index, output)
+            self.reading.known(context, index)
         for context in ready.read_failures:
-            self._index_lost(context, output)
+            self.reading.lost(context, output.reads)
 
     @property
     def readable(self) -> bool:
@@ -268,47 +203,71 @@ class Replica:
     @property
     def pending(self) -> int:
         """Proposals that wait for their answer, in batches."""
-        return len(self.waiters)
+        return len(self.waiters) + len(self._leaderless)
+
+    def _refused(self, error: EtcdError) -> Result:
+        return (error, self.applier.store.revision, b"")
 
     # -- writes
 
     def _propose(self, event: Propose, output: Output, mono_ms: int) -> None:
-        error = self._propose_error()
-        messages, tokens = event.messages, event.tokens
-        entries: list[bytes] = []
-        if not error:
-            first_id = self.ids.take(len(messages))
-            entries = wrap(event.kind, messages, first_id)
-            longest, total = largest(entries)
-            if longest > self._request_bytes_max:
-                self._propose_fitting(event, entries, output, mono_ms)
-                return
-            first = self.kernel.propose(entries)
-            if first > 0:
-                self._held_bytes += total
-                self.entries_proposed_total += len(entries)
-                self.waiters.add(Waiting(first_id, tokens, event.sink, mono_ms + self._request_timeout_ms))
-                return
-            error = EtcdError.TOO_MANY_REQUESTS if first == -3 else EtcdError.NO_LEADER
-        self.proposals_failed_total += len(tokens)
-        output.replies.append((event.sink, tokens, [(error, self.applier.store.revision, b"")] * len(tokens)))
-
-    def _propose_change(self, event: ProposeChange, _output: Output, _mono_ms: int) -> None:
-        self.kernel.propose_change(event.change)
-
-    def _propose_error(self) -> EtcdError:
         kernel = self.kernel
-        if kernel.state != LEADER:
-            return EtcdError.NO_LEADER
-        if kernel.commit - kernel.applied > limits.PROPOSALS_PENDING_MAX:
-            return EtcdError.TOO_MANY_REQUESTS
-        return EtcdError.OK
+        if not kernel.leader:
+            self._wait_for_leader(event, output, mono_ms + self._request_timeout_ms)
+        elif kernel.commit - kernel.applied > limits.PROPOSALS_PENDING_MAX:
+            self._refuse(event, EtcdError.TOO_MANY_REQUESTS, output)
+        else:
+            self._pass_on(event, output, mono_ms, mono_ms + self._request_timeout_ms)
+
+    def _pass_on(self, event: Propose, output: Output, mono_ms: int, deadline_ms: int) -> None:
+        """To the log, or to the leader, with ids of this member: whoever appends it, it is answered at its own apply here."""
+        kernel = self.kernel
+        first_id = self.ids.take(len(event.messages))
+        entries = wrap(event.kind, event.messages, first_id)
+        longest, total = largest(entries)
+        if longest > self._request_bytes_max:
+            self._propose_fitting(event, entries, output, mono_ms)
+            return
+        first = kernel.propose(entries) if kernel.state == LEADER else -int(not kernel.forward(entries, first_id & SEQUENCE_MASK))
+        if first < 0:
+            self._refuse(event, PROPOSE_ERRORS[first], output)
+            return
+        self._held_bytes += total
+        self.entries_proposed_total += len(entries)
+        waiting = Waiting(first_id, event.tokens, event.sink, term=kernel.term, asked_ms=mono_ms, deadline_ms=deadline_ms)
+        self.waiters.add(waiting)
+
+    def _refuse(self, event: Propose, error: EtcdError, output: Output) -> None:
+        self.proposals_failed_total += len(event.tokens)
+        output.replies.append((event.sink, event.tokens, [self._refused(error)] * len(event.tokens)))
+
+    def _wait_for_leader(self, event: Propose, output: Output, deadline_ms: int) -> None:
+        """A failover takes less than a second: who asks meanwhile need not ask again. It has no id yet, so its failure is certain."""
+        if self._leaderless_count + len(event.tokens) > limits.PROPOSALS_PENDING_MAX:
+            self._refuse(event, EtcdError.TOO_MANY_REQUESTS, output)
+            return
+        self._leaderless_count += len(event.tokens)
+        self._leaderless.append((deadline_ms, event))
+
+    def _leader_found(self, output: Output, mono_ms: int) -> None:
+        leaderless, self._leaderless = self._leaderless, deque()
+        self._leaderless_count = 0
+        for deadline_ms, event in leaderless:
+            self._pass_on(event, output, mono_ms, deadline_ms)
+
+    def _propose_change(self, event: ProposeChange, output: Output, mono_ms: int) -> None:
+        first = self.kernel.propose_change(event.change)
+        if first < 0:
+            output.replies.append((event.sink, [0], [(first, self.applier.store.revision, b"")]))
+            return
+        deadline_ms = mono_ms + self._request_timeout_ms
+        self.waiters.add(Waiting(event.change_id, [0], event.sink, term=self.kernel.term, asked_ms=mono_ms, deadline_ms=deadline_ms))
 
     def _propose_fitting(self, event: Propose, entries: list[bytes], output: Output, mono_ms: int) -> None:
         """Some are too large: refuses those, proposes the others."""
         fits = [len(entry) <= self._request_bytes_max for entry in entries]
         large = [token for token, fit in zip(event.tokens, fits, strict=True) if not fit]
-        output.replies.append((event.sink, large, [(EtcdError.REQUEST_TOO_LARGE, self.applier.store.revision, b"")] * len(large)))
+        output.replies.append((event.sink, large, [self._refused(EtcdError.REQUEST_TOO_LARGE)] * len(large)))
         small = [(message, token) for message, token, fit in zip(event.messages, event.tokens, fits, strict=True) if fit]
         if small:
             rest = Propose(event.kind, [message for message, _ in small], [token for _, token in small], event.sink)
@@ -317,8 +276,13 @@ class Replica:
     def _apply(self, runs: list[Run], output: Output, mono_ms: int) -> None:
         self.applier.lessor.set_time(mono_ms)
         for first, term, kind, entries in runs:
+            if term != self.applier.applied_term:
+                self.waiters.lose(term, self._refused(EtcdError.LEADER_CHANGED), output.replies)
             ids, results = self.applier.apply(first, term, kind, entries)
             output.applied += len(entries)
+            if kind:
+                output.members_changed = True
+                self._tell_role(mono_ms)
             self.waiters.resolve(ids, results, output.replies)
         applied = self.applier.applied_index
         self.kernel.advance(applied)
@@ -334,57 +298,61 @@ class Replica:
                 kernel.compact(applied - keep)
             self._held_bytes = 0
 
-    # -- reads
+    # -- time, members and leadership
 
-    def _read(self, event: Read, _output: Output, _mono_ms: int) -> None:
-        self._reads_asked.append(event)
+    def _received(self, event: Received, _output: Output, mono_ms: int) -> None:
+        message = event.message
+        self.kernel.step(message)
+        if message.type in BEATS:
+            self._tell_role(mono_ms)
+            self.fence.incoming(message, mono_ms)
 
-    def _ask_index(self, output: Output, mono_ms: int) -> None:
-        """One read index for all reads of this step."""
-        reads, self._reads_asked = self._reads_asked, []
-        context = self.ids.lease_id()  # unique over restarts: an answer that comes late must not match
-        if not self.kernel.read_index(context):
-            self.reads_failed_total += 1
-            self._refuse_reads(reads, EtcdError.NO_LEADER, output)
-            return
-        self._reads_open[context] = (mono_ms + self._request_timeout_ms, reads)
+    def _transfer(self, event: Transfer, _output: Output, _mono_ms: int) -> None:
+        self.kernel.transfer(event.member)
 
-    def _index_known(self, context: object, index: int, _output: Output) -> None:
-        found = self._reads_open.pop(context, None) if isinstance(context, int) else None
-        if found is not None:
-            self._reads_waiting.append((index, found[0], found[1]))
+    def _stamp(self, messages: Sequence[Message], mono_ms: int) -> None:
+        """What heartbeats and their answers carry for the fence."""
+        beats = [message for message in messages if message.type in BEATS]
+        if beats:
+            self._tell_role(mono_ms)
+            commit = self.kernel.commit if self.kernel.committed_in_term else -1
+            for message in beats:
+                self.fence.outgoing(message, mono_ms, commit)
 
-    def _index_lost(self, context: object, output: Output) -> None:
-        found = self._reads_open.pop(context, None) if isinstance(context, int) else None
-        if found is not None:
-            self.reads_failed_total += 1
-            self._refuse_reads(found[1], EtcdError.LEADER_CHANGED, output)
-
-    def _serve_reads(self, output: Output) -> None:
-        applied = self.kernel.applied
-        while self._reads_waiting and self._reads_waiting[0][0] <= applied:
-            output.reads.extend((read.serve, 0) for read in self._reads_waiting.popleft()[2])
-
-    def _refuse_reads(self, reads: list[Read], error: EtcdError, output: Output) -> None:
-        output.reads.extend((read.serve, int(error)) for read in reads)
-
-    # -- time and leadership
+    def _tell_role(self, mono_ms: int) -> None:
+        kernel = self.kernel
+        if kernel.state == LEADER:
+            self.fence.lead(kernel.term, kernel.voter_ids, kernel.learner_ids, mono_ms)
+        else:
+            self.fence.follow(kernel.term, mono_ms)
 
     def _tick(self, _event: Tick, output: Output, mono_ms: int) -> None:
         self.kernel.tick()
-        self.waiters.expire(mono_ms, (EtcdError.TIMEOUT, self.applier.store.revision, b""), output.replies)
-        for context in [one for one, (deadline, _) in self._reads_open.items() if deadline <= mono_ms]:
-            self.reads_timed_out_total += 1
-            self._refuse_reads(self._reads_open.pop(context)[1], EtcdError.TIMEOUT, output)
-        while self._reads_waiting and self._reads_waiting[0][1] <= mono_ms:
-            self._refuse_reads(self._reads_waiting.popleft()[2], EtcdError.TIMEOUT, output)
+        self.waiters.expire(mono_ms, self._timed_out, output.replies)
+        while self._leaderless and self._leaderless[0][0] <= mono_ms:
+            deadline_ms, event = self._leaderless.popleft()
+            self._leaderless_count -= len(event.tokens)
+            error = self._timed_out(deadline_ms - self._request_timeout_ms)
+            output.replies.append((event.sink, event.tokens, [error] * len(event.tokens)))
+        self.reading.tick(mono_ms, output.reads)
+
+    def _timed_out(self, asked_ms: int) -> Result:
+        """As etcd tells apart what a request waited for (server.go, parseProposeCtxErr)."""
+        lost_ms = self._elected_ms - 2 * self._lease_extend_ms
+        failed_over = lost_ms < asked_ms < self._elected_ms
+        return self._refused(EtcdError.TIMEOUT_LEADER_FAILURE if failed_over else EtcdError.TIMEOUT)
 
     def _watch_leader(self, output: Output, mono_ms: int) -> None:
         kernel = self.kernel
         if kernel.leader != self._leader:
             self._leader = kernel.leader
-            self.leader_changes_total += kernel.leader != 0
+            self._tell_role(mono_ms)
             output.leader_changed = True
+            if kernel.leader:
+                self.leader_changes_total += 1
+                self._elected_ms = mono_ms
+                self._leader_found(output, mono_ms)
+                output.more = True
         lessor = self.applier.lessor
         if kernel.state != LEADER:
             if lessor.primary:
@@ -397,17 +365,16 @@ class Replica:
     def stop(self, events: Sequence[Event] = ()) -> Output:
         """Answers everyone who still waits, those in `events` that no step has taken too: the outcome of what was proposed is unknown."""
         output = Output()
-        stopped: Result = (EtcdError.STOPPED, self.applier.store.revision, b"")
-        self.waiters.expire(1 << 62, stopped, output.replies)
-        for event in events:
+        stopped = self._refused(EtcdError.STOPPED)
+        self.waiters.expire(1 << 62, lambda _asked_ms: stopped, output.replies)
+        held = [event for _, event in self._leaderless]
+        self._leaderless.clear()
+        for event in (*held, *events):
             if isinstance(event, Propose):
                 output.replies.append((event.sink, event.tokens, [stopped] * len(event.tokens)))
+            elif isinstance(event, ProposeChange):
+                output.replies.append((event.sink, [0], [stopped]))
             elif isinstance(event, Read):
-                self._refuse_reads([event], EtcdError.STOPPED, output)
-        for _, reads in self._reads_open.values():
-            self._refuse_reads(reads, EtcdError.STOPPED, output)
-        for _, _, reads in self._reads_waiting:
-            self._refuse_reads(reads, EtcdError.STOPPED, output)
-        self._reads_open.clear()
-        self._reads_waiting.clear()
+                output.reads.append((event.serve, int(EtcdError.STOPPED)))
+        self.reading.stop(output.reads)
         return output

@@ -124,6 +124,11 @@ class DataDirectory:
         return sorted(int(match[1]) for match in found if match)
 
     @property
+    def has_member(self) -> bool:
+        """Whether a member's data lie here: a log was begun, or a database."""
+        return any(self.wal_path.glob("*.wal")) or bool(self._databases())
+
+    @property
     def database_path(self) -> str:
         """The database in use (`db.0` in a fresh directory, not made yet)."""
         return str(self.path / f"db.{max(self._databases(), default=0)}")

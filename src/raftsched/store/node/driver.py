@@ -17,26 +17,33 @@ from raftsched.errors import EtcdError, FatalError, GrpcCode, NoSpaceError, Stat
 from raftsched.ports import ChangeSink, StoreStatus
 from raftsched.ports import Log as LogPort
 from raftsched.store import alarm, codec, membership
+from raftsched.store.backend.directory import DataDirectory
+from raftsched.store.birth import Birth
 from raftsched.store.codec import Headers, largest, text_field, varint_field
 from raftsched.store.host import ReplicationHost, host_configuration
 from raftsched.store.mvcc._store import MvccStore
 from raftsched.store.node.compaction import AutoCompactor, history_full
 from raftsched.store.node.flush import Flusher
+from raftsched.store.node.leases import Leases
 from raftsched.store.node.metrics import APPLY_BOUNDS, ETCD_DISK_BOUNDS, Histogram
-from raftsched.store.node.opening import Member, open_member
+from raftsched.store.node.opening import Member, Opener
 from raftsched.store.node.options import Clock, NodeOptions, SystemClock
+from raftsched.store.node.peering import Network, Peering, version_key
+from raftsched.store.node.sinks import AnswerTo, CompactionEnd, Nobody, Revocations, Waiter
 from raftsched.store.node.snapshots import Snapshots
 from raftsched.store.quota import Quota
-from raftsched.store.raft._kernel import KernelError
-from raftsched.store.replica import LEADER, More, Output, Persist, Persisted, Propose, ProposeChange, Read, Tick
+from raftsched.store.raft._kernel import KernelError, Message
+from raftsched.store.replica import LEADER, More, Output, Persist, Persisted, Propose, ProposeChange, Read, Tick, Transfer
 from raftsched.types import MemberInfo, Result, ResultSink
 
 PRIVILEGED = frozenset({codec.DELETE_RANGE, codec.COMPACTION, codec.LEASE_REVOKE, codec.ALARM})  # may use the reserve of a full disk
 HOUSEKEEPING_MS = 500
 READS_PER_CHECK = 64
-Opener = Callable[[NodeOptions, Clock], Member]
 SLOW_APPLY_S = 0.1  # etcd's warning
 START_TIMEOUT_S = 60.0
+WAIT_TOLD_S = 10.0
+ANNOUNCE_RETRY_S = 1.0
+HAND_OVER_LOOK_S = 0.005
 STOP_TIMEOUT_MS = 10_000
 
 
@@ -50,11 +57,17 @@ class Node:
         log: LogPort,
         on_fatal: Callable[[str], None],
         clock: Clock | None = None,
-        opener: Opener = open_member,
+        opener: Opener | None = None,
+        network: Network | None = None,
+        on_restart: Callable[[str], None] | None = None,
     ) -> None:
-        """`on_fatal(line)`: waiting cannot mend it, the process must end with that line and exit code 1; called once. `opener`: how a member
-        is made from its data directory; the simulator has its own."""
-        self._opener = opener
+        """`on_fatal(line)`: waiting cannot mend it, the process must end with that line and exit code 1; called once. `opener`: how a
+        member is made from its data directory; the simulator has its own. `network`: makes the transport, None = a lone member.
+        `on_restart(line)`: this incarnation is over, a new one is to be started on the same directory; called once."""
+        self._opener = opener or Opener()
+        self._network = network
+        self._peering: Peering | None = None
+        self._on_restart = on_restart or on_fatal
         self._options = options
         self._log = log
         self._on_fatal = on_fatal
@@ -64,6 +77,8 @@ class Node:
         self._running = False
         self._failed = ""
         self._ready: asyncio.Event
+        self._ready_asked = False
+        self._version_asked = False
         self._pump_scheduled = False
         self._in_pump = False
         self._turn_started_ns = 0
@@ -71,7 +86,6 @@ class Node:
         self._queued_bytes = 0  # accepted, not yet with the log
         self._sinks: list[ChangeSink] = []
         self._no_space_asked_ms = -(10**9)
-        self._revoke_waiters: list[tuple[int, asyncio.Future[int]]] = []
         self._compaction_asked = 0
         self._next_housekeeping_ms = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -86,32 +100,87 @@ class Node:
         """Opens or begins the data directory, replays, is elected; done when reads and writes are served. Raises FatalError, NoSpaceError
         and what `DataDirectory` raises."""
         self._loop = asyncio.get_running_loop()
-        self._member = member = self._opener(self._options, self._clock)
         try:
-            self._build(member)
+            member = await self._open()
         except BaseException:
-            member.close()
+            await self._close_peering()
             raise
         if member.repaired:
             self._log.warning("write-ahead log repaired", detail=member.repaired)
         self._running = True
         self._loop.add_reader(member.log.fd, self._on_log_event)
+        if self._peering is not None:
+            self._peering.join(member, self._received)
+            self._members_changed()
         self._on_timer()
         try:
-            await asyncio.wait_for(self._ready.wait(), START_TIMEOUT_S)
-        except TimeoutError:
-            if member.log.no_space:
-                await self.stop()
-                raise NoSpaceError(f"the log in {member.log.directory} cannot be written: no space on the disk") from None
-            self._failed = f"{self._options.data_dir}: no leader after {START_TIMEOUT_S:.0f} s"
-        except asyncio.CancelledError:
+            await self._until_ready(member)
+            if not self._failed:
+                await self._announce()
+        except BaseException:
             await self.stop()
             raise
-        if not self._failed:
-            await self._publish()
         if self._failed:
             await self.stop()
             raise FatalError(self._failed)
+
+    async def _until_ready(self, member: Member) -> None:
+        """Until reads and writes are served. A member of several waits for its quorum without limit, and says so. Raises NoSpaceError."""
+        began_ms = self._mono_ms()
+        while not self._ready.is_set():
+            try:
+                await asyncio.wait_for(self._ready.wait(), WAIT_TOLD_S)
+            except TimeoutError:
+                if member.log.no_space:
+                    raise NoSpaceError(f"the log in {member.log.directory} cannot be written: no space on the disk") from None
+                if self._alone:
+                    if self._mono_ms() - began_ms >= START_TIMEOUT_S * 1000:
+                        self._failed = f"{self._options.data_dir}: no leader after {START_TIMEOUT_S:.0f} s"
+                        return
+                else:
+                    self._log.warning("waiting for a quorum of the cluster", leader=f"{self._kernel.leader:x}", term=self._kernel.term)
+
+    @property
+    def _alone(self) -> bool:
+        return self._kernel.voter_ids == {self._member.member_id}
+
+    def _look_ready(self) -> None:
+        if self._replica.readable:
+            self._ready.set()
+        elif self._kernel.leader and not self._ready_asked:
+            self._ready_asked = True
+            self._host.submit(Read(self._on_barrier))
+
+    def _on_barrier(self, error: int) -> None:
+        self._ready_asked = False
+        if not error:
+            self._ready.set()
+
+    async def _open(self) -> Member:
+        directory = self._opener.claim(self._options)
+        try:
+            birth = await self._find_birth(directory)
+        except BaseException:
+            directory.close()
+            raise
+        self._member = member = self._opener.open(self._options, self._clock, directory, birth)
+        try:
+            self._build(member)
+        except BaseException:
+            member.close()
+            raise
+        return member
+
+    async def _find_birth(self, directory: DataDirectory) -> Birth | None:
+        if self._network is None:
+            return None
+        self._peering = Peering(self._network, self._log, self._on_removed)
+        await self._peering.port.start()
+        return None
+
+    async def _close_peering(self) -> None:
+        if self._peering is not None:
+            await self._peering.close()
 
     def _build(self, member: Member) -> None:
         options = self._options
@@ -138,15 +207,27 @@ class Node:
             self._mono_ms,
             member_id=member.member_id,
             conf=host_configuration(options.heartbeat_ms, options.election_ms_min, options.election_ms_max),
+            port=None if self._peering is None else self._peering.port,
+        )
+        self._leases = Leases(
+            member.applier.lessor,
+            barrier=self.read_barrier,
+            mono_ms=self._mono_ms,
+            leader=lambda: self._kernel.leader,
+            own_id=member.member_id,
+            ask=None if self._peering is None else self._peering.ask,
+            timeout_ms=options.request_timeout_ms,
         )
 
     async def stop(self) -> None:
         """Proposes nothing more, answers what is under way, brings LMDB up to date, closes. Idempotent."""
         if not self._running:
             return
+        await self._hand_over()
         self._running = False
         if self._timer is not None:
             self._timer.cancel()
+        await self._close_peering()
         self._loop.remove_reader(self._member.log.fd)
         try:
             if not self._failed:
@@ -154,9 +235,7 @@ class Node:
         except FatalError as error:
             self._fail(error)
         self._answer_all()
-        for _, future in self._revoke_waiters:
-            if not future.done():
-                future.set_exception(status_of(EtcdError.STOPPED))
+        self._leases.stop()
         try:
             self._flusher.close(commit=not self._failed)
             await self._snapshots.close()
@@ -170,6 +249,18 @@ class Node:
             self._member.close()
         except FatalError as error:
             self._fail(error)
+
+    async def _hand_over(self) -> None:
+        """A leader that goes names its successor, so that nobody waits for an election."""
+        kernel = self._kernel
+        matches = {member: found[0] for member, found in kernel.matches().items() if member in kernel.voter_ids}
+        if self._failed or kernel.state != LEADER or not matches:
+            return
+        self._host.submit(Transfer(max(matches, key=lambda member: (matches[member], member))))
+        self._schedule()
+        stop_ms = self._mono_ms() + self._options.election_ms_max
+        while kernel.state == LEADER and not self._failed and self._mono_ms() < stop_ms:
+            await asyncio.sleep(HAND_OVER_LOOK_S)
 
     def _drain(self) -> None:
         """What was proposed is written, synced, applied and answered, as far as the disk lets."""
@@ -231,6 +322,8 @@ class Node:
         try:
             if output.persist is not None:
                 self._persist(output.persist)
+                if self._peering is not None:
+                    self._peering.note(output.persist)
             for message in output.send:
                 self._host.send(message)
             if output.applied:
@@ -239,10 +332,12 @@ class Node:
             self._deliver(output)  # also when the log has failed: these are of earlier entries
         if output.leader_changed:
             self._leader_changed()
+        if output.members_changed:
+            self._members_changed()
         if output.more:
             self._host.submit(More())
-        elif not self._ready.is_set() and self._replica.readable:
-            self._ready.set()
+        elif not self._ready.is_set():
+            self._look_ready()
 
     def _persist(self, persist: Persist) -> None:
         log = self._member.log
@@ -296,8 +391,7 @@ class Node:
                 for sink in tuple(self._sinks):
                     self._guard(sink.on_changes, changes, revision)
         self._flusher.on_applied(output.applied)
-        if self._revoke_waiters:
-            self._wake_revoke_waiters()
+        self._leases.on_applied()
 
     def _deliver(self, output: Output) -> None:
         for sink, tokens, results in output.replies:
@@ -335,46 +429,90 @@ class Node:
     def _housekeeping(self, now_ms: int) -> None:
         self._flusher.tick()
         self._snapshots.look(now_ms)
-        if self._kernel.state != LEADER or not self._ready.is_set():
+        if not self._ready.is_set():
             return
-        self._expire_leases(now_ms)
-        self._compact(now_ms)
         self._check_space(now_ms)
+        if self._kernel.state == LEADER:
+            self._expire_leases(now_ms)
+            self._compact(now_ms)
+            self._raise_version()
 
     def _leader_changed(self) -> None:
         self._headers.term = self._kernel.term
         self._log.info("raft: leader changed", leader=f"{self._kernel.leader:x}", term=self._kernel.term)
 
-    async def _publish(self) -> None:
-        """What this member tells the cluster about itself, when that has changed: MemberList is right before anyone asks."""
+    def _members_changed(self) -> None:
+        """The membership was applied anew: connections, and who is heard, follow."""
+        if self._peering is None:
+            return
+        self._peering.refresh()
+        self._host.set_members(self._peering.others())
+
+    def _received(self, sender: int, message: Message) -> None:
+        """A peer's message: the next turn takes it, before what clients asked."""
+        self._host.received(sender, message)
+        self._schedule()
+
+    def _on_removed(self) -> None:
+        self._fail(FatalError("this member was removed from the cluster: to join again, start with an empty data directory"))
+
+    def _raise_version(self) -> None:
+        """The cluster's version is the lowest of its members'; it rises when all run a newer one."""
+        members = self._member.applier.membership
+        if self._peering is None or not members.cluster_version or self._version_asked:
+            return
+        lowest = self._peering.lowest_version(self._options.cluster_version)
+        if lowest is not None and version_key(lowest) > version_key(members.cluster_version):
+            self._version_asked = True
+            self._log.info("raising the cluster version", old=members.cluster_version, new=lowest)
+            self._propose(codec.CLUSTER_VERSION_SET, text_field(1, lowest), AnswerTo(self._on_version))
+
+    def _on_version(self, _error: int) -> None:
+        self._version_asked = False
+
+    async def _announce(self) -> None:
+        """Tells the cluster about this member until it knows: MemberList is right before anyone asks."""
+        while self._running and not self._failed:
+            problem = await self._publish()
+            if not problem:
+                return
+            self._log.warning("the cluster could not be told about this member", error=EtcdError(problem).name)
+            if self._alone:
+                return
+            await asyncio.sleep(ANNOUNCE_RETRY_S)
+
+    async def _publish(self) -> int:
+        """What has changed about this member; the first error."""
         options, members = self._options, self._member.applier.membership
-        me = members.member(self.member_id)
+        me, told = members.member(self.member_id), []
         if me is not None and me.peer_urls != options.peer_urls:
-            told = MemberInfo(self.member_id, "", options.peer_urls, ())
-            change = membership.encode_change(
-                membership.UPDATE_NODE, self.member_id, membership.encode_json(told), self._replica.ids.take()
-            )
-            self._host.submit(ProposeChange(change))
-        told_all = []
+            moved = MemberInfo(self.member_id, "", options.peer_urls, ())
+            told.append(self._change_and_wait(membership.UPDATE_NODE, self.member_id, membership.encode_json(moved)))
         if me is None or (me.name, me.client_urls) != (options.name, options.client_urls):
             attributes = membership.encode_attributes(self.member_id, options.name, options.client_urls)
-            told_all.append(self._propose_and_wait(codec.MEMBER_ATTRIBUTES_SET, attributes))
+            told.append(self._propose_and_wait(codec.MEMBER_ATTRIBUTES_SET, attributes))
         if not members.cluster_version:
-            told_all.append(self._propose_and_wait(codec.CLUSTER_VERSION_SET, text_field(1, options.cluster_version)))
+            told.append(self._propose_and_wait(codec.CLUSTER_VERSION_SET, text_field(1, options.cluster_version)))
+        errors = [await one for one in told]
+        return next(filter(None, errors), 0)
+
+    def _change_and_wait(self, change: int, member_id: int, context: bytes = b"") -> "asyncio.Future[int]":
+        """Proposes a configuration change at this member, the leader; the error of the answer."""
+        future: asyncio.Future[int] = self._loop.create_future()
+        change_id = self._replica.ids.take()
+        self._host.submit(ProposeChange(membership.encode_change(change, member_id, context, change_id), change_id, Waiter(future)))
         self._schedule()
-        for told_one in told_all:
-            if error := await told_one:
-                self._log.warning("the cluster could not be told about this member", error=EtcdError(error).name)
+        return future
 
     def _propose_and_wait(self, kind: int, message: bytes) -> "asyncio.Future[int]":
         """The error of the answer."""
         future: asyncio.Future[int] = self._loop.create_future()
-        self._propose(kind, message, _Waiter(future))
+        self._propose(kind, message, Waiter(future))
         return future
 
     def _propose(self, kind: int, message: bytes, sink: ResultSink | None = None) -> None:
         """A proposal of the node's own."""
-        self._host.propose(Propose(kind, [message], [0], sink or _Nobody()), lambda: None)
+        self._host.propose(Propose(kind, [message], [0], sink or Nobody()), lambda: None)
         self._schedule()
 
     def _expire_leases(self, now_ms: int) -> None:
@@ -382,7 +520,7 @@ class Node:
         over = lessor.expired(now_ms) if lessor.primary else []
         if over:
             messages = [varint_field(1, lease) for lease in over]
-            self.propose_many(codec.LEASE_REVOKE, messages, over, _Revocations(lessor.retry))
+            self.propose_many(codec.LEASE_REVOKE, messages, over, Revocations(lessor.retry))
 
     def _compact(self, now_ms: int) -> None:
         """The documented retention, and the bound on history beyond it."""
@@ -394,7 +532,7 @@ class Node:
         target = target or self._history_target()
         if target > max(store.compact_revision, 0) and not self._compaction_asked:
             self._compaction_asked = target
-            self.propose_many(codec.COMPACTION, [varint_field(1, target)], [target], _Compaction(self._compaction_done))
+            self.propose_many(codec.COMPACTION, [varint_field(1, target)], [target], CompactionEnd(self._compaction_done))
 
     def _history_target(self) -> int:
         """Where to compact to because history takes too much; 0 = it does not."""
@@ -602,38 +740,11 @@ class Node:
 
     async def lease_renew(self, lease: int) -> int:
         """See `ports.StoreNode`."""
-        await self.read_barrier()  # leadership is confirmed; also waits for what was granted before
-        lessor = self._member.applier.lessor
-        if not lessor.primary:
-            raise status_of(EtcdError.NO_LEADER)
-        ttl_s = lessor.renew(lease, self._mono_ms())
-        if ttl_s >= 0:
-            return ttl_s
-        future: asyncio.Future[int] = self._loop.create_future()
-        self._revoke_waiters.append((lease, future))
-        try:
-            return await asyncio.wait_for(future, self._options.request_timeout_ms / 1000)
-        except TimeoutError:
-            raise status_of(EtcdError.TIMEOUT) from None
-
-    def _wake_revoke_waiters(self) -> None:
-        lessor = self._member.applier.lessor
-        still = []
-        for lease, future in self._revoke_waiters:
-            if future.done():
-                continue
-            if lessor.exists(lease):
-                still.append((lease, future))
-            else:
-                future.set_result(0)
-        self._revoke_waiters = still
+        return await self._leases.renew(lease)
 
     async def lease_time_to_live(self, lease: int, *, keys: bool) -> tuple[int, int, Sequence[bytes]]:
         """See `ports.StoreNode`."""
-        await self.read_barrier()
-        lessor = self._member.applier.lessor
-        left_s, granted_s = lessor.time_to_live(lease, self._mono_ms())
-        return left_s, granted_s, (lessor.keys_of(lease) or ()) if keys and left_s >= 0 else ()
+        return await self._leases.time_to_live(lease, keys=keys)
 
     async def lease_ids(self) -> Sequence[int]:
         await self.read_barrier()
@@ -698,8 +809,8 @@ class Node:
             "etcd_server_quota_backend_bytes": self._quota.limit_bytes,
             "etcd_mvcc_db_total_size_in_bytes": self._member.backend.size_bytes,
             "etcd_mvcc_db_total_size_in_use_in_bytes": self._member.backend.in_use_bytes,
-            "etcd_server_read_indexes_failed_total": replica.reads_failed_total,
-            "etcd_server_slow_read_indexes_total": replica.reads_timed_out_total,
+            "etcd_server_read_indexes_failed_total": replica.reading.failed_total,
+            "etcd_server_slow_read_indexes_total": replica.reading.timed_out_total,
             "etcd_mvcc_put_total": self._store.put_total,
             "etcd_mvcc_delete_total": self._store.delete_total,
             "etcd_mvcc_range_total": self._store.range_total,
@@ -729,41 +840,3 @@ class Node:
             "etcd_mvcc_hash_rev_duration_seconds": self._flusher.hash_kv_seconds.sample(),
             "raftsched_apply_batch_duration_seconds": self._apply_seconds.sample(),
         }
-
-
-class _Nobody:
-    """Takes answers that nobody waits for."""
-
-    def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
-        pass
-
-
-class _Waiter:
-    """The error of one answer, for who awaits it."""
-
-    def __init__(self, future: "asyncio.Future[int]") -> None:
-        self._future = future
-
-    def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
-        if not self._future.done():
-            self._future.set_result(results[0][0])
-
-
-class _Revocations:
-    """Of expired leases: what did not get through is named again."""
-
-    def __init__(self, retry: Callable[[int], None]) -> None:
-        self._retry = retry
-
-    def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
-        for lease, (error, _, _) in zip(tokens, results, strict=True):
-            if error:
-                self._retry(lease)
-
-
-class _Compaction:
-    def __init__(self, done: Callable[[int, int], None]) -> None:
-        self._done = done
-
-    def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
-        self._done(tokens[0], results[0][0])

@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raftsched.errors import FatalError, NoSpaceError
-from raftsched.store import codec, membership
+from raftsched.store import codec
 from raftsched.store.alarm import AlarmStore
 from raftsched.store.apply import Applier, SideWrites
 from raftsched.store.backend._lmdb import Backend
 from raftsched.store.backend.directory import DataDirectory
+from raftsched.store.birth import Birth, found
 from raftsched.store.codec import RequestIds
 from raftsched.store.lease import Lessor
 from raftsched.store.membership import Membership
@@ -32,7 +33,7 @@ from raftsched.store.wal.disk import RealDisk
 from raftsched.store.wal.format import Metadata
 from raftsched.store.wal.log import Log, open_log
 from raftsched.store.wal.recovery import Recovered, has_log
-from raftsched.types import HardState, MemberInfo
+from raftsched.types import HardState
 
 CONF_CHANGE = 1
 FIRST_ENTRY_TIMEOUT_MS = 10_000
@@ -59,6 +60,7 @@ class Member:
     fresh: bool
     repaired: str
     mark_index: int  # of the last snapshot mark in the log
+    changes: tuple[bytes, ...]  # configuration changes that the log holds behind what is applied
     installed: str = ""  # what became of an installation that was cut short, for a log line
 
     def close(self) -> None:
@@ -79,21 +81,45 @@ def space_bound(options: NodeOptions, path: Path) -> int:
     return min(options.quota_bytes or QUOTA_DEFAULT_BYTES, int(most * FILE_SYSTEM_SHARE))
 
 
-def open_member(options: NodeOptions, clock: Clock) -> Member:
-    """Opens or begins. On failure nothing stays open."""
-    directory = DataDirectory(options.data_dir, instance=options.instance)
+def claim(options: NodeOptions) -> DataDirectory:
+    """Locks the data directory: until then nothing is said to anyone in this member's name. Raises what `DataDirectory` raises."""
+    return DataDirectory(options.data_dir, instance=options.instance)
+
+
+class Opener:
+    """How a node comes to its member; the simulator has another."""
+
+    def claim(self, options: NodeOptions) -> DataDirectory:
+        return claim(options)
+
+    def open(self, options: NodeOptions, clock: Clock, directory: DataDirectory, birth: Birth | None) -> Member:
+        return open_member(options, clock, directory, birth)
+
+
+def open_member(options: NodeOptions, clock: Clock, directory: DataDirectory | None = None, birth: Birth | None = None) -> Member:
+    """Opens or begins, in a `directory` that was claimed before. `birth`: how a member without data begins, by default as a founder of
+    the cluster that the options list. On failure nothing stays open."""
+    directory = directory or claim(options)
     try:
         installed = install.finish(directory)
         backend = Backend(directory.database_path, map_bytes=options.map_bytes)
         try:
             bound_bytes = space_bound(options, directory.path)
-            log, recovered, fresh = _open_log(options, directory, backend, bound_bytes)
+            log, recovered, fresh = _open_log(
+                options, directory, backend, bound_bytes, birth or found(options.name, options.listed, options.cluster_token)
+            )
             try:
-                member = assemble(
-                    options, clock, directory, backend=backend, log=log, recovered=recovered, bound_bytes=bound_bytes, fresh=fresh
+                return assemble(
+                    options,
+                    clock,
+                    directory,
+                    backend=backend,
+                    log=log,
+                    recovered=recovered,
+                    bound_bytes=bound_bytes,
+                    fresh=fresh,
+                    installed=installed,
                 )
-                member.installed = installed
-                return member
             except BaseException:
                 log.close()
                 raise
@@ -105,14 +131,15 @@ def open_member(options: NodeOptions, clock: Clock) -> Member:
         raise
 
 
-def _open_log(options: NodeOptions, directory: DataDirectory, backend: Backend, bound_bytes: int) -> tuple[Log, Recovered, bool]:
+def _open_log(
+    options: NodeOptions, directory: DataDirectory, backend: Backend, bound_bytes: int, birth: Birth
+) -> tuple[Log, Recovered, bool]:
     path = str(directory.wal_path)
     metadata = None
     if not has_log(RealDisk(path)):
         if backend.applied_index:
             raise FatalError(f"{path} holds no log, but {backend.path} has applied {backend.applied_index}: the two do not belong together")
-        member_id = membership.make_member_id(options.peer_urls, options.cluster_token)
-        metadata = Metadata(node_id=member_id, cluster_id=membership.make_cluster_id([member_id]))
+        metadata = Metadata(node_id=birth.member_id, cluster_id=birth.cluster_id)
     log, recovered = open_log(
         path,
         metadata=metadata,
@@ -122,24 +149,29 @@ def _open_log(options: NodeOptions, directory: DataDirectory, backend: Backend, 
         keep_bytes=bound_bytes // 4 or 1 << 62,
     )
     fresh = recovered.last_index == 0
-    if fresh:
+    if fresh and is_founder(recovered.metadata, birth):
         try:
-            recovered = bootstrap(options, log, recovered)
+            recovered = bootstrap(log, recovered, birth)
         except BaseException:
             log.close()
             raise
     return log, recovered, fresh
 
 
-def bootstrap(options: NodeOptions, log: Log, recovered: Recovered) -> Recovered:
-    """The first entry of a new cluster, as etcd writes it: this member joins, in term 1, committed."""
-    me = MemberInfo(recovered.metadata.node_id, "", options.peer_urls, ())
-    entry = membership.encode_change(membership.ADD_NODE, me.member_id, membership.encode_json(me))
-    state = HardState(term=1, vote=0, commit=1)
-    batch = log.append(state, 1, [1], [entry], types=[CONF_CHANGE])
+def is_founder(metadata: Metadata, birth: Birth) -> bool:
+    """Whether a log without entries is a founder's, killed before it wrote them. Who joined has an id that depends on the time."""
+    return bool(birth.entries) and (metadata.node_id, metadata.cluster_id) == (birth.member_id, birth.cluster_id)
+
+
+def bootstrap(log: Log, recovered: Recovered, birth: Birth) -> Recovered:
+    """The first entries of a new cluster, as etcd writes them: its members, in term 1, committed."""
+    entries, count = list(birth.entries), len(birth.entries)
+    state = HardState(term=1, vote=0, commit=count)
+    batch = log.append(state, 1, [1] * count, entries, types=[CONF_CHANGE] * count)
     if not log.wait_durable(batch, FIRST_ENTRY_TIMEOUT_MS):
         raise NoSpaceError(f"the log in {log.directory} cannot be written: no space on the disk")
-    return replace(recovered, hard_state=state, terms=[1], datas=[entry], types={0: CONF_CHANGE}, last_index=1)
+    types = dict.fromkeys(range(count), CONF_CHANGE)
+    return replace(recovered, hard_state=state, terms=[1] * count, datas=entries, types=types, last_index=count)
 
 
 def _runs(recovered: Recovered) -> list[Run]:
@@ -180,6 +212,7 @@ def assemble(
     bound_bytes: int,
     fresh: bool,
     chance: Chance = secrets.randbits,
+    installed: str = "",
 ) -> Member:
     """The state machine from what LMDB holds, the kernel from the log. Also what a simulated member is made by."""
     side = SideWrites()
@@ -223,15 +256,9 @@ def assemble(
         fresh=fresh,
         repaired=recovered.repaired,
         mark_index=recovered.mark.index,
+        changes=tuple(recovered.datas[position] for position, kind in sorted(recovered.types.items()) if kind == CONF_CHANGE),
+        installed=installed,
     )
-
-
-def _require_lone(kernel: Kernel) -> None:
-    """Raises FatalError."""
-    others = (kernel.voter_ids | kernel.learner_ids) - {kernel.id}
-    if others or kernel.id not in kernel.voter_ids:
-        named = ", ".join(f"{one:x}" for one in sorted(others)) or "without this one"
-        raise FatalError(f"the data directory belongs to a cluster of several members ({named}); this version runs one")
 
 
 def _make_kernel(
@@ -263,7 +290,6 @@ def _make_kernel(
         )
     except KernelError as error:
         raise FatalError(f"{options.data_dir}: {error}") from error
-    _require_lone(kernel)
     ids = RequestIds(member_id, clock.wall_ms())
     for _, _, kind, entries in runs:
         for first_id, start, stop in codec.unwrap(entries)[2] if kind != CONF_CHANGE else ():

@@ -40,6 +40,7 @@ class NodeOptions:
     name: str = "default"
     cluster_token: str = "etcd-cluster"
     peer_urls: tuple[str, ...] = ("http://localhost:2380",)
+    initial_cluster: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (name, peer URLs) of all founders; () = this member alone
     client_urls: tuple[str, ...] = ("http://localhost:2379",)
     cluster_version: str = "3.7.0"
 
@@ -77,6 +78,11 @@ class NodeOptions:
         for what in ("compaction_retention", "max_wals", "max_snapshots"):
             if getattr(self, what) < 0:
                 raise ConfigError(f"{what.replace('_', ' ')} must not be negative")
+
+    @property
+    def listed(self) -> dict[str, tuple[str, ...]]:
+        """The initial cluster, this member included."""
+        return dict(self.initial_cluster) or {self.name: self.peer_urls}
 
     @property
     def election_ticks(self) -> tuple[int, int]:

@@ -61,6 +61,11 @@ class Peers:
         self._opening = 0
         self._versions: dict[int, Version] = {}
 
+    @property
+    def listen_address(self) -> tuple[str, int]:
+        """(host, port) as it was asked for."""
+        return self._listen
+
     async def start(self) -> None:
         """Listens. OSError: the port cannot be had."""
         host, port = self._listen

@@ -1,0 +1,162 @@
+"""A member among the others: connections follow the membership, and what arrives goes to whom it is for.
+
+Invariant: nobody is dialled who is neither in the applied membership nor in a change that this member has in its log.
+Must not know: frames and sockets (store/transport), what a request of another room means.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Protocol
+
+from raftsched.errors import ETCD_STATUS, EtcdError, PeerCode, PeerError, StatusError
+from raftsched.ports import Log as LogPort
+from raftsched.store import membership
+from raftsched.store.codec import WireError
+from raftsched.store.membership import Membership
+from raftsched.store.node.opening import Member
+from raftsched.store.raft._kernel import Message
+from raftsched.store.replica import Persist
+from raftsched.store.transport.ports import BulkStream, PeerHandler
+
+CONF_CHANGE = 1
+NUMBERS = {status: int(error) for error, status in reversed(ETCD_STATUS.items())}
+"""What travels between members is the number of an error; (code, text) -> number."""
+
+
+class PeerPort(Protocol):
+    """The transport, as a node uses it: `store.transport.Peers`, or the simulator's."""
+
+    async def start(self) -> None: ...
+    def join(self, *, cluster_id: int, member_id: int) -> None: ...
+    def update(self, members: Mapping[int, Sequence[str]]) -> None: ...
+    def send(self, member_id: int, message: Message) -> bool: ...
+    async def request(self, member_id: int, kind: int, payload: bytes, timeout_ms: int) -> bytes: ...
+    async def ask(self, url: str, payload: bytes, timeout_ms: int) -> bytes: ...
+    async def open_bulk(self, member_id: int, purpose: int) -> BulkStream: ...
+    def versions(self) -> Mapping[int, tuple[int, int, int]]: ...
+    def counters(self) -> Mapping[str, float]: ...
+    async def close(self) -> None: ...
+
+
+Network = Callable[[PeerHandler], PeerPort]
+"""Makes the transport, which is told whom to call."""
+
+Request = Callable[[int, bytes], Awaitable[bytes]]
+"""(sender, payload) -> answer; raises StatusError, or WireError for bytes that are no request."""
+
+
+class Peering:
+    """The `PeerHandler` of a node."""
+
+    def __init__(self, network: Network, log: LogPort, on_removed: Callable[[], None]) -> None:
+        self._log = log
+        self._on_removed = on_removed
+        self._deliver: Callable[[int, Message], None] | None = None
+        self._membership: Membership | None = None
+        self._own_id = 0
+        self._pending: dict[int, tuple[str, ...]] = {}  # members of changes in the log that are not applied yet
+        self._known: Mapping[int, Sequence[str]] = {}
+        self.requests: dict[int, Request] = {}
+        self.bulk: dict[int, Callable[[int, BulkStream], Awaitable[None]]] = {}
+        self.answer_ask: Callable[[bytes], Awaitable[bytes]] | None = None
+        self.port = network(self)
+
+    # -- life
+
+    def join(self, member: Member, deliver: Callable[[int, Message], None]) -> None:
+        """The member is open: from here on it speaks as itself."""
+        self._own_id, self._membership, self._deliver = member.member_id, member.applier.membership, deliver
+        self.note_changes(member.changes)
+        self.port.join(cluster_id=member.cluster_id, member_id=member.member_id)
+        self.refresh()
+
+    def others(self) -> Collection[int]:
+        """Who is reached."""
+        return self._known.keys()
+
+    def refresh(self) -> None:
+        """The membership may have changed: connections follow."""
+        assert self._membership is not None
+        known: dict[int, Sequence[str]] = {one.member_id: one.peer_urls for one in self._membership.members()}
+        self._pending = {one: urls for one, urls in self._pending.items() if one not in known and not self._membership.was_removed(one)}
+        known = self._pending | known
+        known.pop(self._own_id, None)
+        if known != self._known:
+            self._known = known
+            self.port.update(known)
+
+    def note(self, persist: Persist) -> None:
+        """Entries that go to the log: a change in force needs its member reached before it is applied."""
+        changes = [entry for _, _, kind, entries in persist.entries if kind == CONF_CHANGE for entry in entries]
+        if changes:
+            self.note_changes(changes)
+            self.refresh()
+
+    def note_changes(self, changes: Sequence[bytes]) -> None:
+        for entry in changes:
+            try:
+                change, member_id, context, _ = membership.decode_change(entry)
+                if change in (membership.ADD_NODE, membership.ADD_LEARNER) and context:
+                    self._pending[member_id] = membership.decode_json(context).peer_urls
+            except WireError:
+                continue  # applies as a refused change
+
+    def lowest_version(self, own: str) -> str | None:
+        """The lowest cluster version that a member could run, this one included; None while somebody's is not known."""
+        versions = self.port.versions()
+        if any(one not in versions for one in self._known):
+            return None
+        return min([own, *(cluster_version(versions[one]) for one in self._known)], key=version_key)
+
+    # -- PeerHandler
+
+    def on_message(self, sender: int, message: Message) -> None:
+        if self._deliver is not None:
+            self._deliver(sender, message)
+
+    async def on_request(self, sender: int, kind: int, payload: bytes) -> bytes:
+        handler = self.requests.get(kind)
+        if handler is None:
+            raise PeerError(PeerCode.INTERNAL, f"request {kind} is not known here")
+        try:
+            return await handler(sender, payload)
+        except StatusError as error:
+            raise PeerError(NUMBERS.get((error.code, error.message), PeerCode.INTERNAL), error.message) from None
+        except WireError as error:
+            raise PeerError(EtcdError.MALFORMED, str(error)) from None
+
+    async def on_bulk(self, sender: int, stream: BulkStream) -> None:
+        handler = self.bulk.get(stream.purpose)
+        if handler is None:
+            stream.close()
+            return
+        await handler(sender, stream)
+
+    async def on_ask(self, payload: bytes) -> bytes:
+        if self.answer_ask is None:
+            raise PeerError(PeerCode.BUSY, "this member is not ready to answer")
+        return await self.answer_ask(payload)
+
+    def is_removed(self, member_id: int) -> bool:
+        return self._membership is not None and self._membership.was_removed(member_id)
+
+    def on_removed(self) -> None:
+        self._on_removed()
+
+    # -- asking
+
+    async def ask(self, member_id: int, kind: int, payload: bytes, timeout_ms: int) -> bytes:
+        """One request of another member. Raises PeerError."""
+        return await self.port.request(member_id, kind, payload, timeout_ms)
+
+    async def close(self) -> None:
+        self._deliver = None
+        await self.port.close()
+
+
+def cluster_version(version: tuple[int, int, int]) -> str:
+    """As etcd writes it: major and minor, the patch is 0."""
+    return f"{version[0]}.{version[1]}.0"
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

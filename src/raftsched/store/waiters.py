@@ -1,0 +1,124 @@
+"""Who waits for which request: proposals by their ids, answered when their own entry was applied here.
+
+Invariant: each token is answered once; an answer is matched by id, never by position in the log.
+Must not know: Raft, clocks (times come as arguments).
+"""
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from raftsched.store.apply import IdRun
+from raftsched.types import Result, ResultSink
+
+SEQUENCE_MASK = (1 << 48) - 1  # of a request id: what rises within a member (codec.RequestIds)
+
+Reply = tuple[ResultSink, Sequence[int], Sequence[Result]]
+
+
+class Waiting:
+    """Proposals of one event that are not all answered yet."""
+
+    __slots__ = ("answered", "asked_ms", "count", "deadline_ms", "done", "first_id", "sink", "term", "tokens")
+
+    def __init__(self, first_id: int, tokens: Sequence[int], sink: ResultSink, *, term: int, asked_ms: int, deadline_ms: int) -> None:
+        """`term`: in which they were appended, or sent to a leader that takes them in this term alone."""
+        self.first_id = first_id
+        self.count = len(tokens)
+        self.tokens = tokens
+        self.sink = sink
+        self.term = term
+        self.asked_ms = asked_ms
+        self.deadline_ms = deadline_ms
+        self.answered = 0
+        self.done: set[int] | None = None  # positions answered, once they were not answered all at a time
+
+    def answer(self, offset: int, results: list[Result]) -> Reply | None:
+        """Tokens `offset ...` get these results, but none twice."""
+        if len(results) == self.count and not self.answered:
+            self.answered = self.count
+            return self.sink, self.tokens, results
+        if self.done is None:
+            self.done = set()
+        fresh = [] if self.full else [position for position in range(offset, offset + len(results)) if position not in self.done]
+        self.done.update(fresh)
+        self.answered += len(fresh)
+        tokens = [self.tokens[position] for position in fresh]
+        return (self.sink, tokens, [results[position - offset] for position in fresh]) if fresh else None
+
+    def give_up(self, result: Result) -> Reply | None:
+        done = self.done or set()
+        tokens = [token for position, token in enumerate(self.tokens) if position not in done] if not self.full else []
+        self.answered = self.count
+        return (self.sink, tokens, [result] * len(tokens)) if tokens else None
+
+    @property
+    def full(self) -> bool:
+        return self.answered >= self.count
+
+
+class Waiters:
+    """Who waits for which request id. Ids rise, so those who wait are in order of their ids and of their deadlines."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Waiting] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, waiting: Waiting) -> None:
+        self._waiting.append(waiting)
+
+    def _find(self, request_id: int) -> Waiting | None:
+        if not self._waiting:
+            return None
+        found = self._waiting[0]  # nearly always: entries come in the order in which they were proposed
+        if not 0 <= request_id - found.first_id < found.count:
+            position = bisect_right(self._waiting, request_id, key=lambda one: one.first_id) - 1
+            if position < 0:
+                return None
+            found = self._waiting[position]
+        return found if request_id - found.first_id < found.count else None
+
+    def resolve(self, ids: list[IdRun], results: list[Result], replies: list[Reply]) -> None:
+        """Results of applied entries, by runs of neighbouring ids, to whoever waits for them."""
+        for first_id, start, stop in ids:
+            at, request_id = start, first_id
+            while at < stop:
+                waiting = self._find(request_id)
+                count = 1
+                if waiting is not None:
+                    offset = request_id - waiting.first_id
+                    count = min(waiting.count - offset, stop - at)
+                    whole = at == 0 and count == len(results)
+                    reply = waiting.answer(offset, results if whole else results[at : at + count])
+                    if reply is not None:
+                        replies.append(reply)
+                    while self._waiting and self._waiting[0].full:
+                        self._waiting.popleft()
+                at += count
+                request_id += count
+
+    def expire(self, mono_ms: int, result: Callable[[int], Result], replies: list[Reply]) -> None:
+        """Those whose time is over; `result(asked_ms)`: the outcome is unknown."""
+        while self._waiting and (self._waiting[0].full or self._waiting[0].deadline_ms <= mono_ms):
+            waiting = self._waiting.popleft()
+            reply = waiting.give_up(result(waiting.asked_ms))
+            if reply is not None:
+                replies.append(reply)
+
+    def lose(self, term: int, result: Result, replies: list[Reply]) -> None:
+        """An entry of `term` is applied: what an older term left behind is in the log before it, or nowhere and never will be."""
+        while self._waiting and (self._waiting[0].full or self._waiting[0].term < term):
+            reply = self._waiting.popleft().give_up(result)
+            if reply is not None:
+                replies.append(reply)
+
+    def refuse(self, suffix: int, result: Result, replies: list[Reply]) -> None:
+        """The leader did not take what was sent to it under this sequence (the first id without the member's part)."""
+        for waiting in self._waiting:
+            if waiting.first_id & SEQUENCE_MASK == suffix:
+                reply = waiting.give_up(result)
+                if reply is not None:
+                    replies.append(reply)
+                return

@@ -1,0 +1,245 @@
+"""Three replicas on one thread: forwarding, reads, changes of members and the fence, with messages in the test's hand."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from raftsched.errors import EtcdError
+from raftsched.pb.etcd import rpc_pb2
+from raftsched.store import codec, membership
+from raftsched.store._records import MemoryRecords
+from raftsched.store.alarm import AlarmStore
+from raftsched.store.apply import Applier, SideWrites
+from raftsched.store.codec import RequestIds
+from raftsched.store.lease import Lessor
+from raftsched.store.membership import Membership
+from raftsched.store.mvcc._store import MvccStore
+from raftsched.store.raft._kernel import Kernel, Message
+from raftsched.store.replica import LEADER, Event, More, Output, Persisted, Propose, ProposeChange, Read, Received, Replica, Tick, Transfer
+from raftsched.types import MemberInfo, Result
+
+APPEND = 3
+PROPOSE = 2
+
+
+def put(key: bytes, value: bytes = b"v") -> bytes:
+    return rpc_pb2.PutRequest(key=key, value=value).SerializeToString()
+
+
+def state_machine() -> Applier:
+    side = SideWrites()
+    lessor = Lessor(side.write)
+    store = MvccStore(MemoryRecords(), lessor, hash_seed=7)
+    store.load()
+    return Applier(store, lessor, AlarmStore(side.write), Membership(side.write), side)
+
+
+class One:
+    """A member: its log syncs at once unless it `hangs`."""
+
+    def __init__(self, group: "Group", member_id: int, voters: Sequence[int]) -> None:
+        self.group, self.id = group, member_id
+        self.replica = Replica(Kernel(member_id, voters=voters, seed=member_id), state_machine(), RequestIds(member_id, 1))
+        self.hangs = False
+        self.got: list[tuple[int, Result]] = []
+        self.outputs: list[Output] = []
+
+    @property
+    def kernel(self) -> Kernel:
+        return self.replica.kernel
+
+    @property
+    def leads(self) -> bool:
+        return self.kernel.state == LEADER and self.kernel.committed_in_term
+
+    def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
+        self.got += zip(tokens, results, strict=True)
+
+    def step(self, *events: Event) -> None:
+        output = self.replica.step(events, self.group.now_ms)
+        self.outputs.append(output)
+        self.group.in_flight += output.send
+        for sink, tokens, results in output.replies:
+            sink.on_results(tokens, results)
+        for serve, error in output.reads:
+            serve(error)
+        if output.persist is not None and not self.hangs:
+            self.step(Persisted(output.persist.batch))
+        if output.more:
+            self.step(More())
+
+    def put(self, token: int, key: bytes) -> None:
+        self.step(Propose(codec.PUT, [put(key)], [token], self))
+
+    def answers(self) -> list[tuple[int, int]]:
+        return [(token, result[0]) for token, result in self.got]
+
+    def keys(self) -> list[bytes]:
+        return [one.key for one in self.replica.applier.store.live(b"", b"\xff", None, 1000)]
+
+
+class Group:
+    """Three members, and messages that travel when `run` says so."""
+
+    def __init__(self, ids: Sequence[int] = (1, 2, 3)) -> None:
+        self.now_ms = 1_000
+        self.in_flight: list[Message] = []
+        self.lost: Callable[[Message], bool] = lambda _message: False
+        self.members = {one: One(self, one, ids) for one in ids}
+
+    def run(self) -> None:
+        while self.in_flight:
+            message = self.in_flight.pop(0)
+            if not self.lost(message) and message.to in self.members:
+                self.members[message.to].step(Received(message))
+
+    def tick(self, count: int = 1, *, but: int = 0) -> None:
+        for _ in range(count):
+            self.now_ms += 50
+            for member in list(self.members.values()):
+                if member.id != but:
+                    member.step(Tick())
+            self.run()
+
+    def elect(self, *, but: int = 0) -> One:
+        for _ in range(200):
+            self.tick(but=but)
+            found = [one for one in self.members.values() if one.leads and one.id != but]
+            if found:
+                self.tick(but=but)
+                return found[0]
+        raise AssertionError("nobody was elected")
+
+    def others(self, one: One) -> list[One]:
+        return [member for member in self.members.values() if member is not one]
+
+
+@pytest.fixture
+def group() -> Group:
+    return Group()
+
+
+def test_a_follower_answers_its_own_clients_at_its_own_apply(group: Group) -> None:
+    leader = group.elect()
+    follower = group.others(leader)[0]
+    follower.put(7, b"k")
+    assert follower.got == []
+    group.run()
+    assert follower.answers() == [(7, 0)]
+    assert follower.keys() == [b"k"], "who is answered reads its own write"
+    group.tick()
+    assert {tuple(one.keys()) for one in group.members.values()} == {(b"k",)}
+
+
+def test_what_is_proposed_before_there_is_a_leader_goes_to_the_first(group: Group) -> None:
+    for number, member in group.members.items():
+        member.put(number, b"k%d" % number)
+    group.elect()
+    assert [member.answers() for member in group.members.values()] == [[(1, 0)], [(2, 0)], [(3, 0)]]
+
+
+def test_a_forwarded_proposal_that_never_came_is_lost_when_a_new_leader_has_committed(group: Group) -> None:
+    leader = group.elect()
+    follower = group.others(leader)[0]
+    group.lost = lambda message: message.type == PROPOSE
+    follower.put(7, b"k")
+    group.run()
+    group.lost = lambda message: leader.id in (message.to, message.sender)
+    group.elect(but=leader.id)
+    assert follower.answers() == [(7, EtcdError.LEADER_CHANGED)]
+    assert follower.keys() == []
+
+
+def test_a_deposed_leader_tells_what_was_lost_and_keeps_what_was_not(group: Group) -> None:
+    leader = group.elect()
+    leader.put(1, b"kept")
+    group.lost = lambda message: leader.id in (message.to, message.sender) and message.type != APPEND
+    group.run()  # the entry arrives, the answers do not
+    group.lost = lambda message: leader.id in (message.to, message.sender)
+    leader.put(2, b"lost")
+    group.run()
+    new = group.elect(but=leader.id)
+    group.lost = lambda _message: False
+    group.tick(3)
+    assert leader.answers() == [(1, 0), (2, EtcdError.LEADER_CHANGED)]
+    assert leader.keys() == new.keys() == [b"kept"]
+
+
+def test_a_follower_reads_what_was_committed_before(group: Group) -> None:
+    leader = group.elect()
+    follower = group.others(leader)[0]
+    group.lost = lambda message: follower.id == message.to and message.type == APPEND
+    leader.put(1, b"k")
+    group.run()
+    served: list[tuple[int, list[bytes]]] = []
+    follower.step(Read(lambda error: served.append((error, follower.keys()))))
+    group.run()
+    assert served == [], "the index is known, the entry is not here"
+    group.lost = lambda _message: False
+    group.tick(4)
+    assert served == [(0, [b"k"])]
+
+
+def test_a_question_for_a_read_index_that_was_lost_is_asked_again(group: Group) -> None:
+    leader = group.elect()
+    follower = group.others(leader)[0]
+    served: list[int] = []
+    group.lost = lambda message: message.type == 15
+    follower.step(Read(served.append))
+    group.tick(9)
+    assert served == []
+    group.lost = lambda _message: False
+    group.tick(3)
+    assert served == [0]
+
+
+def test_a_leader_that_is_cut_off_serves_no_read(group: Group) -> None:
+    leader = group.elect()
+    group.lost = lambda message: leader.id in (message.to, message.sender)
+    served: list[int] = []
+    leader.step(Read(served.append))
+    group.tick(40)
+    assert leader.kernel.state != LEADER
+    assert served == [EtcdError.LEADER_CHANGED]
+
+
+def test_a_change_of_members_is_answered_by_its_id_and_in_force_everywhere(group: Group) -> None:
+    leader = group.elect()
+    told = MemberInfo(9, "", ("http://nine:2380",), ())
+    change_id = leader.replica.ids.take()
+    change = membership.encode_change(membership.ADD_LEARNER, 9, membership.encode_json(told), change_id)
+    leader.step(ProposeChange(change, change_id, leader))
+    group.run()
+    assert leader.answers() == [(0, 0)]
+    assert any(output.members_changed for output in leader.outputs)
+    group.tick()
+    assert {one.kernel.learner_ids for one in group.members.values()} == {frozenset({9})}
+
+
+def test_a_second_change_waits_for_the_first(group: Group) -> None:
+    leader = group.elect()
+    group.lost = lambda message: True
+    for number in (8, 9):
+        told = membership.encode_json(MemberInfo(number, "", (f"http://{number}:2380",), ()))
+        change_id = leader.replica.ids.take()
+        leader.step(ProposeChange(membership.encode_change(membership.ADD_LEARNER, number, told, change_id), change_id, leader))
+    assert leader.answers() == [(0, -4)]
+
+
+def test_leadership_moves_without_an_election_timeout(group: Group) -> None:
+    leader = group.elect()
+    heir = group.others(leader)[1]
+    leader.step(Transfer(heir.id))
+    group.run()
+    assert heir.leads
+    assert leader.kernel.leader == heir.id
+
+
+def test_who_is_cut_off_may_trigger_no_more_when_another_leads(group: Group) -> None:
+    leader = group.elect()
+    group.tick(3)
+    for one in group.members.values():
+        assert one.replica.fence.until_ms(one.kernel.applied) > group.now_ms
+    group.lost = lambda message: leader.id in (message.to, message.sender)
+    group.elect(but=leader.id)
+    assert leader.replica.fence.until_ms(leader.kernel.applied) <= group.now_ms
