@@ -1,5 +1,5 @@
 # Two commands: `make run` and `make test`. Both set up what is missing first; see scripts/setup.sh.
-.PHONY: help run test lint differential bench bench-rooms wheel proto tools lower-bounds pythons setup clean
+.PHONY: help run cluster test lint differential chaos kills bench bench-rooms wheel proto tools lower-bounds pythons setup clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -10,6 +10,9 @@ setup: ## system packages, .venv, dependencies, native modules
 
 run: setup ## a server with its data in ./data; further flags: make run ARGS="--port=6000"
 	@exec .venv/bin/python scripts/run.py $(ARGS)
+
+cluster: setup ## three members on this machine, data in ./data/cluster; Ctrl-C stops all; make cluster ARGS="--members 5"
+	@exec .venv/bin/python scripts/cluster.py $(ARGS)
 
 test: setup ## every check and test; further options for pytest: make test ARGS="-k wheel"
 	@scripts/test.sh $(ARGS)
@@ -23,6 +26,12 @@ tools: setup ## the real etcd 3.7, its tools and the load generators (needs Go)
 
 differential: tools ## a longer comparison with a real etcd; make differential SEEDS=50 STEPS=5000
 	@RAFTSCHED_DIFFERENTIAL_SEEDS=$(or $(SEEDS),20) RAFTSCHED_DIFFERENTIAL_STEPS=$(or $(STEPS),3000) .venv/bin/python -m pytest -q tests/interop/test_differential.py
+
+chaos: setup ## kills, partitions and pauses of three members under the load of both APIs, then every checker; make chaos SECONDS=60
+	@.venv/bin/python -m raftsched.testing.chaos --seconds=$(or $(SECONDS),600) $(ARGS)
+
+kills: setup ## kill -9 of the leader a hundred times and of all members twenty times under load, then every checker
+	@.venv/bin/python -m raftsched.testing.chaos --leader-kills=100 --all-kills=20 --json=build/kills.json $(ARGS)
 
 bench: tools ## every target of docs/performance.md beside a real etcd; make bench ARGS="--only store --quick"
 	@.venv/bin/python -m bench.load.report $(ARGS)

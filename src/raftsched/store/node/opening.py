@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raftsched.errors import FatalError, NoSpaceError
-from raftsched.store import codec
+from raftsched.store import codec, membership
 from raftsched.store.alarm import AlarmStore
 from raftsched.store.apply import Applier, SideWrites
 from raftsched.store.backend._lmdb import Backend
