@@ -1,5 +1,5 @@
 # Two commands: `make run` and `make test`. Both set up what is missing first; see scripts/setup.sh.
-.PHONY: help run cluster test lint differential chaos kills bench bench-rooms wheel proto tools lower-bounds pythons setup clean
+.PHONY: help run cluster test lint sim differential chaos kills bench bench-rooms wheel proto tools lower-bounds pythons setup clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -23,6 +23,9 @@ lint: setup ## ruff, mypy, cython-lint, the house rules
 tools: setup ## the real etcd 3.7, its tools and the load generators (needs Go)
 	@.venv/bin/python scripts/tools.py build
 	@.venv/bin/python scripts/tools.py
+
+sim: setup ## whole members in virtual time, fresh seeds: make sim SECONDS=600
+	@.venv/bin/python -m raftsched.testing.sim --seconds $(or $(SECONDS),60) $(ARGS)
 
 differential: tools ## a longer comparison with a real etcd; make differential SEEDS=50 STEPS=5000
 	@RAFTSCHED_DIFFERENTIAL_SEEDS=$(or $(SEEDS),20) RAFTSCHED_DIFFERENTIAL_STEPS=$(or $(STEPS),3000) .venv/bin/python -m pytest -q tests/interop/test_differential.py

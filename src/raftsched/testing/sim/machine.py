@@ -1,0 +1,329 @@
+"""One machine of the cluster: its disk and clock, which outlive processes, and the processes that run on it one after another.
+
+A process is a real `Node` with a real `SchedulerService` on it; only ports are replaced. `crash` is a power cut or a kill, `stop` a
+clean end, `start` the next life.
+Must not know: what clients do, what is checked beyond what an `Observer` is told.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from raftsched.errors import FatalError, NoSpaceError
+from raftsched.ports import ChangeSink
+from raftsched.scheduler.bridge.embedded import EmbeddedKv
+from raftsched.scheduler.service import SchedulerService
+from raftsched.store import membership
+from raftsched.store.node import Clock, Node, NodeOptions
+from raftsched.store.node.opening import Member, assemble, bootstrap
+from raftsched.store.wal import recovery
+from raftsched.store.wal.format import Metadata
+from raftsched.store.watch.hub import WatchHub
+from raftsched.testing.disk import SimulatedDisk
+from raftsched.testing.sim.backend import Database, SimBackend
+from raftsched.testing.sim.log import DiskFaults, SimLog
+from raftsched.testing.sim.loop import Owner, SimLoop, SimTimer
+from raftsched.types import Change, Result
+from raftsched.zones import zone_table
+
+EPOCH_NS = 1_700_000_000_000_000_000
+SEGMENT_BYTES = 16_384
+
+
+class Observer(Protocol):
+    """Who watches all members: the checkers. Called by the member, on its own time."""
+
+    def applied(self, process: "Process", first: int, term: int, kind: int, entries: list[bytes], results: list[Result]) -> None: ...
+    def changed(self, process: "Process", changes: Sequence[Change], revision: int) -> None: ...
+    def started(self, process: "Process") -> None:
+        """It serves."""
+
+    def failed(self, process: "Process", line: str) -> None:
+        """It ends with this line and exit code 1."""
+
+    def note(self, who: str, what: str) -> None:
+        """For the trace."""
+
+
+class MachineClock(Clock):
+    """Monotonic time starts anew with each boot; wall time is wrong by `skew_ns`, which may change at any moment."""
+
+    def __init__(self, loop: SimLoop, boot_ns: int) -> None:
+        self._loop = loop
+        self._boot_ns = boot_ns
+        self.skew_ns = 0
+        self.highest_ns = 0
+        """The latest wall time that was ever told."""
+
+    def mono_ns(self) -> int:
+        return self._loop.now_ns + self._boot_ns
+
+    def wall_ns(self) -> int:
+        now_ns = EPOCH_NS + self._loop.now_ns + self.skew_ns
+        self.highest_ns = max(self.highest_ns, now_ns)
+        return now_ns
+
+    def wall_ms(self) -> int:
+        return self.wall_ns() // 1_000_000
+
+
+class _Lines:
+    """A `ports.Log` into the trace."""
+
+    def __init__(self, observer: Observer, who: str) -> None:
+        self._observer, self._who = observer, who
+
+    def _line(self, message: str, /, **fields: object) -> None:
+        self._observer.note(self._who, " ".join([message, *(f"{name}={value}" for name, value in fields.items())]))
+
+    debug = info = warning = error = _line
+
+
+class _Directory:
+    """What is left of a `DataDirectory`: names, and a place for Raft's snapshot files, which nothing reads back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.snap_path = path / "snap"
+        self.wal_path = path / "wal"
+        self.snap_path.mkdir(parents=True, exist_ok=True)
+
+    def close(self) -> None: ...
+
+
+class Process:
+    """One life of a member."""
+
+    def __init__(self, machine: "Machine", number: int) -> None:
+        self.machine = machine
+        self.name = f"{machine.name}.{number}"
+        self.owner = Owner(self.name)
+        self.serving = False
+        self.ending = False
+        self.gone: asyncio.Future[None] = machine.loop.create_future()
+        self.backend: SimBackend | None = None
+        self.member: Member | None = None
+        self._lines = _Lines(machine.observer, self.name)
+        self._hub_scheduled = False
+        self._hub_ends: Callable[[], None] | None = None
+        self.node = Node(machine.options, log=self._lines, on_fatal=self._on_fatal, clock=machine.clock, opener=self._open)
+        self.service: SchedulerService
+        self.hub: WatchHub
+
+    @property
+    def alive(self) -> bool:
+        return not self.owner.dead
+
+    async def run(self) -> None:
+        """Starts everything; ends with the line that a real process would print."""
+        try:
+            await self.node.start()
+            self._attach()
+            self.service = self._make_service()
+            await self.service.start()
+        except (FatalError, NoSpaceError) as error:
+            self.machine.fail(self, str(error))
+            return
+        self.serving = True
+        self.machine.observer.started(self)
+
+    def _attach(self) -> None:
+        assert self.member is not None
+        self.hub = WatchHub(self.node.mvcc, on_work=self._schedule_hub, on_demand=self._on_demand)
+
+    def _make_service(self) -> SchedulerService:
+        machine = self.machine
+        return SchedulerService(
+            EmbeddedKv(self.node),
+            scheduler_id=machine.name,
+            address=f"{machine.name}:50006",
+            zone_source=zone_table,
+            rng=lambda: machine.chance.getrandbits(64),
+            log=self._lines,
+            engine_log=self._lines,
+            wall_ns=machine.clock.wall_ns,
+            mono_ns=machine.clock.mono_ns,
+            timer=SimTimer,
+        )
+
+    async def end(self) -> None:
+        """As the server stops: the scheduler first, the store last."""
+        self.serving = False
+        self.ending = True
+        try:
+            await asyncio.wait_for(self.service.stop(), 5)
+        except TimeoutError:
+            self._lines.warning("the leadership lease could not be revoked in time")
+        await self.node.stop()
+
+    # -- the ports
+
+    def _open(self, options: NodeOptions, clock: Clock) -> Member:
+        machine = self.machine
+        self.backend = backend = machine.backend_type(machine.loop, machine.database, machine.faults, f"{machine.name}/db")
+        metadata = None
+        if not recovery.has_log(machine.disk):
+            member_id = membership.make_member_id(options.peer_urls, options.cluster_token)
+            metadata = Metadata(node_id=member_id, cluster_id=membership.make_cluster_id([member_id]))
+            recovery.create(machine.disk, metadata)
+        recovered = recovery.recover(machine.disk, after_index=backend.applied_index)
+        log: Any = SimLog(
+            machine.loop, machine.disk, recovered, machine.faults, segment_bytes=SEGMENT_BYTES, keep_segments=options.max_wals
+        )
+        fresh = recovered.last_index == 0
+        if fresh:
+            recovered = bootstrap(options, log, recovered)
+        directory: Any = _Directory(machine.path)
+        source: Any = backend
+        self.member = assemble(
+            options,
+            clock,
+            directory,
+            backend=source,
+            log=log,
+            recovered=recovered,
+            bound_bytes=0,
+            fresh=fresh,
+            chance=machine.chance.getrandbits,
+        )
+        self._watch_apply(self.member)
+        return self.member
+
+    def _watch_apply(self, member: Member) -> None:
+        apply = member.applier.apply
+        tap: list[_Tap] = []
+
+        def watched(first: int, term: int, kind: int, entries: list[bytes]) -> Any:
+            if not tap:  # before the first entry: what is replayed at the start is shown too
+                tap.append(_Tap(self))
+                self.node.add_change_sink(tap[0])
+            ids, results = apply(first, term, kind, entries)
+            self.machine.observer.applied(self, first, term, kind, entries, results)
+            return ids, results
+
+        applier: Any = member.applier
+        applier.apply = watched  # the one place through which all entries go
+
+    def _on_fatal(self, line: str) -> None:
+        self.machine.loop.call_soon(self.machine.fail, self, line)
+
+    # -- watches, as rpc/etcd/watch.py drives them
+
+    def _schedule_hub(self) -> None:
+        if not self._hub_scheduled:
+            self._hub_scheduled = True
+            self.machine.loop.call_soon(self._hub_round)
+
+    def _hub_round(self) -> None:
+        self._hub_scheduled = False
+        if self.hub.catch_up():
+            self._schedule_hub()
+
+    def _on_demand(self, wanted: bool) -> None:
+        if wanted:
+            self._hub_ends = self.node.add_change_sink(self.hub)
+        elif self._hub_ends is not None:
+            self._hub_ends()
+            self._hub_ends = None
+
+
+class _Tap(ChangeSink):
+    """Shows the checkers what the store tells its subscribers."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def on_changes(self, changes: Sequence[Change], revision: int) -> None:
+        self._process.machine.observer.changed(self._process, changes, revision)
+
+    def on_reset(self) -> None: ...
+
+
+class Machine:
+    """See the module's text."""
+
+    backend_type: type[SimBackend] = SimBackend
+
+    def __init__(self, loop: SimLoop, observer: Observer, name: str, seed: str, path: Path, options: dict[str, Any]) -> None:
+        self.loop = loop
+        self.observer = observer
+        self.name = name
+        self.path = path / name
+        self.chance = random.Random(f"{seed}/{name}")
+        self.faults = DiskFaults(self.chance)
+        self.disk = SimulatedDisk(f"{name}/wal")
+        self.database = Database()
+        self.clock = self._boot()
+        self.skew_ns = 0
+        self.options = NodeOptions(data_dir=name, name=name, peer_urls=(f"http://{name}:2380",), **options)
+        self.process: Process | None = None
+        self.lives = 0
+
+    def _boot(self) -> MachineClock:
+        return MachineClock(self.loop, self.chance.randrange(1 << 50))
+
+    @property
+    def up(self) -> bool:
+        return self.process is not None
+
+    @property
+    def serving(self) -> bool:
+        return self.process is not None and self.process.serving
+
+    def set_skew(self, skew_ns: int) -> None:
+        self.skew_ns = self.clock.skew_ns = skew_ns
+
+    def start(self) -> None:
+        """Begins a new life; no effect while one goes on."""
+        if self.process is not None:
+            return
+        self.lives += 1
+        self.observer.note(self.name, "starts")
+        process = self.process = Process(self, self.lives)
+        process.owner.run(lambda: self.loop.create_task(process.run()))
+
+    def crash(self, *, power_cut: bool) -> None:
+        """`power_cut`: what was not synced is lost, sector by sector by chance; else it stays in the page cache."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        self.observer.note(self.name, "loses power" if power_cut else "is killed")
+        self._end(process)
+        if process.backend is not None:
+            process.backend.crash(self.chance)
+        share = self.chance.choice([0.0, 0.2, 0.5, 0.9, 1.0])
+        if power_cut or self.faults.failed:
+            self.disk = self.disk.crash(lambda: self.chance.random() < share)
+            self.clock = self._boot()
+            self.clock.skew_ns = self.skew_ns
+        self.faults.failed = self.faults.fail_sync = False
+
+    def _end(self, process: Process) -> None:
+        process.owner.kill()
+        process.serving = False
+        if not process.gone.done():
+            process.gone.set_result(None)
+
+    async def stop(self) -> None:
+        """A clean end. A crash may come in between."""
+        process = self.process
+        if process is None or not process.serving:
+            return
+        self.observer.note(self.name, "stops")
+        task = process.owner.run(lambda: self.loop.create_task(process.end()))
+        await asyncio.wait([task, process.gone], return_when=asyncio.FIRST_COMPLETED)
+        if self.process is process:
+            self.process = None
+            self._end(process)
+            if task.done() and task.exception() is not None:
+                self.observer.failed(process, f"stop failed: {task.exception()!r}")
+            if process.backend is not None:
+                process.backend.crash(self.chance)
+
+    def fail(self, process: Process, line: str) -> None:
+        """The process ends itself."""
+        if self.process is process and not process.ending:
+            self.observer.failed(process, line)
+            self.crash(power_cut=False)

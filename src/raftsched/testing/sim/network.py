@@ -1,0 +1,315 @@
+"""The network between members: one `SimPeers` per process, with the interface of `store.transport.peers.Peers`.
+
+Messages pass through the real codec, and may be dropped, repeated, late and in any order; requests, questions and bulk streams fail when
+the way there or back is cut. A cut is per direction. Who is dead hears nothing, and what it sent before its end still arrives.
+Must not know: what a message means.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Any
+
+from raftsched.errors import PeerCode, PeerError
+from raftsched.limits import PEER_BULK_IDLE_TIMEOUT_MS
+from raftsched.store.raft._kernel import Message
+from raftsched.store.transport import _frames
+from raftsched.store.transport.ports import BulkStream, PeerHandler
+from raftsched.testing.sim.loop import Owner, SimLoop
+
+BULK_WINDOW = 4  # chunks under way in one direction
+REFUSED_S = 0.001
+
+
+@dataclass(slots=True)
+class Weather:
+    """What the network does to a message at present."""
+
+    drop: float = 0.0
+    twice: float = 0.0
+    delay_s: float = 0.001  # at most, of nearly all
+    late: float = 0.0  # share that takes up to a second
+
+
+class SimNetwork:
+    """All links. `cut` has the directed pairs of machine names between which nothing passes."""
+
+    def __init__(self, loop: SimLoop, seed: str) -> None:
+        self.loop = loop
+        self.chance = random.Random(f"{seed}/network")
+        self.weather = Weather()
+        self.cut: set[tuple[str, str]] = set()
+        self.peers: dict[str, SimPeers] = {}  # by URL
+        self.sent = self.lost = 0
+
+    def delay_s(self) -> float:
+        most = 1.0 if self.chance.random() < self.weather.late else self.weather.delay_s
+        return self.chance.random() * most
+
+    def passes(self, sender: str, receiver: str) -> bool:
+        return (sender, receiver) not in self.cut
+
+    def partition(self, sides: Sequence[Sequence[str]], *, one_way: bool) -> None:
+        """Nothing passes between sides; `one_way`: only from earlier to later ones."""
+        for number, side in enumerate(sides):
+            for other in sides[number + 1 :]:
+                self.cut |= {(one, two) for one in side for two in other}
+                if not one_way:
+                    self.cut |= {(two, one) for one in side for two in other}
+
+    def ended(self, peers: "SimPeers") -> None:
+        """A process is gone: the other ends of its streams notice, some time later."""
+        for stream in peers.streams:
+            self.later(self.delay_s(), stream.other.abort)
+
+    def heal(self) -> None:
+        self.cut.clear()
+        self.weather = Weather()
+
+    def later(self, delay_s: float, call: Callable[..., Any], *arguments: Any) -> None:
+        """Not as the sender: what is on its way arrives although it died."""
+        self.loop.call_later(delay_s, call, *arguments, context=Context())
+
+
+class SimPeers:
+    """See the module's text."""
+
+    def __init__(self, network: SimNetwork, owner: Owner, machine: str, urls: Sequence[str], handler: PeerHandler) -> None:
+        self.machine = machine
+        self.owner = owner
+        self.handler = handler
+        self.cluster_id = self.member_id = 0
+        self.members: dict[int, tuple[str, ...]] = {}
+        self._network = network
+        self._urls = tuple(urls)
+        self._open = False
+        self._told_removed = False
+        self.streams: list[SimBulkStream] = []
+
+    # -- life
+
+    async def start(self) -> None:
+        self._open = True
+        for url in self._urls:
+            self._network.peers[url] = self
+
+    def join(self, *, cluster_id: int, member_id: int) -> None:
+        self.cluster_id, self.member_id = cluster_id, member_id
+
+    def update(self, members: Mapping[int, Sequence[str]]) -> None:
+        self.members = {member: tuple(urls) for member, urls in members.items() if member != self.member_id}
+        for stream in self.streams:
+            if stream.member_id not in self.members:
+                stream.abort()
+
+    async def close(self) -> None:
+        self._open = False
+        for stream in self.streams:
+            stream.abort()
+
+    @property
+    def port(self) -> int:
+        return 2380
+
+    @property
+    def listening(self) -> bool:
+        return self._open and not self.owner.dead
+
+    # -- who is reached
+
+    def _at(self, url: str) -> "SimPeers | None":
+        """Who listens there and can be reached there and back."""
+        peers = self._network.peers.get(url)
+        if peers is None or not peers.listening or not self._network.passes(self.machine, peers.machine):
+            return None
+        return peers if self._network.passes(peers.machine, self.machine) else None
+
+    def _peer(self, member_id: int) -> "SimPeers | None":
+        """The other member, as a handshake would find it."""
+        for url in self.members.get(member_id, ()):
+            peers = self._at(url)
+            if peers is not None and peers.cluster_id == self.cluster_id and peers.member_id == member_id and self._welcome(peers):
+                return peers
+        return None
+
+    def _welcome(self, peers: "SimPeers") -> bool:
+        if peers.handler.is_removed(self.member_id):
+            if not self._told_removed:
+                self._told_removed = True
+                self._network.later(self._network.delay_s(), self._hear_removed)
+            return False
+        return self.member_id in peers.members
+
+    def _hear_removed(self) -> None:
+        if self.listening:
+            self.owner.run(self.handler.on_removed)
+
+    def is_connected(self, member_id: int) -> bool:
+        return self._peer(member_id) is not None
+
+    # -- messages
+
+    def send(self, member_id: int, message: Message) -> bool:
+        network = self._network
+        network.sent += 1
+        weather, chance = network.weather, network.chance
+        if member_id not in self.members or not self.listening:
+            return False
+        data = _frames.encode(message)
+        for _ in range(2 if chance.random() < weather.twice else 1):
+            if chance.random() >= weather.drop:
+                network.later(network.delay_s(), self._arrive, member_id, data)
+        return True
+
+    def _arrive(self, member_id: int, data: bytes) -> None:
+        for url in self.members.get(member_id, ()):
+            peers = self._network.peers.get(url)
+            if peers is None or not peers.listening or not self._network.passes(self.machine, peers.machine):
+                continue
+            if (peers.cluster_id, peers.member_id) == (self.cluster_id, member_id) and self._welcome(peers):
+                peers.owner.run(peers.handler.on_message, self.member_id, _frames.decode(data))
+                return
+        self._network.lost += 1
+
+    # -- requests and questions
+
+    async def request(self, member_id: int, kind: int, payload: bytes, timeout_ms: int) -> bytes:
+        peers = self._peer(member_id)
+        if peers is None:
+            await asyncio.sleep(REFUSED_S)
+            raise PeerError(PeerCode.UNREACHABLE, "no such peer")
+        handler, member = peers.handler, self.member_id
+        return await self._exchange(peers, lambda: handler.on_request(member, kind, payload), timeout_ms)
+
+    async def ask(self, url: str, payload: bytes, timeout_ms: int) -> bytes:
+        peers = self._at(url)
+        if peers is None:
+            await asyncio.sleep(REFUSED_S)
+            raise PeerError(PeerCode.LOST, "nobody listens there")
+        handler = peers.handler
+        return await self._exchange(peers, lambda: handler.on_ask(payload), timeout_ms)
+
+    async def _exchange(self, peers: "SimPeers", work: Callable[[], Coroutine[Any, Any, bytes]], timeout_ms: int) -> bytes:
+        """There, the other's work, and back."""
+        answer: asyncio.Future[bytes] = self._network.loop.create_future()
+        self._network.later(self._network.delay_s(), self._begin, peers, work, answer)
+        try:
+            return await asyncio.wait_for(answer, timeout_ms / 1000)
+        except TimeoutError:
+            raise PeerError(PeerCode.TIMEOUT, "the peer did not answer in time") from None
+
+    def _begin(self, peers: "SimPeers", work: Callable[[], Coroutine[Any, Any, bytes]], answer: "asyncio.Future[bytes]") -> None:
+        if peers.listening and self._network.passes(self.machine, peers.machine):
+            peers.owner.run(lambda: self._network.loop.create_task(self._serve(peers, work, answer)))
+
+    async def _serve(self, peers: "SimPeers", work: Callable[[], Coroutine[Any, Any, bytes]], answer: "asyncio.Future[bytes]") -> None:
+        failure: PeerError | None = None
+        body = b""
+        try:
+            body = await work()
+        except PeerError as error:
+            failure = error
+        except Exception as error:  # as the transport answers for a handler that failed
+            failure = PeerError(PeerCode.INTERNAL, repr(error))
+        self._network.later(self._network.delay_s(), self._finish, peers, answer, body, failure)
+
+    def _finish(self, peers: "SimPeers", answer: "asyncio.Future[bytes]", body: bytes, failure: PeerError | None) -> None:
+        if answer.done() or not self.listening or not self._network.passes(peers.machine, self.machine):
+            return
+        if failure is not None:
+            answer.set_exception(failure)
+        else:
+            answer.set_result(body)
+
+    # -- bulk
+
+    async def open_bulk(self, member_id: int, purpose: int) -> BulkStream:
+        await asyncio.sleep(self._network.delay_s())
+        peers = self._peer(member_id)
+        if peers is None:
+            raise PeerError(PeerCode.UNREACHABLE, "no such peer")
+        near, far = SimBulkStream(self._network, self, member_id, purpose), SimBulkStream(self._network, peers, self.member_id, purpose)
+        near.other, far.other = far, near
+        self.streams.append(near)
+        peers.streams.append(far)
+        self._network.later(0.0, lambda: peers.owner.run(lambda: self._network.loop.create_task(peers._serve_bulk(far))))
+        return near
+
+    async def _serve_bulk(self, stream: "SimBulkStream") -> None:
+        try:
+            await self.handler.on_bulk(stream.member_id, stream)
+            stream.close()
+        except BaseException:
+            stream.abort()
+            raise
+
+    # -- what is shown
+
+    def versions(self) -> Mapping[int, tuple[int, int, int]]:
+        return {}
+
+    def counters(self) -> Mapping[str, float]:
+        return {}
+
+    def families(self) -> Iterator[Any]:
+        return iter(())
+
+
+class SimBulkStream:
+    """One end of a bulk stream."""
+
+    other: "SimBulkStream"
+
+    def __init__(self, network: SimNetwork, peers: SimPeers, member_id: int, purpose: int) -> None:
+        self.purpose, self.member_id = purpose, member_id
+        self._network, self._peers = network, peers
+        self._came: asyncio.Queue[bytes | None] = asyncio.Queue()  # None: it broke
+        self._room = asyncio.Semaphore(BULK_WINDOW)
+        self._ended = False
+        self._last_s = 0.0
+
+    def _broken(self) -> bool:
+        here, there = self._peers, self.other._peers
+        whole = self._network.passes(here.machine, there.machine) and self._network.passes(there.machine, here.machine)
+        return not (whole and here.listening and there.listening)
+
+    async def send(self, data: bytes) -> None:
+        await self._room.acquire()
+        if self._ended or self._broken():
+            self.abort()
+            raise PeerError(PeerCode.LOST, "the stream broke")
+        self._give(data)
+
+    def _give(self, data: bytes | None) -> None:
+        """In order: no chunk overtakes another."""
+        loop = self._network.loop
+        self._last_s = max(loop.time() + self._network.delay_s(), self._last_s + 1e-6)
+        self._network.later(self._last_s - loop.time(), self.other._take, data)
+
+    def _take(self, data: bytes | None) -> None:
+        self._came.put_nowait(None if data is None or (data and self._broken()) else data)
+
+    async def receive(self) -> bytes:
+        try:
+            data = await asyncio.wait_for(self._came.get(), PEER_BULK_IDLE_TIMEOUT_MS / 1000)
+        except TimeoutError:
+            raise PeerError(PeerCode.TIMEOUT, "nothing came") from None
+        if data is None:
+            self._ended = True
+            self._came.put_nowait(None)
+            raise PeerError(PeerCode.LOST, "the stream broke")
+        self.other._room.release()
+        return data
+
+    def close(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._give(b"")
+
+    def abort(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._came.put_nowait(None)
+            self._give(None)

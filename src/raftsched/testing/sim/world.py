@@ -1,0 +1,357 @@
+"""One run: machines, clients, workers and faults from one seed; first safety (anything may fail), then liveness (nothing fails any more,
+and everything must come to rest in bounded time).
+
+`Options.draw` is the swarm: each run has its own choice of what can go wrong, and how often.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raftsched.errors import FatalError
+from raftsched.testing.sim.checkers import Broken, History, Leases, OneHistory, OneLog, SameState, Watches
+from raftsched.testing.sim.clients import Client, Watching
+from raftsched.testing.sim.loop import SimLoop, Stuck
+from raftsched.testing.sim.machine import Machine, Process
+from raftsched.testing.sim.ticks import Ticks
+from raftsched.testing.sim.workers import App, Planner
+from raftsched.types import Change, Result
+
+NS = 1_000_000_000
+REST_S = 40.0  # virtual time in which everything must come to rest once nothing fails any more
+SEARCH_BUDGET = 3_000  # of a search that is the second opinion
+FAULTS = ("kill", "power", "stop", "slow", "full", "sync", "skew", "jump")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run is made of."""
+
+    members: int = 1
+    faults: tuple[str, ...] = FAULTS
+    fault_every_s: float = 3.0
+    duration_s: float = 12.0
+    clients: int = 3
+    keys: int = 3
+    think_s: float = 0.05
+    leases: bool = True
+    lost_answers: float = 0.05
+    watches: int = 2
+    planners: int = 1
+    plan_s: float = 0.3
+    jobs_max: int = 30
+    apps: int = 2
+    work_s: float = 0.02
+    failing: float = 0.2
+    node: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def draw(cls, seed: str) -> "Options":
+        chance = random.Random(f"{seed}/options")
+        return cls(
+            faults=tuple(fault for fault in FAULTS if chance.random() < 0.45),
+            fault_every_s=chance.choice([0.7, 2.0, 4.0]),
+            duration_s=chance.choice([6.0, 12.0]),
+            clients=chance.choice([1, 3, 6]),
+            keys=chance.choice([1, 3, 8]),
+            think_s=chance.choice([0.01, 0.05, 0.2]),
+            leases=chance.random() < 0.6,
+            lost_answers=chance.choice([0.0, 0.1]),
+            watches=chance.choice([0, 1, 3]),
+            planners=chance.choice([0, 1, 2]),
+            plan_s=chance.choice([0.1, 0.5]),
+            apps=chance.choice([1, 2, 3]),
+            work_s=chance.choice([0.002, 0.02, 0.2]),
+            failing=chance.choice([0.0, 0.3]),
+            node={
+                "batch_interval_ms": chance.choice([5, 100, 1_000]),
+                "batch_limit": chance.choice([10, 10_000]),
+                "snapshot_count": chance.choice([50, 10_000]),
+                "max_wals": chance.choice([1, 2, 10]),
+                "compaction_mode": "revision",
+                "compaction_retention": 0,
+            },
+        )
+
+
+@dataclass(slots=True)
+class Report:
+    """How a run ended. `digest` is of the whole trace: equal digests, equal runs."""
+
+    seed: str
+    options: Options
+    error: str = ""
+    digest: str = ""
+    virtual_s: float = 0.0
+    entries: int = 0
+    operations: int = 0
+    deliveries: int = 0
+    committed_ticks: int = 0
+    lives: int = 0
+    watched: int = 0
+    expired: int = 0
+    undecided: int = 0
+    turns: int = 0
+    trace: list[str] = field(default_factory=list)
+
+
+class World:
+    """Everything of one run; also the `Observer` of all its machines."""
+
+    machine_type: type[Machine] = Machine
+
+    def __init__(self, seed: str, options: Options, *, keep_trace: bool = False) -> None:
+        self.seed = seed
+        self.options = options
+        self.loop = SimLoop(seed)
+        self.loop.on_complaint = lambda line: self.break_off(Broken(f"an exception that nobody caught: {line}"))
+        self.chance = random.Random(f"{seed}/world")
+        self.log, self.one_history, self.same_state = OneLog(), OneHistory(), SameState()
+        self.history, self.leases, self.ticks = History(), Leases(), Ticks()
+        self.watches = Watches(self.one_history)
+        self.machines: list[Machine] = []
+        self.watching: list[Watching] = []
+        self.quiet = False  # liveness: nothing fails any more, clients stop
+        self.quieted: asyncio.Future[None] = self.loop.create_future()
+        self.broken: asyncio.Future[None] = self.loop.create_future()
+        self._error = ""
+        self._digest = hashlib.sha256()
+        self._trace: list[str] | None = [] if keep_trace else None
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    # -- the run
+
+    def run(self) -> Report:
+        report = Report(self.seed, self.options)
+        with tempfile.TemporaryDirectory(prefix="raftsched-sim-") as path:
+            asyncio.set_event_loop(None)
+            try:
+                self.loop.run_until_complete(self._main(Path(path)))
+            except (Broken, Stuck) as error:
+                self._error = self._error or f"{type(error).__name__}: {error}"
+            finally:
+                self._end()
+        self._fill(report)
+        return report
+
+    def _fill(self, report: Report) -> None:
+        report.error = self._error
+        report.digest = self._digest.hexdigest()
+        report.virtual_s = self.loop.time()
+        report.entries = self.log.last_index
+        report.operations = len(self.history.operations)
+        report.deliveries, report.committed_ticks = self.ticks.deliveries, self.ticks.committed
+        report.lives = sum(machine.lives for machine in self.machines)
+        report.watched = sum(len(one.got) for one in self.watching)
+        report.expired, report.undecided = self.leases.expired, self.history.undecided
+        report.turns = self.loop.turns
+        report.trace = self._trace or []
+
+    def _end(self) -> None:
+        for machine in self.machines:
+            if machine.process is not None:
+                machine.process.owner.kill()
+        for task in self._tasks:
+            task.cancel()
+        with contextlib.suppress(Stuck):
+            if self._tasks:
+                self.loop.run_until_complete(asyncio.wait(self._tasks))
+        self.loop.discard()
+
+    async def _main(self, path: Path) -> None:
+        for number in range(self.options.members):
+            self.machines.append(self.machine_type(self.loop, self, f"m{number}", self.seed, path, self.options.node))
+        for machine in self.machines:
+            machine.start()
+        self._people()
+        await self._unless_broken(self._nemesis())
+        await self._unless_broken(self._rest())
+        self._verdict()
+
+    def _people(self) -> None:
+        options = self.options
+        keys = [f"k{number}" for number in range(options.keys)]
+        for number in range(options.clients):
+            self._spawn(Client(self, number, keys).run())
+        for number in range(options.watches):
+            key, end = self.chance.choice([(b"k", b"l"), (b"k0", b"k1"), (b"dapr/", b"dapr0"), (b"a", b"z")])
+            self.watching.append(Watching(self, number, key, end))
+            self._spawn(self.watching[-1].run())
+        for number in range(options.planners):
+            self._spawn(Planner(self, number).run())
+        for number in range(options.apps):
+            app = App(self, number)
+            for machine in self.machines:
+                self._spawn(app.run(machine))
+
+    def _spawn(self, work: Any) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.append(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self.break_off(task.exception())
+
+    async def _unless_broken(self, work: Any) -> None:
+        task = self.loop.create_task(work)
+        await asyncio.wait([task, self.broken], return_when=asyncio.FIRST_COMPLETED)
+        if self.broken.done():
+            task.cancel()
+            raise Broken(self._error)
+        task.result()
+
+    # -- faults
+
+    async def _nemesis(self) -> None:
+        chance, options = self.chance, self.options
+        end_s = self.loop.time() + options.duration_s
+        while (left_s := end_s - self.loop.time()) > 0:
+            await asyncio.sleep(min(chance.expovariate(1 / options.fault_every_s), left_s))
+            if options.faults and self.loop.time() < end_s:
+                self._hurt(chance.choice(options.faults), chance.choice(self.machines))
+
+    def _hurt(self, fault: str, machine: Machine) -> None:
+        chance = self.chance
+        self.note("nemesis", f"{fault} {machine.name}")
+        if fault in ("kill", "power"):
+            machine.crash(power_cut=fault == "power")
+            self.loop.call_later(chance.choice([0.01, 0.3, 2.0]) * chance.random(), machine.start)
+        elif fault == "stop":
+            self._spawn(self._restart(machine))
+        elif fault == "slow":
+            machine.faults.slowness = chance.randrange(3)
+        elif fault == "full":
+            machine.faults.full = True
+            self.loop.call_later(chance.random() * 2.0, setattr, machine.faults, "full", False)
+        elif fault == "sync":
+            machine.faults.fail_sync = True
+        elif fault == "skew":
+            machine.set_skew(chance.randrange(-5 * NS, 5 * NS))
+        elif fault == "jump":
+            machine.set_skew(machine.skew_ns + chance.randrange(-NS, NS))
+
+    async def _restart(self, machine: Machine) -> None:
+        await machine.stop()
+        await asyncio.sleep(self.chance.random())
+        machine.start()
+
+    async def _rest(self) -> None:
+        """Everything heals, and all must come right by itself."""
+        self.quiet = True
+        self.quieted.set_result(None)
+        self.note("world", "heals")
+        for machine in self.machines:
+            machine.faults.full = machine.faults.fail_sync = False
+            machine.faults.slowness = 0
+            machine.start()
+        deadline_s = self.loop.time() + REST_S
+        while (why := self._unrest()) and self.loop.time() < deadline_s:
+            await asyncio.sleep(0.2)
+            for machine in self.machines:
+                machine.start()  # one that could not start while its disk was ill
+        if why:
+            raise Broken(f"no rest after {REST_S:.0f} s without faults: {why}")
+
+    def _unrest(self) -> str:
+        """What is not as it must be in the end; empty when all is."""
+        for machine in self.machines:
+            process = machine.process
+            if process is None or not process.serving:
+                return f"{machine.name} does not serve"
+            if process.node.status().applied_index != self.log.last_index:
+                return f"{machine.name} has applied {process.node.status().applied_index} of {self.log.last_index}"
+            if not process.service.ready.is_set():
+                return f"the scheduler of {machine.name} is not ready"
+        now_ns = min(machine.process.service.now_ns() for machine in self.machines if machine.process) - 3 * NS
+        if overdue := self.ticks.overdue(now_ns):
+            return f"none lost: {len(overdue)} jobs are overdue: {overdue[0]}"
+        behind = [one.name for one in self.watching if one.start and one.seen < max(self.one_history.revisions, default=0) - 200]
+        return f"{behind[0]} is behind" if behind else ""
+
+    # -- the verdict
+
+    def _verdict(self) -> None:
+        for machine in self.machines:
+            self._look(machine.process)
+        revision = max(self.one_history.revisions, default=0)
+        for one in self.watching:
+            self.watches.check(one.name, one.key, one.end, one.start, one.got, until=one.seen)
+            if one.start and one.seen < revision - 200:
+                raise Broken(f"watch completeness: {one.name} has seen {one.seen} of {revision}")
+        if orphans := self.ticks.orphans():
+            raise Broken(f"counters without a job: {orphans}")
+        self.history.finish(self.one_history, budget=SEARCH_BUDGET)
+
+    def _look(self, process: Process | None) -> None:
+        if process is None or process.member is None:
+            return
+        applier = process.member.applier
+        self.same_state.look(process.name, applier.applied_index, applier.store, applier.lessor.ids(), process.node.members())
+
+    # -- what people ask of the world
+
+    def some_process(self, chance: random.Random) -> Process | None:
+        serving = [machine.process for machine in self.machines if machine.process is not None and machine.process.serving]
+        return chance.choice(serving) if serving else None
+
+    def delivered(self, process: Process, name: bytes, job: bytes | None, counter: bytes | None) -> None:
+        self.note(process.name, f"fires {name.decode()}")
+        self._checked(self.ticks.delivered, process.name, name, job, counter, process.machine.clock.highest_ns)
+
+    # -- Observer
+
+    def applied(self, process: Process, first: int, term: int, kind: int, entries: list[bytes], results: list[Result]) -> None:
+        self.note(process.name, f"applies {first}+{len(entries)} term {term}")
+        self._checked(self.log.applied, process.name, first, term, kind, entries)
+        self._checked(self.leases.applied, process.name, self.loop.now_ns, kind, entries)
+
+    def changed(self, process: Process, changes: Sequence[Change], revision: int) -> None:
+        fresh: list[list[Change]] = []
+        self._checked(lambda: fresh.extend(self.one_history.changed(process.name, changes)))
+        for batch in fresh:
+            self._checked(self.ticks.revision, batch)
+
+    def started(self, process: Process) -> None:
+        self.note(process.name, "serves")
+        self._checked(self._look, process)
+
+    def failed(self, process: Process, line: str) -> None:
+        """Allowed only for what a disk did."""
+        self.note(process.name, f"ends: {line}")
+        machine = process.machine
+        if not (machine.faults.failed or machine.faults.full):
+            self.break_off(FatalError(f"{process.name} ended without a reason: {line}"))
+        self.loop.call_later(0.5, machine.start, context=Context())  # not as the process that is about to end
+
+    def note(self, who: str, what: str) -> None:
+        line = f"{self.loop.now_ns / 1e9:.6f} {who}: {what}"
+        self._digest.update(line.encode())
+        if self._trace is not None:
+            self._trace.append(line)
+
+    def break_off(self, error: BaseException | None) -> None:
+        if not self._error:
+            self._error = f"{type(error).__name__}: {error}"
+            self.note("world", self._error)
+        if not self.broken.done():
+            self.broken.set_result(None)
+
+    def _checked(self, check: Callable[..., None], *arguments: Any) -> None:
+        """A checker's verdict ends the run; it must not run into the member that it is about."""
+        try:
+            check(*arguments)
+        except Exception as error:
+            self.break_off(error)
+
+
+def simulate(seed: str, *, options: Options | None = None, keep_trace: bool = False, world: type[World] = World) -> Report:
+    """One run."""
+    return world(seed, options or Options.draw(seed), keep_trace=keep_trace).run()
