@@ -132,6 +132,16 @@ def large(size: int) -> Message:
     return Message(3, 1, 2, 3, runs=[(1, 1, 0, [bytes([7]) * size])])
 
 
+@given(st.lists(st.lists(st.sampled_from([0, 1, 100, 16383, 16384, 16385, 70_000, PART_BYTES]), min_size=1, max_size=6), max_size=4), ids)
+def test_parts_are_the_bytes_of_the_message(sizes: list[list[int]], sender: int) -> None:
+    runs = [(1, 1, 0, [bytes([number % 251]) * size for number, size in enumerate(run)]) for run in sizes]
+    message, whole = Message(3, 1, sender, 3, runs=runs), b""
+    parts = Parts(message)
+    while (part := parts.next()) is not None:
+        whole += part[9 if whole else 17 :]
+    assert whole == native_encode(message)
+
+
 @pytest.mark.parametrize("size", [PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES, 5 << 20])
 def test_a_long_message_goes_in_parts_and_others_between(size: int) -> None:
     parts, decoder, count = Parts(large(size)), Decoder(message_bytes_max=8 << 20), 0

@@ -9,7 +9,7 @@ the bytes that came. Must not know: sockets, peers, what a message means.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
-from libc.stdint cimport INT32_MAX, INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, INT64_MAX, SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove
 
@@ -19,8 +19,8 @@ from raftsched.limits import PEER_MESSAGE_ENTRIES_MAX
 
 include "_frames/native.pxi"
 include "_frames/message.pxi"
-include "_frames/outgoing.pxi"
 include "_frames/incoming.pxi"
+include "_frames/outgoing.pxi"
 
 
 class WireError(Exception):

@@ -11,6 +11,7 @@ from raftsched.store.raft._kernel import Message
 from raftsched.store.transport._frames import PART_BYTES, Parts, frames, size_bytes
 
 APPEND = 3
+OVERHEAD_BYTES = 128  # of an item in the queue: a heartbeat's object is larger than its bytes
 Item = Message | bytes
 
 
@@ -57,7 +58,7 @@ class SendQueue:
 
     def put_message(self, message: Message) -> bool:
         """False = dropped. ValueError: it has too many entries."""
-        size = size_bytes(message)
+        size = size_bytes(message) + OVERHEAD_BYTES
         if message.type != APPEND and not message.runs:
             return self._put(self._control, message, size, 0)
         return self._put(self._bulk, message, size, self._parts_bytes)
@@ -65,8 +66,8 @@ class SendQueue:
     def put_frame(self, data: bytes) -> bool:
         """False = no room. Small frames are control."""
         if len(data) <= PART_BYTES // 4:
-            return self._put(self._control, data, len(data), 0)
-        return self._put(self._bulk, data, len(data), self._parts_bytes)
+            return self._put(self._control, data, len(data) + OVERHEAD_BYTES, 0)
+        return self._put(self._bulk, data, len(data) + OVERHEAD_BYTES, self._parts_bytes)
 
     def _put(self, queue: _Queue, item: Item, size: int, busy_bytes: int) -> bool:
         if busy_bytes and busy_bytes + size > queue.bytes_max:

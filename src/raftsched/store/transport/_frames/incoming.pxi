@@ -11,7 +11,8 @@ cdef class Bytes:
     cdef size_t length(self) noexcept:
         return self.end - self.start
 
-    cdef int append(self, const uint8_t* data, size_t length) except -1:
+    cdef int append(self, const uint8_t* data, size_t length, size_t most=SIZE_MAX) except -1:
+        """`most`: how much will ever be held."""
         cdef size_t capacity = self.capacity
         cdef uint8_t* bigger
         if self.start and (self.start == self.end or capacity - self.end < length):
@@ -19,7 +20,7 @@ cdef class Bytes:
             self.end -= self.start
             self.start = 0
         if capacity - self.end < length:
-            capacity = max(2 * capacity, self.end + length, <size_t>4096)
+            capacity = max(min(2 * capacity, most), self.end + length, <size_t>4096)
             bigger = <uint8_t*>realloc(self.data, capacity)
             if bigger == NULL:
                 raise MemoryError
@@ -115,7 +116,7 @@ cdef class Decoder:
                 raise WireError("an oversize message")
         if length > self.total - self.parts.length():
             raise WireError("a part beyond the end of its message")
-        self.parts.append(at, length)
+        self.parts.append(at, length, self.total)
         if self.parts.length() == self.total:
             found.append(take_message(self.parts.data, self.total))
             self.total = 0

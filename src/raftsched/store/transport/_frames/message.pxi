@@ -62,15 +62,19 @@ cdef Py_ssize_t run_size(tuple run, Py_ssize_t* entries) except -1:
     return size
 
 
-cdef uint8_t* put_run(uint8_t* at, tuple run, Py_ssize_t size) except NULL:
-    cdef list items = <list>run[3]
-    cdef Py_ssize_t i, length
+cdef uint8_t* put_run_head(uint8_t* at, tuple run, Py_ssize_t size) except NULL:
     at[0] = RUN_TAG
     at = wire_put_varint(at + 1, size)
     at = wire_put_varint(at, <uint64_t><int64_t>run[0])
     at = wire_put_varint(at, <uint64_t><int64_t>run[1])
     at = wire_put_varint(at, <uint64_t><int64_t>run[2])
-    at = wire_put_varint(at, PyList_GET_SIZE(items))
+    return wire_put_varint(at, PyList_GET_SIZE(<list>run[3]))
+
+
+cdef uint8_t* put_run(uint8_t* at, tuple run, Py_ssize_t size) except NULL:
+    cdef list items = <list>run[3]
+    cdef Py_ssize_t i, length
+    at = put_run_head(at, run, size)
     for i in range(PyList_GET_SIZE(items)):
         length = PyBytes_GET_SIZE(<object>PyList_GET_ITEM(items, i))
         at = wire_put_varint(at, length)

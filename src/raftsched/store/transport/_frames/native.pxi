@@ -27,6 +27,7 @@ cdef enum:
     HEAD_BYTES = 9
     FRAME_PAYLOAD_BYTES_MAX = (4 << 20) - 9   # a frame is at most 4 MiB
     PART_PAYLOAD_BYTES = 256 << 10            # 2 ms at 1 Gbit/s: what a heartbeat waits for behind a part
+    BIG_ENTRY_BYTES = 16 << 10                # a copy of it costs more than a piece of its own
     KIND_MESSAGE = 1
     KIND_PART_FIRST = 2     # u64: bytes of the whole message; then the first of them
     KIND_PART = 3           # the next bytes

@@ -44,29 +44,96 @@ def frames(list items not None):
     return data
 
 
+cdef class Pieces:
+    """A message's bytes as a list: large entries as they are, not copied, and what stands between them."""
+    cdef list done
+    cdef Bytes small
+
+    def __init__(self):
+        self.done = []
+        self.small = Bytes()
+
+    cdef int put(self, const uint8_t* data, size_t length) except -1:
+        return self.small.append(data, length)
+
+    cdef int put_entry(self, bytes entry) except -1:
+        cdef uint8_t head[10]
+        cdef Py_ssize_t length = PyBytes_GET_SIZE(entry)
+        self.put(head, wire_put_varint(head, length) - head)
+        if length < BIG_ENTRY_BYTES:
+            return self.put(<const uint8_t*>PyBytes_AS_STRING(entry), length)
+        self.flush()
+        self.done.append(entry)
+        return 0
+
+    cdef int flush(self) except -1:
+        if self.small.length():
+            self.done.append(PyBytes_FromStringAndSize(<const char*>self.small.data + self.small.start, self.small.length()))
+            self.small.release()
+        return 0
+
+
+cdef list message_pieces(Message message):
+    """The same bytes as `encode`."""
+    cdef uint64_t numbers[NUMBERS]
+    cdef uint8_t head[NUMBERS * 11]
+    cdef uint8_t* at = head
+    cdef Pieces pieces = Pieces()
+    cdef Py_ssize_t entries = 0
+    cdef int i
+    numbers_of(message, numbers)
+    for i in range(NUMBERS):
+        at = wire_put_int(at, <uint8_t>((i + 1) << 3), numbers[i])
+    pieces.put(head, at - head)
+    for run in message.runs:
+        at = put_run_head(head, <tuple?>run, run_size(<tuple>run, &entries))
+        pieces.put(head, at - head)
+        for entry in <list>run[3]:
+            pieces.put_entry(<bytes>entry)
+    pieces.flush()
+    return pieces.done
+
+
 cdef class Parts:
-    """A long message on its way out, frame by frame."""
-    cdef bytes data
-    cdef Py_ssize_t at
+    """A long message on its way out, frame by frame. Holds its entries, not a copy of them."""
+    cdef list pieces
+    cdef Py_ssize_t left, piece, offset
+    cdef bint begun
 
     def __init__(self, Message message not None):
-        self.data = encode(message)
+        self.pieces = message_pieces(message)
+        for piece in self.pieces:
+            self.left += PyBytes_GET_SIZE(piece)
 
     def next(self):
         """The next frame; None behind the last."""
-        cdef Py_ssize_t length = PyBytes_GET_SIZE(self.data) - self.at, extra = 0 if self.at else 8
+        cdef Py_ssize_t length = min(self.left, <Py_ssize_t>PART_PAYLOAD_BYTES), extra = 0 if self.begun else 8
         cdef bytes out
         cdef uint8_t* at
-        if length == 0 and self.at:
+        if length == 0 and self.begun:
             return None
-        if length > PART_PAYLOAD_BYTES:
-            length = PART_PAYLOAD_BYTES
         out = PyBytes_FromStringAndSize(NULL, HEAD_BYTES + extra + length)
         at = <uint8_t*>PyBytes_AS_STRING(out)
         if extra:
-            put_u32(at + HEAD_BYTES, <uint32_t>PyBytes_GET_SIZE(self.data))
-            put_u32(at + HEAD_BYTES + 4, <uint32_t>(PyBytes_GET_SIZE(self.data) >> 32))
-        memcpy(at + HEAD_BYTES + extra, PyBytes_AS_STRING(self.data) + self.at, length)
+            put_u32(at + HEAD_BYTES, <uint32_t>self.left)
+            put_u32(at + HEAD_BYTES + 4, <uint32_t>(self.left >> 32))
+        self.copy(at + HEAD_BYTES + extra, length)
         put_head(at, <uint32_t>(extra + length), KIND_PART_FIRST if extra else KIND_PART)
-        self.at += length
+        self.begun = True
         return out
+
+    cdef int copy(self, uint8_t* at, Py_ssize_t length) except -1:
+        cdef Py_ssize_t size
+        self.left -= length
+        while length:
+            piece = <bytes>self.pieces[self.piece]
+            size = min(length, PyBytes_GET_SIZE(piece) - self.offset)
+            memcpy(at, PyBytes_AS_STRING(piece) + self.offset, size)
+            at += size
+            length -= size
+            self.offset += size
+            if self.offset == PyBytes_GET_SIZE(piece):
+                self.pieces[self.piece] = None
+                self.piece += 1
+                self.offset = 0
+        return 0
