@@ -149,6 +149,10 @@ class Membership:
         """A removed id never comes back."""
         return member_id in self._removed
 
+    def removed_ids(self) -> Sequence[int]:
+        """Sorted."""
+        return sorted(self._removed)
+
     def _store(self, member: MemberInfo) -> None:
         self._members[member.member_id] = member
         self._write(("members", bucket_key(member.member_id), encode_json(member)))

@@ -1,0 +1,97 @@
+"""The two times when a log is written by hand: the first entries of a new cluster, and a lost majority that is given up.
+
+Invariant: what is written is durable when a function returns; before, the log is as if it had not been called, and the call may come again.
+Must not know: asyncio, other members.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from raftsched.errors import FatalError, NoSpaceError
+from raftsched.store import membership
+from raftsched.store.codec import WireError
+from raftsched.store.membership import Membership
+from raftsched.store.wal.log import Log
+from raftsched.store.wal.recovery import Recovered
+from raftsched.types import HardState, MemberInfo
+
+CONF_CHANGE: Final = 1
+TIMEOUT_MS: Final = 10_000
+
+
+def write_first_entries(log: Log, recovered: Recovered, entries: Sequence[bytes]) -> Recovered:
+    """The founders' entries (`forming.Form.entries`): index 1 …, term 1, committed. Raises FatalError, NoSpaceError."""
+    return _append(log, recovered, HardState(term=1, vote=0, commit=len(entries)), 1, 1, entries)
+
+
+def force_new_cluster(
+    log: Log, recovered: Recovered, applied: Membership, *, applied_index: int, peer_urls: Sequence[str]
+) -> tuple[Recovered, list[int]]:
+    """`--force-new-cluster`, as etcd does it: drops what is not committed, removes all other members, makes this one a voter.
+
+    For a member that is opened and not started: `recovered` has the entries after `applied_index`, `applied` the members there. The log as
+    it is now, and the ids that go. What a majority may have acknowledged behind this member's commit index is lost: the user said so.
+    Raises FatalError if nothing was ever committed here, NoSpaceError.
+    """
+    own = recovered.metadata.node_id
+    state = recovered.hard_state or HardState(0, 0, 0)
+    commit = max(min(state.commit, recovered.last_index), applied_index)
+    if not commit:
+        raise FatalError(f"{log.directory}: --force-new-cluster needs the data of a cluster, and there are none")
+    kept = commit - applied_index
+    members = _members_at(applied, recovered, kept)
+    going = sorted(set(members) - {own})
+    entries = [membership.encode_change(membership.REMOVE_NODE, one) for one in going]
+    me = members.get(own)
+    if me is None:
+        if applied.was_removed(own):
+            raise FatalError(f"{log.directory}: this member ({own:x}) was removed from its cluster; its id never comes back")
+        entries.append(_add(MemberInfo(own, "", tuple(peer_urls), ())))
+    elif me.is_learner:
+        entries.append(membership.encode_change(membership.ADD_NODE, own, membership.encode_promotion(me)))
+    last = commit + len(entries)
+    types = {position: kind for position, kind in recovered.types.items() if position < kept}
+    cut = replace(recovered, terms=recovered.terms[:kept], datas=recovered.datas[:kept], types=types, last_index=commit)
+    if not entries:
+        return recovered, []  # it is alone already
+    term = max(state.term, 1)
+    return _append(log, cut, HardState(term=term, vote=state.vote, commit=last), commit + 1, term, entries), going
+
+
+def _add(member: MemberInfo) -> bytes:
+    return membership.encode_change(membership.ADD_NODE, member.member_id, membership.encode_json(member))
+
+
+def _members_at(applied: Membership, recovered: Recovered, count: int) -> dict[int, MemberInfo]:
+    """The members after the first `count` of the recovered entries."""
+    table = Membership(lambda _: None)
+    table.load(
+        [(membership.bucket_key(one.member_id), membership.encode_json(one)) for one in applied.members()],
+        [(membership.bucket_key(one), b"") for one in applied.removed_ids()],
+        None,
+    )
+    for position, kind in sorted(recovered.types.items()):
+        if kind == CONF_CHANGE and position < count:
+            try:
+                table.apply_change(recovered.datas[position])
+            except WireError:
+                continue  # applies as a refused change
+    return {one.member_id: one for one in table.members()}
+
+
+def _append(log: Log, recovered: Recovered, state: HardState, first: int, term: int, entries: Sequence[bytes]) -> Recovered:
+    """Configuration changes at `first` …, which end the log; what was behind is cut."""
+    terms, kinds = [term] * len(entries), [CONF_CHANGE] * len(entries)
+    batch = log.append(state, first, terms, list(entries), types=kinds)
+    if not log.wait_durable(batch, TIMEOUT_MS):
+        raise NoSpaceError(f"the log in {log.directory} cannot be written: no space on the disk")
+    at = len(recovered.datas)
+    return replace(
+        recovered,
+        hard_state=state,
+        terms=[*recovered.terms, *terms],
+        datas=[*recovered.datas, *entries],
+        types=recovered.types | {at + offset: CONF_CHANGE for offset in range(len(entries))},
+        last_index=first + len(entries) - 1,
+    )

@@ -1,0 +1,387 @@
+"""Empty members on the loop: forming together, joining through any member, the checks of a member with data, and hand-written logs."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from raftsched.errors import EtcdError, FatalError, PeerCode, PeerError, status_of
+from raftsched.store import asks, membership
+from raftsched.store.asks import Granted, InCluster, JoinAsk, Later, Listed, Look, Refused
+from raftsched.store.forming import Form, Forming
+from raftsched.store.membership import Membership
+from raftsched.store.node import beginning, joining, reception
+from raftsched.store.node.joining import Marker, Settling, promote_self
+from raftsched.store.node.reception import Reception, check_cluster, keep_checking
+from raftsched.store.transport.ports import JOIN
+from raftsched.store.wal.format import Metadata
+from raftsched.store.wal.log import open_log
+from raftsched.types import HardState, MemberInfo
+
+LISTED = tuple(Listed(name, (f"http://{name}:1",)) for name in "abc")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in (joining, reception):
+        monkeypatch.setattr(room, "LOOK_INTERVAL_MS", 5)
+    monkeypatch.setattr(joining, "JOIN_PAUSE_MS", 5)
+    monkeypatch.setattr(joining, "PROMOTE_INTERVAL_MS", 1)
+    monkeypatch.setattr(reception, "CHECK_INTERVAL_MS", 5)
+
+
+class Log:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __getattr__(self, _level: str):
+        return lambda message, **fields: self.lines.append(f"{message} {fields}")
+
+
+class Site:
+    """Members that ask each other directly."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, Peer] = {}
+        self.log = Log()
+        self.now_ms = 0
+
+    def mono_ms(self) -> int:
+        self.now_ms += 1
+        return self.now_ms
+
+    async def ask(self, url: str, payload: bytes, timeout_ms: int) -> bytes:
+        await asyncio.sleep(0)
+        peer = self.members.get(url)
+        if peer is None:
+            raise PeerError(PeerCode.UNREACHABLE, "nobody")
+        return await peer.reception.answer(payload)
+
+
+class Peer:
+    """One member: empty until `has` is set."""
+
+    def __init__(self, site: Site, listed: Listed, *, form_wait_ms: int | None = 300, member_id: int = 0, list_=LISTED) -> None:
+        self.site, self.listed, self.member_id, self.leader_id = site, listed, member_id, 0
+        self.has: InCluster | None = None
+        self.joined: list[JoinAsk] = []
+        self.answers: Granted | Later | Refused = Later("not yet")
+        self.passed_on: list[tuple[int, int]] = []
+        self.forming = Forming(listed, list_, form_wait_ms=form_wait_ms, cluster_token="t") if listed in list_ else None
+        self.settling = Settling(self.forming, own=listed, listed=list_, ask=site.ask, log=site.log, mono_ms=site.mono_ms)
+        self.reception = Reception(self, self.forming, log=site.log, mono_ms=site.mono_ms)
+        site.members[listed.peer_urls[0]] = self
+
+    def state(self) -> InCluster | None:
+        return self.has
+
+    async def take_in(self, ask: JoinAsk):
+        self.joined.append(ask)
+        return self.answers
+
+    async def request(self, member_id: int, kind: int, payload: bytes, timeout_ms: int) -> bytes:
+        self.passed_on.append((member_id, kind))
+        for peer in self.site.members.values():
+            if peer.member_id == member_id:
+                return await peer.reception.on_join(payload)
+        raise PeerError(PeerCode.UNREACHABLE, "gone")
+
+
+def in_cluster(name: str, *, cluster_id: int = 7, incarnation: int = 5, ids=(1, 2, 3)) -> InCluster:
+    members = tuple(MemberInfo(number, f"m{number}", (f"http://m{number}:1",), ()) for number in ids)
+    return InCluster(name, cluster_id, incarnation, False, members)
+
+
+def run(work):
+    return asyncio.run(asyncio.wait_for(work, 20))
+
+
+def test_three_empty_members_form_one_cluster() -> None:
+    site = Site()
+    peers = [Peer(site, one) for one in LISTED]
+
+    async def all_settle():
+        return await asyncio.gather(*(one.settling.settle() for one in peers))
+
+    decisions = run(all_settle())
+    assert all(isinstance(one, Form) for one in decisions)
+    assert len({tuple(one.entries) for one in decisions}) == 1
+
+
+def test_two_of_three_form_after_the_wait_and_the_missing_one_is_named() -> None:
+    site = Site()
+    peers = [Peer(site, one) for one in LISTED[:2]]
+
+    async def both():
+        return await asyncio.gather(*(one.settling.settle() for one in peers))
+
+    assert all(isinstance(one, Form) for one in run(both()))
+    assert site.now_ms >= 300
+    assert any("c (http://c:1) not reached" in line for line in site.log.lines)
+
+
+def test_an_empty_member_joins_through_a_follower_that_asks_its_leader() -> None:
+    site = Site()
+    newcomer, follower = Peer(site, LISTED[0]), Peer(site, LISTED[1], member_id=1)
+    leader = Peer(site, Listed("elsewhere", ("http://elsewhere:1",)), member_id=2)
+    follower.has = leader.has = in_cluster("b")
+    follower.leader_id = leader.leader_id = 2
+    leader.answers = Granted(9, 7, leader.has.members, True)
+    assert run(newcomer.settling.settle()) == leader.answers
+    assert leader.joined == [JoinAsk("a", ("http://a:1",))]
+    assert follower.passed_on == [(2, JOIN)]
+
+
+def test_joining_is_asked_again_until_it_is_granted_and_says_why_it_waits() -> None:
+    site = Site()
+    newcomer, leader = Peer(site, LISTED[0]), Peer(site, LISTED[1], member_id=1)
+    leader.has = in_cluster("b")
+
+    async def later():
+        task = asyncio.ensure_future(newcomer.settling.settle())
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        leader.leader_id = 1
+        await asyncio.sleep(0.05)
+        leader.answers = Granted(9, 7, leader.has.members, True)
+        return await task
+
+    assert run(later()).member_id == 9
+    text = "\n".join(site.log.lines)
+    assert "it has no leader; if a majority of its 3 voters is lost for good, --force-new-cluster" in text
+    assert "waiting to be taken in by cluster 7: not yet" in text
+    assert text.count("not yet") == 1  # said once in ten seconds
+
+
+def test_another_member_that_is_named_is_asked_too() -> None:
+    site = Site()
+    newcomer, follower = Peer(site, LISTED[0]), Peer(site, LISTED[1], member_id=1)
+    leader = Peer(site, Listed("far", ("http://m2:1",)), member_id=99)
+    follower.has = leader.has = in_cluster("b")
+    follower.leader_id = 2  # not connected to it: says where it is
+    leader.leader_id = 99
+    leader.answers = Granted(9, 7, leader.has.members, True)
+    assert run(newcomer.settling.settle()) == leader.answers
+
+
+@pytest.mark.parametrize("words", ["given member URLs are invalid", "never"])
+def test_a_refused_join_ends_with_its_line(words: str) -> None:
+    site = Site()
+    newcomer, leader = Peer(site, LISTED[0]), Peer(site, LISTED[1], member_id=1)
+    leader.has, leader.leader_id, leader.answers = in_cluster("b"), 1, Refused(words)
+    with pytest.raises(FatalError, match=f"cluster 7 does not take this member in: {words}"):
+        run(newcomer.settling.settle())
+
+
+def test_contradicting_lists_end_with_a_line_and_no_task_stays() -> None:
+    site = Site()
+    first = Peer(site, LISTED[0])
+    Peer(site, LISTED[1], list_=(LISTED[0], LISTED[1], Listed("c", ("http://other:1",))))
+
+    async def refused() -> set:
+        before = asyncio.all_tasks()
+        with pytest.raises(FatalError, match="the lists contradict each other"):
+            await first.settling.settle()
+        return asyncio.all_tasks() - before
+
+    assert run(refused()) == set()
+
+
+def test_answers_of_empty_and_full_members() -> None:
+    site = Site()
+    peer = Peer(site, LISTED[0], member_id=1)
+
+    def answer(data: bytes):
+        return asks.decode_answer(run(peer.reception.answer(data)))
+
+    assert answer(asks.encode_ask(Look("b"))) == peer.forming.answer
+    assert isinstance(answer(asks.encode_ask(JoinAsk("b", ("http://b:1",)))), Later)
+    assert answer(b"\xff\xff") == Refused("that is no ask")
+    peer.has = in_cluster("a")
+    assert answer(asks.encode_ask(Look("b", 7, 5))) == peer.has
+    assert not site.log.lines
+    for strange in (Look("b", 8, 5), Look("x", 7, 6)):
+        assert answer(asks.encode_ask(strange)) == peer.has
+    assert len(site.log.lines) == 2
+    assert asks.decode_answer(run(peer.reception.on_join(b"\xff"))) == Refused("that is no ask")
+    peer.leader_id = 77  # gone
+    assert isinstance(answer(asks.encode_ask(JoinAsk("b", ("http://b:1",)))), Later)
+
+
+# -- a member with data
+
+
+def with_data(site: Site, number: int, **more) -> None:
+    Peer(site, Listed(f"m{number}", (f"http://m{number}:1",)), member_id=number).has = in_cluster(f"m{number}", **more)
+
+
+def check(site: Site, own: InCluster) -> set[int]:
+    return run(check_cluster(1, lambda: own, site.ask, log=site.log, mono_ms=site.mono_ms))
+
+
+def test_who_has_not_answered_is_named_and_asked_until_it_has() -> None:
+    site = Site()
+    with_data(site, 2)
+    assert check(site, in_cluster("m1")) == {3}
+
+    async def until_all():
+        task = asyncio.ensure_future(keep_checking(1, lambda: in_cluster("m1"), site.ask, log=site.log, mono_ms=site.mono_ms))
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        with_data(site, 3)
+        await task
+
+    run(until_all())
+
+
+def test_a_slow_old_member_refuses_and_says_which() -> None:
+    site = Site()
+    with_data(site, 2, incarnation=6)
+    with_data(site, 3, incarnation=6)
+    with pytest.raises(FatalError, match="m2, m3: cluster 7 begun as 6"):
+        check(site, in_cluster("m1"))
+
+
+def test_without_a_majority_it_waits_and_says_so() -> None:
+    site = Site()
+    with_data(site, 2, incarnation=6)
+
+    async def waits():
+        task = asyncio.ensure_future(check_cluster(1, lambda: in_cluster("m1"), site.ask, log=site.log, mono_ms=site.mono_ms))
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        with_data(site, 3)
+        return await task
+
+    assert run(waits()) == set()
+    assert any("waiting for a majority" in line for line in site.log.lines)
+
+
+# -- a joiner
+
+
+def test_the_marker_outlives_a_restart_and_goes_with_the_promotion(tmp_path: Path) -> None:
+    members = in_cluster("x").members
+    marker, log = Marker(tmp_path), Log()
+    assert marker.read() is None
+    marker.write(members)
+    assert Marker(tmp_path).read() == members
+    asked: list[int] = []
+
+    async def promote() -> None:
+        asked.append(1)
+        if len(asked) < 3:
+            raise status_of(EtcdError.LEARNER_NOT_READY)
+
+    run(promote_self(marker, lambda: len(asked) >= 3, promote, log=log, mono_ms=lambda: 0))
+    assert len(asked) == 3
+    assert marker.read() is None
+    assert list(tmp_path.iterdir()) == []
+    marker.remove()
+    assert sum("not a voter yet" in line for line in log.lines) == 1
+
+
+def test_a_broken_marker_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / joining.MARKER_NAME).write_bytes(b"{\xff")
+    with pytest.raises(FatalError, match=r"cannot read .*JOINING"):
+        Marker(tmp_path).read()
+    with pytest.raises(FatalError, match="cannot write"):
+        Marker(tmp_path / "nowhere").write(())
+
+
+# -- logs written by hand
+
+URLS = ("http://a:1",)
+
+
+def opened(path: Path, after_index: int = 0):
+    return open_log(str(path), metadata=Metadata(node_id=1, cluster_id=7), after_index=after_index, segment_bytes=1 << 20)
+
+
+def founders(count: int) -> list[bytes]:
+    return [
+        membership.encode_change(membership.ADD_NODE, number, membership.encode_json(MemberInfo(number, "", (f"http://m{number}:1",), ())))
+        for number in range(1, count + 1)
+    ]
+
+
+def applied(entries, count: int) -> Membership:
+    table = Membership(lambda _: None)
+    for entry in entries[:count]:
+        table.apply_change(entry)
+    return table
+
+
+def normal(log, first: int, count: int, state: HardState) -> None:
+    assert log.wait_durable(log.append(state, first, [state.term] * count, [b"x"] * count), 5_000)
+
+
+def test_the_first_entries_are_the_founders_and_committed(tmp_path: Path) -> None:
+    log, recovered = opened(tmp_path)
+    written = beginning.write_first_entries(log, recovered, founders(3))
+    log.close()
+    log, again = opened(tmp_path)
+    log.close()
+    for one in (written, again):
+        assert (one.hard_state, one.terms, one.datas, one.last_index) == (HardState(1, 0, 3), [1, 1, 1], founders(3), 3)
+        assert one.types == {0: 1, 1: 1, 2: 1}
+
+
+@pytest.mark.parametrize("applied_index", [0, 2, 3, 5])
+def test_the_survivor_is_alone_after_force_new_cluster(tmp_path: Path, applied_index: int) -> None:
+    entries = founders(3)
+    log, recovered = opened(tmp_path)
+    beginning.write_first_entries(log, recovered, entries)
+    normal(log, 4, 4, HardState(5, 2, 5))  # 4 ... 7, of which 5 are committed
+    log.close()
+    log, recovered = opened(tmp_path, applied_index)
+    table = applied(entries, applied_index)
+    forced, gone = beginning.force_new_cluster(log, recovered, table, applied_index=applied_index, peer_urls=URLS)
+    log.close()
+    assert gone == [2, 3]
+    log, again = opened(tmp_path, applied_index)
+    log.close()
+    for one in (forced, again):
+        assert one.hard_state == HardState(5, 2, 7)
+        assert one.last_index == 7
+        assert [membership.decode_change(data)[:2] for data in one.datas[-2:]] == [(membership.REMOVE_NODE, 2), (membership.REMOVE_NODE, 3)]
+        assert one.types == {position: 1 for position in range(7 - applied_index) if position + applied_index not in (3, 4)}
+    for position, data in enumerate(forced.datas):
+        if position in forced.types:
+            table.apply_change(data)
+    assert [one.member_id for one in table.members()] == [1]
+    log, recovered = opened(tmp_path, applied_index)
+    table = applied(entries, applied_index)
+    _, again_gone = beginning.force_new_cluster(log, recovered, table, applied_index=applied_index, peer_urls=URLS)
+    assert again_gone == []  # it is alone already
+    log.close()
+
+
+def test_a_learner_or_a_stranger_to_its_own_data_becomes_the_voter(tmp_path: Path) -> None:
+    entries = founders(3)[1:]
+    learner = MemberInfo(1, "", URLS, (), True)
+    entries.append(membership.encode_change(membership.ADD_LEARNER, 1, membership.encode_json(learner)))
+    for count, kind in ((3, "learner"), (2, "stranger")):
+        path = tmp_path / kind
+        path.mkdir()
+        log, recovered = opened(path)
+        beginning.write_first_entries(log, recovered, entries[:count])
+        log.close()
+        log, recovered = opened(path)
+        forced, _ = beginning.force_new_cluster(log, recovered, applied([], 0), applied_index=0, peer_urls=URLS)
+        log.close()
+        table = applied(forced.datas, len(forced.datas))
+        assert table.members() == [MemberInfo(1, "", URLS, ())]
+
+
+def test_force_new_cluster_needs_data_and_an_id_that_was_not_removed(tmp_path: Path) -> None:
+    log, recovered = opened(tmp_path)
+    with pytest.raises(FatalError, match="there are none"):
+        beginning.force_new_cluster(log, recovered, applied([], 0), applied_index=0, peer_urls=URLS)
+    entries = [*founders(2), membership.encode_change(membership.REMOVE_NODE, 1)]
+    beginning.write_first_entries(log, recovered, entries)
+    log.close()
+    log, recovered = opened(tmp_path, 3)
+    with pytest.raises(FatalError, match="was removed from its cluster"):
+        beginning.force_new_cluster(log, recovered, applied(entries, 3), applied_index=3, peer_urls=URLS)
+    log.close()
