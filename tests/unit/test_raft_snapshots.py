@@ -1,15 +1,25 @@
 """Snapshot files: etcd's bytes, what is kept, what a damaged one does."""
 
+import asyncio
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from raftsched.errors import FatalError
 from raftsched.pb.raft import raft_pb2
+from raftsched.store import membership
+from raftsched.store.backend._lmdb import Backend
+from raftsched.store.node.options import NodeOptions
+from raftsched.store.node.snapshots import Snapshots
 from raftsched.store.snapshot.files import RaftSnapshot, decode, encode, load_newest, prune, save
 from raftsched.store.wal._walio import crc32c
-from raftsched.store.wal.format import ConfState, WireError, bytes_field, fields, number_field
+from raftsched.store.wal.disk import RealDisk
+from raftsched.store.wal.format import ConfState, Metadata, SnapshotMark, WireError, bytes_field, fields, number_field
+from raftsched.store.wal.log import open_log
+from raftsched.store.wal.recovery import peek_mark
+from raftsched.types import MemberInfo
 
 SNAPSHOT = RaftSnapshot(index=300, term=4, conf_state=ConfState(voters=(1, 2**64 - 1), learners=(9,)))
 
@@ -71,3 +81,47 @@ def test_messages_that_are_none() -> None:
     for data in (b"\x80", b"\x0a\x05abc", b"\x0d\x00\x00\x00\x00", b"\xff" * 11):
         with pytest.raises(WireError):
             list(fields(data))
+
+
+def test_the_members_of_a_mark_are_those_of_its_index(tmp_path: Path) -> None:
+    """What LMDB holds at the durable index counts, not what is applied since, and not what the kernel has in force already."""
+
+    async def run() -> None:
+        (tmp_path / "wal").mkdir()
+        (tmp_path / "snap").mkdir()
+        backend = Backend(str(tmp_path / "db.0"))
+        log, _ = open_log(str(tmp_path / "wal"), metadata=Metadata(5, 9))
+        told = [MemberInfo(5, "", ("http://a:1",), ()), MemberInfo(6, "", ("http://b:1",), (), is_learner=True)]
+        side = [("members", membership.bucket_key(one.member_id), membership.encode_json(one)) for one in told]
+        backend.commit(None, [], side, 10, 3)
+        assert backend.wait(10_000)
+        backend.completed()
+        backend.renew()
+        kernel = SimpleNamespace(voter_ids=frozenset({5, 6, 7}), learner_ids=frozenset())
+        member = SimpleNamespace(
+            backend=backend,
+            log=log,
+            mark_index=0,
+            replica=SimpleNamespace(kernel=kernel),
+            directory=SimpleNamespace(snap_path=tmp_path / "snap"),
+        )
+        failures: list[FatalError] = []
+        snapshots = Snapshots(member, NodeOptions(data_dir="x", snapshot_count=5), SimpleNamespace(), failures.append)
+        snapshots.look(1_000_000)
+        await snapshots.close()
+        log.close()
+        state = ConfState(voters=(5,), learners=(6,))
+        assert peek_mark(RealDisk(str(tmp_path / "wal"))) == SnapshotMark(10, 3, state)
+        assert load_newest(tmp_path / "snap")[0] == RaftSnapshot(10, 3, state)
+        backend.commit(None, [], [("members", membership.bucket_key(5), b"{")], 20, 3)
+        assert backend.wait(10_000)
+        backend.completed()
+        backend.renew()
+        snapshots._mark_batch = 0
+        snapshots.look(2_000_000)
+        assert [str(one) for one in failures] == [
+            "bucket members: no member: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+        ]
+        backend.close()
+
+    asyncio.run(run())

@@ -2,7 +2,8 @@
 
 Each `snapshot_count` entries, or when the log takes more than its share of the space, at most one in ten seconds: the file `snap/*.snap`,
 then a mark in the log, then, once that is synced, the release of segments.
-Invariant: a mark never names an index above LMDB's durable applied index.
+Invariant: a mark never names an index above LMDB's durable applied index; its members are those that LMDB holds at that index, neither what
+is applied since nor what the kernel already has in force.
 Must not know: Raft's rules.
 """
 
@@ -15,7 +16,8 @@ from raftsched.ports import Log as LogPort
 from raftsched.store.node.opening import Member
 from raftsched.store.node.options import NodeOptions
 from raftsched.store.snapshot import files
-from raftsched.store.wal.format import ConfState, SnapshotMark, encode_mark
+from raftsched.store.snapshot.install import stored_in
+from raftsched.store.wal.format import SnapshotMark, encode_mark
 
 LOOK_INTERVAL_MS = 1_000
 
@@ -45,9 +47,12 @@ class Snapshots:
         if self._task is not None or self._mark_batch or not (index - self._last_index >= self._count or self._is_log_large(mono_ms)):
             return
         self._last_index, self._last_ms = index, mono_ms
-        kernel = self._member.replica.kernel
-        state = ConfState(voters=tuple(sorted(kernel.voter_ids)), learners=tuple(sorted(kernel.learner_ids)))
-        self._task = asyncio.get_running_loop().create_task(self._take(files.RaftSnapshot(index, self._member.backend.term, state)))
+        try:
+            snapshot = stored_in(self._member.backend).snapshot
+        except FatalError as error:
+            self._on_fatal(error)
+            return
+        self._task = asyncio.get_running_loop().create_task(self._take(snapshot))
 
     def _is_log_large(self, mono_ms: int) -> bool:
         """The count alone would let large values fill the disk; looks into the directory once a second at most."""

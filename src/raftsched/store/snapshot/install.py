@@ -47,22 +47,23 @@ class Stored:
         return RaftSnapshot(index=self.index, term=self.term, conf_state=self.conf_state)
 
 
-def conf_state_of(members: Membership) -> ConfState:
-    """The configuration as applied; the kernel's own may already hold a change that is not."""
+def stored_in(backend: Backend) -> Stored:
+    """Of an open database, as of its last commit. Raises CorruptError."""
+    members = Membership(lambda _write: None)
+    members.load(backend.bucket_items("members"), (), None)
     found = members.members()
-    return ConfState(
+    state = ConfState(
         voters=tuple(one.member_id for one in found if not one.is_learner),
         learners=tuple(one.member_id for one in found if one.is_learner),
     )
+    return Stored(index=backend.applied_index, term=backend.term, conf_state=state)
 
 
 def read_stored(path: str | Path) -> Stored:
     """Of the database in directory `path`, which must not be open in this process. Raises FatalError, CorruptError."""
     backend = Backend(str(path), create=False)
     try:
-        members = Membership(lambda _write: None)
-        members.load(backend.bucket_items("members"), (), None)
-        return Stored(index=backend.applied_index, term=backend.term, conf_state=conf_state_of(members))
+        return stored_in(backend)
     finally:
         backend.close()
 
