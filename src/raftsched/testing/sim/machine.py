@@ -9,15 +9,17 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from raftsched.errors import FatalError, NoSpaceError
 from raftsched.ports import ChangeSink
 from raftsched.scheduler.bridge.embedded import EmbeddedKv
 from raftsched.scheduler.service import SchedulerService
-from raftsched.store import membership
+from raftsched.store.backend.directory import DataDirectory
+from raftsched.store.birth import Birth, found
 from raftsched.store.node import Clock, Node, NodeOptions
-from raftsched.store.node.opening import Member, assemble, bootstrap
+from raftsched.store.node.opening import Member, Opener, assemble, bootstrap, is_founder
+from raftsched.store.transport.ports import PeerHandler
 from raftsched.store.wal import recovery
 from raftsched.store.wal.format import Metadata
 from raftsched.store.watch.hub import WatchHub
@@ -25,6 +27,7 @@ from raftsched.testing.disk import SimulatedDisk
 from raftsched.testing.sim.backend import Database, SimBackend
 from raftsched.testing.sim.log import DiskFaults, SimLog
 from raftsched.testing.sim.loop import Owner, SimLoop, SimTimer
+from raftsched.testing.sim.network import SimNetwork, SimPeers
 from raftsched.types import Change, Result
 from raftsched.zones import zone_table
 
@@ -45,6 +48,10 @@ class Observer(Protocol):
 
     def note(self, who: str, what: str) -> None:
         """For the trace."""
+
+
+def peer_url(name: str) -> str:
+    return f"http://{name}:2380"
 
 
 class MachineClock(Clock):
@@ -108,7 +115,16 @@ class Process:
         self._lines = _Lines(machine.observer, self.name)
         self._hub_scheduled = False
         self._hub_ends: Callable[[], None] | None = None
-        self.node = Node(machine.options, log=self._lines, on_fatal=self._on_fatal, clock=machine.clock, opener=self._open)
+        self.peers: SimPeers | None = None
+        self.node = Node(
+            machine.options,
+            log=self._lines,
+            on_fatal=self._on_fatal,
+            clock=machine.clock,
+            opener=_Opener(self),
+            network=None if machine.network is None else self._join_network,
+            on_restart=self._on_restart,
+        )
         self.service: SchedulerService
         self.hub: WatchHub
 
@@ -160,22 +176,26 @@ class Process:
 
     # -- the ports
 
-    def _open(self, options: NodeOptions, clock: Clock) -> Member:
+    def _join_network(self, handler: PeerHandler) -> SimPeers:
+        network = self.machine.network
+        assert network is not None
+        self.peers = SimPeers(network, self.owner, self.machine.name, self.machine.options.peer_urls, handler)
+        return self.peers
+
+    def open(self, options: NodeOptions, clock: Clock, directory: DataDirectory, birth: Birth | None) -> Member:
+        """As `open_member`, from the simulated disk."""
         machine = self.machine
         self.backend = backend = machine.backend_type(machine.loop, machine.database, machine.faults, f"{machine.name}/db")
-        metadata = None
+        birth = birth or found(options.name, options.listed, options.cluster_token)
         if not recovery.has_log(machine.disk):
-            member_id = membership.make_member_id(options.peer_urls, options.cluster_token)
-            metadata = Metadata(node_id=member_id, cluster_id=membership.make_cluster_id([member_id]))
-            recovery.create(machine.disk, metadata)
+            recovery.create(machine.disk, Metadata(node_id=birth.member_id, cluster_id=birth.cluster_id))
         recovered = recovery.recover(machine.disk, after_index=backend.applied_index)
         log: Any = SimLog(
             machine.loop, machine.disk, recovered, machine.faults, segment_bytes=SEGMENT_BYTES, keep_segments=options.max_wals
         )
         fresh = recovered.last_index == 0
-        if fresh:
-            recovered = bootstrap(options, log, recovered)
-        directory: Any = _Directory(machine.path)
+        if fresh and is_founder(recovered.metadata, birth):
+            recovered = bootstrap(log, recovered, birth)
         source: Any = backend
         self.member = assemble(
             options,
@@ -206,6 +226,10 @@ class Process:
         applier: Any = member.applier
         applier.apply = watched  # the one place through which all entries go
 
+    def _on_restart(self, line: str) -> None:
+        self._lines.info("begins anew", reason=line)
+        self.machine.loop.call_soon(self.machine.renew, self)
+
     def _on_fatal(self, line: str) -> None:
         self.machine.loop.call_soon(self.machine.fail, self, line)
 
@@ -229,6 +253,20 @@ class Process:
             self._hub_ends = None
 
 
+class _Opener(Opener):
+    """The port by which a node comes to its member."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def claim(self, options: NodeOptions) -> DataDirectory:
+        directory: Any = _Directory(self._process.machine.path)
+        return cast("DataDirectory", directory)
+
+    def open(self, options: NodeOptions, clock: Clock, directory: DataDirectory, birth: Birth | None) -> Member:
+        return self._process.open(options, clock, directory, birth)
+
+
 class _Tap(ChangeSink):
     """Shows the checkers what the store tells its subscribers."""
 
@@ -246,8 +284,20 @@ class Machine:
 
     backend_type: type[SimBackend] = SimBackend
 
-    def __init__(self, loop: SimLoop, observer: Observer, name: str, seed: str, path: Path, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        loop: SimLoop,
+        observer: Observer,
+        name: str,
+        *,
+        seed: str,
+        path: Path,
+        options: dict[str, Any],
+        network: SimNetwork | None = None,
+    ) -> None:
+        """`network` None: a member that is alone."""
         self.loop = loop
+        self.network = network
         self.observer = observer
         self.name = name
         self.path = path / name
@@ -257,7 +307,7 @@ class Machine:
         self.database = Database()
         self.clock = self._boot()
         self.skew_ns = 0
-        self.options = NodeOptions(data_dir=name, name=name, peer_urls=(f"http://{name}:2380",), **options)
+        self.options = NodeOptions(data_dir=name, name=name, peer_urls=(peer_url(name),), **options)
         self.process: Process | None = None
         self.lives = 0
 
@@ -303,6 +353,8 @@ class Machine:
     def _end(self, process: Process) -> None:
         process.owner.kill()
         process.serving = False
+        if self.network is not None and process.peers is not None:
+            self.network.ended(process.peers)
         if not process.gone.done():
             process.gone.set_result(None)
 
@@ -321,6 +373,12 @@ class Machine:
                 self.observer.failed(process, f"stop failed: {task.exception()!r}")
             if process.backend is not None:
                 process.backend.crash(self.chance)
+
+    def renew(self, process: Process) -> None:
+        """The process begins a new incarnation of itself."""
+        if self.process is process:
+            self.crash(power_cut=False)
+            self.start()
 
     def fail(self, process: Process, line: str) -> None:
         """The process ends itself."""

@@ -21,6 +21,7 @@ from raftsched.testing.sim.loop import Owner, SimLoop
 
 BULK_WINDOW = 4  # chunks under way in one direction
 REFUSED_S = 0.001
+VERSION = (3, 7, 0)
 
 
 @dataclass(slots=True)
@@ -248,7 +249,7 @@ class SimPeers:
     # -- what is shown
 
     def versions(self) -> Mapping[int, tuple[int, int, int]]:
-        return {}
+        return dict.fromkeys(self.members, VERSION)
 
     def counters(self) -> Mapping[str, float]:
         return {}

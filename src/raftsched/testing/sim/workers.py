@@ -193,7 +193,9 @@ class _Stream:
 
     def _later(self, number: int) -> None:
         chance, options = self._chance, self._world.options
-        status = 0 if self._world.quiet or chance.random() >= options.failing else chance.choice([1, 1, 2])
+        status = (
+            0 if self._world.quiet or chance.random() >= options.failing else chance.choice([1, 1, 1, 1, 2])
+        )  # 2: there is no such status
         delay_s = chance.expovariate(1 / (0.002 if self._world.quiet else options.work_s))
         self._world.loop.call_later(delay_s, self._answer, number, status)
 

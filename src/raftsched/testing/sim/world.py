@@ -19,7 +19,8 @@ from raftsched.errors import FatalError
 from raftsched.testing.sim.checkers import Broken, History, Leases, OneHistory, OneLog, SameState, Watches
 from raftsched.testing.sim.clients import Client, Watching
 from raftsched.testing.sim.loop import SimLoop, Stuck
-from raftsched.testing.sim.machine import Machine, Process
+from raftsched.testing.sim.machine import Machine, Process, peer_url
+from raftsched.testing.sim.network import SimNetwork, Weather
 from raftsched.testing.sim.ticks import Ticks
 from raftsched.testing.sim.workers import App, Planner
 from raftsched.types import Change, Result
@@ -28,6 +29,8 @@ NS = 1_000_000_000
 REST_S = 40.0  # virtual time in which everything must come to rest once nothing fails any more
 SEARCH_BUDGET = 3_000  # of a search that is the second opinion
 FAULTS = ("kill", "power", "stop", "slow", "full", "sync", "skew", "jump")
+SIZES = (1, 1, 3, 3, 5)
+NETWORK_FAULTS = ("cut", "one-way", "weather", "heal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,11 @@ class Options:
     @classmethod
     def draw(cls, seed: str) -> "Options":
         chance = random.Random(f"{seed}/options")
+        members = chance.choice(SIZES)
+        faults = [fault for fault in (FAULTS if members == 1 else FAULTS + NETWORK_FAULTS) if chance.random() < 0.45]
         return cls(
-            faults=tuple(fault for fault in FAULTS if chance.random() < 0.45),
+            members=members,
+            faults=tuple(faults),
             fault_every_s=chance.choice([0.7, 2.0, 4.0]),
             duration_s=chance.choice([6.0, 12.0]),
             clients=chance.choice([1, 3, 6]),
@@ -75,6 +81,7 @@ class Options:
                 "batch_limit": chance.choice([10, 10_000]),
                 "snapshot_count": chance.choice([50, 10_000]),
                 "max_wals": chance.choice([1, 2, 10]),
+                "request_timeout_ms": chance.choice([1_500, 7_000]),
                 "compaction_mode": "revision",
                 "compaction_retention": 0,
             },
@@ -113,6 +120,7 @@ class World:
         self.loop = SimLoop(seed)
         self.loop.on_complaint = lambda line: self.break_off(Broken(f"an exception that nobody caught: {line}"))
         self.chance = random.Random(f"{seed}/world")
+        self.network = SimNetwork(self.loop, seed)
         self.log, self.one_history, self.same_state = OneLog(), OneHistory(), SameState()
         self.history, self.leases, self.ticks = History(), Leases(), Ticks()
         self.watches = Watches(self.one_history)
@@ -166,8 +174,11 @@ class World:
         self.loop.discard()
 
     async def _main(self, path: Path) -> None:
-        for number in range(self.options.members):
-            self.machines.append(self.machine_type(self.loop, self, f"m{number}", self.seed, path, self.options.node))
+        names = [f"m{number}" for number in range(self.options.members)]
+        node = {**self.options.node, "initial_cluster": tuple((name, (peer_url(name),)) for name in names)}
+        network = self.network if len(names) > 1 else None
+        for name in names:
+            self.machines.append(self.machine_type(self.loop, self, name, seed=self.seed, path=path, options=node, network=network))
         for machine in self.machines:
             machine.start()
         self._people()
@@ -237,6 +248,27 @@ class World:
             machine.set_skew(chance.randrange(-5 * NS, 5 * NS))
         elif fault == "jump":
             machine.set_skew(machine.skew_ns + chance.randrange(-NS, NS))
+        else:
+            self._disturb(fault)
+
+    def _disturb(self, fault: str) -> None:
+        """The network."""
+        chance = self.chance
+        if fault in ("cut", "one-way"):
+            names = [machine.name for machine in self.machines]
+            chance.shuffle(names)
+            at = chance.randrange(1, len(names))
+            self.network.cut.clear()
+            self.network.partition((names[:at], names[at:]), one_way=fault == "one-way")
+        elif fault == "weather":
+            self.network.weather = Weather(
+                drop=chance.choice([0.0, 0.05, 0.3]),
+                twice=chance.choice([0.0, 0.1]),
+                delay_s=chance.choice([0.001, 0.01, 0.05]),
+                late=chance.choice([0.0, 0.05]),
+            )
+        else:
+            self.network.heal()
 
     async def _restart(self, machine: Machine) -> None:
         await machine.stop()
@@ -248,6 +280,7 @@ class World:
         self.quiet = True
         self.quieted.set_result(None)
         self.note("world", "heals")
+        self.network.heal()
         for machine in self.machines:
             machine.faults.full = machine.faults.fail_sync = False
             machine.faults.slowness = 0
@@ -325,8 +358,8 @@ class World:
 
     def failed(self, process: Process, line: str) -> None:
         """Allowed only for what a disk did."""
-        self.note(process.name, f"ends: {line}")
         machine = process.machine
+        self.note(process.name, f"ends: {line}")
         if not (machine.faults.failed or machine.faults.full):
             self.break_off(FatalError(f"{process.name} ended without a reason: {line}"))
         self.loop.call_later(0.5, machine.start, context=Context())  # not as the process that is about to end
