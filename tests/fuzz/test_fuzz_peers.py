@@ -104,7 +104,7 @@ def mutate(conversation: list[bytes], edits: list[tuple[str, int, bytes, int]]) 
 
 async def feed(connection: Connection, data: bytes) -> None:
     if not connection.ended:
-        connection.data_received(data)
+        connection.take_in(data, len(data))
     for _ in range(4):
         await asyncio.sleep(0)
 

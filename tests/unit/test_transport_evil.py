@@ -262,7 +262,8 @@ async def test_two_connections_of_one_peer(two: list[Member]) -> None:
     for beat in range(2, 20, 2):
         first.writer.write(frames([Message(HEARTBEAT, 1, 3, 5, beat=beat)]))
         second.writer.write(frames([Message(HEARTBEAT, 1, 3, 5, beat=beat + 1)]))
-        old.data_received(frames([Message(HEARTBEAT, 1, 3, 5, beat=beat)]))  # read before it was replaced
+        late = frames([Message(HEARTBEAT, 1, 3, 5, beat=beat)])
+        old.take_in(late, len(late))  # read before it was replaced
         await asyncio.sleep(0.002)
     await until(lambda: len(one.handler.messages) == 10)
     assert [message.beat for _, message in one.handler.messages] == list(range(1, 20, 2))

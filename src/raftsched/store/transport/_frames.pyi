@@ -43,6 +43,8 @@ class Decoder:
     def buffered(self) -> int:
         """Bytes fed and not yet taken, those of unfinished messages included."""
 
-    def feed(self, data: bytes) -> None: ...
+    def feed(self, data: bytes | bytearray, count: int = -1) -> None:
+        """Takes the first `count` bytes, or all, and keeps a copy."""
+
     def take(self, frames_max: int = -1) -> list[Message | tuple[int, bytes]]:
         """What is complete, in order. After WireError nothing more comes from this connection."""

@@ -7,6 +7,7 @@ stand between its parts. A message is in protobuf's wire format, so that a later
 Invariant: `decode` and `Decoder` are total: any bytes give messages or WireError, and never take more memory than a small multiple of
 the bytes that came. Must not know: sockets, peers, what a message means.
 """
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from libc.stdint cimport INT32_MAX, INT64_MAX, SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t

@@ -15,13 +15,16 @@ from raftsched.store.transport._frames import FRAME_BYTES_MAX, Decoder, WireErro
 
 Item = Message | tuple[int, bytes]
 _UNREAD_BYTES_MAX = 2 << 20  # of frames that nobody has awaited yet; beyond: the socket is not read
+_READ = bytearray(256 << 10)  # of all connections: what was read is copied before anybody else reads
+_READ_VIEW = memoryview(_READ)
 _UNSENT_BYTES = 128 << 10  # in the kernel's buffer: more would stand in front of a heartbeat
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """Made by a server or a dialer; until `allow` frames are small, and no message in parts is put together."""
 
     def __init__(self, on_made: Callable[["Connection"], None] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         self._on_made = on_made
         self._decoder = Decoder(payload_bytes_max=PEER_HANDSHAKE_BYTES_MAX, message_bytes_max=0)
         self._transport: asyncio.Transport | None = None
@@ -47,7 +50,7 @@ class Connection(asyncio.Protocol):
 
     def _use(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self.heard_at = asyncio.get_running_loop().time()
+        self.heard_at = self._loop.time()
         address = transport.get_extra_info("peername")
         self.remote = str(address[0]) if address else ""
         transport.set_write_buffer_limits(high=PEER_WRITE_BYTES, low=PEER_WRITE_BYTES // 4)
@@ -57,12 +60,19 @@ class Connection(asyncio.Protocol):
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _READ_VIEW  # a view, since asyncio's TLS writes into slices of it
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.take_in(_READ, nbytes)
+
+    def take_in(self, data: bytes | bytearray, count: int) -> None:
+        """The first `count` bytes of `data` came."""
         if self.ended:
             return
-        self.heard_at = asyncio.get_running_loop().time()
-        self.on_read(len(data))
-        self._decoder.feed(bytes(data))
+        self.heard_at = self._loop.time()
+        self.on_read(count)
+        self._decoder.feed(data, count)
         if self._sink is not None:
             self._push()
         else:
@@ -99,8 +109,7 @@ class Connection(asyncio.Protocol):
     async def start_tls(self, context: ssl.SSLContext, timeout_s: float) -> None:
         """As the server. ssl.SSLError, OSError."""
         assert self._transport is not None
-        loop = asyncio.get_running_loop()
-        transport = await loop.start_tls(self._transport, self, context, server_side=True, ssl_handshake_timeout=timeout_s)
+        transport = await self._loop.start_tls(self._transport, self, context, server_side=True, ssl_handshake_timeout=timeout_s)
         if transport is None:
             raise ConnectionResetError("closed by the other side")
         self._use(transport)
@@ -134,13 +143,13 @@ class Connection(asyncio.Protocol):
                 return items[0]
             if self.ended:
                 raise ConnectionResetError(self.ended)
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             await self._waiter
 
     async def room(self) -> None:
         """Waits until what was written is mostly gone. ConnectionError when it ended."""
         while self.paused and not self.ended:
-            self._room = asyncio.get_running_loop().create_future()
+            self._room = self._loop.create_future()
             await self._room
         if self.ended:
             raise ConnectionResetError(self.ended)

@@ -60,8 +60,15 @@ cdef class Decoder:
         """Bytes fed and not yet taken, those of unfinished messages included."""
         return self.raw.length() + self.parts.length()
 
-    def feed(self, bytes data not None):
-        self.raw.append(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    def feed(self, data, Py_ssize_t count=-1):
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if count < 0 or count > view.len:
+                count = view.len
+            self.raw.append(<const uint8_t*>view.buf, count)
+        finally:
+            PyBuffer_Release(&view)
 
     def take(self, Py_ssize_t frames_max=-1):
         """[Message or (kind, payload)] in order. After WireError nothing more comes from this connection."""
