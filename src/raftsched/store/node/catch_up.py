@@ -23,7 +23,7 @@ from raftsched.store.raft._kernel import Run
 from raftsched.store.snapshot.outgoing import Copy, Outgoing, send
 from raftsched.store.snapshot.stream import Pace, RefusedError, StreamError
 from raftsched.store.transport.ports import SNAPSHOT, BulkStream
-from raftsched.store.wal.disk import Disk, RealDisk
+from raftsched.store.wal.disk import Disk
 from raftsched.store.wal.log import Log
 from raftsched.store.wal.reader import SegmentCursor, TooOldError
 
@@ -100,7 +100,7 @@ class CatchUp:
         """`open_bulk(member, purpose)`: `Peers.open_bulk`; `wake()`: the kernel has something for its next `ready`; `lines`: log lines."""
         self._kernel = kernel
         self._log = log
-        self._disk: Disk = RealDisk(log.directory)
+        self._disk: Disk = log.disk
         self._outgoing = outgoing
         self._open_bulk = open_bulk
         self._wake = wake

@@ -44,7 +44,7 @@ class Log(LogWriter):
         )
         self.keep_segments = keep_segments
         self.keep_bytes = keep_bytes
-        self._disk: Disk = RealDisk(directory)
+        self.disk: Disk = RealDisk(directory)
         self._dropping: set[str] = set()
         self._holds: dict[int, int] = {}
         self._last_hold = 0
@@ -66,14 +66,14 @@ class Log(LogWriter):
 
     def size_bytes(self) -> int:
         """Of all segments that are to stay. Looks into the directory: not per batch."""
-        return sum(size for name, size in self._disk.sizes() if is_segment(name) and name not in self._dropping)
+        return sum(size for name, size in self.disk.sizes() if is_segment(name) and name not in self._dropping)
 
     def release(self, *, applied_index: int, mark_index: int) -> list[str]:
         """Lets segments go that nobody needs; the names, oldest first. To be called now and then (after a snapshot), not per batch.
 
         `applied_index`: the store's *durable* applied index; `mark_index`: the last *durable* snapshot mark. Files go in the background.
         """
-        found = segments.arrange(item for item in self._disk.sizes() if item[0] not in self._dropping)
+        found = segments.arrange(item for item in self.disk.sizes() if item[0] not in self._dropping)
         going = segments.droppable(
             found,
             to_index=min(applied_index, mark_index),

@@ -74,7 +74,7 @@ class SimLog:
         self.sync_count = 0
         self.written_bytes = 0
         self._loop = loop
-        self._disk = disk
+        self.disk = disk
         self._faults = faults
         self._segment_bytes = segment_bytes
         self._keep_segments = keep_segments
@@ -90,6 +90,8 @@ class SimLog:
         self._durable = 0
         self._failed = ""
         self._closed = False
+        self._holds: dict[int, int] = {}
+        self._last_hold = 0
 
     # -- what the node calls
 
@@ -143,16 +145,30 @@ class SimLog:
         return self._durable >= batch
 
     def size_bytes(self) -> int:
-        return sum(size for _, size in self._disk.sizes())
+        return sum(size for _, size in self.disk.sizes())
 
     def release(self, *, applied_index: int, mark_index: int) -> list[str]:
-        found = segments.arrange(self._disk.sizes())
+        found = segments.arrange(self.disk.sizes())
         to_index = min(applied_index, mark_index)
-        going = segments.droppable(found, to_index=to_index, keep_count=self._keep_segments, keep_bytes=1 << 62)
+        held_index = min(self._holds.values(), default=segments.NOT_HELD)
+        keep = self._keep_segments
+        going = segments.droppable(found, to_index=to_index, keep_count=keep, keep_bytes=self.keep_bytes, held_index=held_index)
         for segment in going:
-            self._disk.remove(segment.name)
-            self._disk.sync_directory()
+            self.disk.remove(segment.name)
+            self.disk.sync_directory()
         return [segment.name for segment in going]
+
+    def hold(self, index: int) -> int:
+        self._last_hold += 1
+        self._holds[self._last_hold] = index
+        return self._last_hold
+
+    def move_hold(self, number: int, index: int) -> None:
+        if number in self._holds:
+            self._holds[number] = index
+
+    def unhold(self, number: int) -> None:
+        self._holds.pop(number, None)
 
     def close(self) -> None:
         if not self._closed:
@@ -192,7 +208,7 @@ class SimLog:
         data = self._encoder.group(
             self._sequence, self._offset, batch.first, batch.terms, batch.datas, types=batch.types, hard_state=batch.state, mark=batch.mark
         )
-        self._disk.write(self._name, self._offset, data)
+        self.disk.write(self._name, self._offset, data)
         self._offset += len(data)
         self.written_bytes += len(data)
         if batch.datas:
@@ -204,7 +220,7 @@ class SimLog:
         self._sequence, self._offset = self._sequence + 1, 0
         self._name = segment_name(self._sequence, self._written_index + 1)
         head = self._encoder.group(self._sequence, 0, self._written_index + 1, metadata=self._metadata, head_state=self._state)
-        self._disk.create(self._name, head)
+        self.disk.create(self._name, head)
         self._offset = len(head)
 
     def _sync(self) -> None:
@@ -213,7 +229,7 @@ class SimLog:
             self._failed = f"cannot sync {self.directory}/{self._name}: Input/output error"
         else:
             assert self._writing is not None
-            self._disk.sync(self._name)
+            self.disk.sync(self._name)
             self.sync_count += 1
             self._durable = self._writing.number
             self._writing, self._on_disk = None, False
