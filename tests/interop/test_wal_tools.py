@@ -94,3 +94,30 @@ def test_etcd_dump_logs_reads_it(tmp_path: Path, tools: ModuleType) -> None:
     puts = [line for line in lines if "put:<key" in line or "put:{" in line]
     assert len(puts) == 501
     assert any('"key-101"' in line for line in puts)
+
+
+def test_etcds_packages_read_a_log_behind_an_installed_snapshot(tmp_path: Path, tools: ModuleType) -> None:
+    """Our field in the mark is skipped, and the entries go on behind the snapshot."""
+    program = tools.walreader()
+    if program is None:
+        pytest.skip("walreader is not built (scripts/tools.py build, needs Go)")
+    wal, snap = tmp_path / "member" / "wal", tmp_path / "member" / "snap"
+    wal.mkdir(parents=True)
+    snap.mkdir()
+    log, _ = open_log(str(wal), metadata=METADATA, segment_bytes=32 << 10, zero_ahead_bytes=8 << 10, reserve_bytes=8 << 10)
+    log.append(HardState(3, 0, 10), 1, [3] * 40, [request(number) for number in range(1, 41)])
+    conf = ConfState(voters=(METADATA.node_id,))
+    save(snap, RaftSnapshot(index=500, term=4, conf_state=conf))
+    log.append(None, 41, [], [], mark=encode_mark(SnapshotMark(500, 4, conf, restarts=True)), restart_index=500)
+    datas = [request(number) for number in range(501, 701)]
+    for first in range(501, 701, 10):
+        part = datas[first - 501 : first - 491]
+        assert log.wait_durable(log.append(HardState(5, 0, first - 1), first, [5] * len(part), part), 20_000)
+    log.close()
+    done = subprocess.run([program, wal, snap], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)
+    assert read["Verified"]
+    assert (read["SnapIndex"], read["SnapTerm"], read["Voters"]) == (500, 4, [METADATA.node_id])
+    entries = [(e["Index"], e["Term"], base64.b64decode(e["Data"])) for e in read["Entries"]]
+    assert entries == [(index, 5, data) for index, data in enumerate(datas, 501)]

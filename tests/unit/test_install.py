@@ -1,6 +1,9 @@
 """Installing a snapshot: every step at which a kill may come, and what the next start makes of it."""
 
+import asyncio
+import hashlib
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -11,12 +14,16 @@ from raftsched.store.backend._lmdb import Backend
 from raftsched.store.backend.directory import DataDirectory
 from raftsched.store.node.opening import Member, open_member
 from raftsched.store.node.options import NodeOptions, SystemClock
+from raftsched.store.node.receiving import IN_FLIGHT, SUCCESSES, Receiving, install_received
 from raftsched.store.snapshot import install
 from raftsched.store.snapshot.install import Stored
+from raftsched.store.snapshot.outgoing import Copy, send
+from raftsched.store.snapshot.stream import Offer, Pace
 from raftsched.store.wal.disk import RealDisk
 from raftsched.store.wal.format import ConfState
 from raftsched.store.wal.recovery import peek_mark
 from raftsched.store.wal.segments import arrange
+from raftsched.testing.bulk import pair
 from raftsched.types import HardState, MemberInfo
 
 OPTIONS = NodeOptions(data_dir="x", wal_segment_bytes=256 << 10)
@@ -306,3 +313,49 @@ def test_an_ordinary_mark_finishes_nothing(tmp_path: Path) -> None:
     found, line = opened(path)
     assert found == OLD
     assert "was discarded" in line
+
+
+def test_a_member_receives_installs_and_opens_anew(tmp_path: Path) -> None:
+    """The whole way, once over a log that must go and once over one that holds the entry; then a snapshot that came too late."""
+    copy = snapshot(tmp_path)
+    data = (copy / "data.mdb").read_bytes()
+    offer = Offer(INDEX, TERM, len(data), hashlib.sha256(data).digest())
+
+    async def send_and_receive(member: Member) -> list[Stored]:
+        got: list[Stored] = []
+        one, other = pair(1, 2)
+        receiving = Receiving(member, got.append, time.monotonic_ns, Quiet())
+        sending = send(
+            one, Copy(copy, Stored(INDEX, TERM, ConfState((ME,))), offer), pace=Pace(1 << 40), mono_ns=time.monotonic_ns, log=Quiet()
+        )
+        results = await asyncio.gather(sending, receiving.on_bulk(1, other), return_exceptions=True)
+        counters = receiving.counters()
+        assert counters[IN_FLIGHT] == 0
+        assert counters[SUCCESSES] == len(got)
+        assert (results[0] is None) == bool(got)
+        return got
+
+    for name, tail, last in (("foreign", [(2, b"foreign %d" % index) for index in range(700)], INDEX), ("same", None, 600)):
+        path = tmp_path / name
+        old_member(path, tail=tail or [(TERM, b"entry %d" % index) for index in range(2, 601)])
+        member = open_member(options(path), SystemClock())
+        [stored] = asyncio.run(send_and_receive(member))
+        assert "is in place" in install_received(member, stored)
+        member.close()
+        assert opened(path) == (("new", INDEX, INDEX, INDEX + 1, last), "")
+        member = open_member(options(path), SystemClock())
+        assert asyncio.run(send_and_receive(member)) == []  # refused: it is committed here
+        member.close()
+        stored = receive(path, copy)
+        member = open_member_without_finishing(path)
+        assert install_received(member, stored) == ""
+        assert not member.directory.incoming_path.exists()
+        member.close()
+        assert opened(path)[0][0] == "new"
+
+
+class Quiet:
+    def info(self, message: str, /, **fields: object) -> None:
+        pass
+
+    debug = warning = error = info
