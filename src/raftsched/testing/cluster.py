@@ -28,6 +28,8 @@ POLL_S = 0.02
 class Member(ServerProcess):
     """One `raftsched serve` of several; `number` is the ordinal in its name."""
 
+    stop_code = 0  # of a stop in order
+
     def __init__(self, directory: Path, number: int, advertised: Sequence[int], listening: int, args: Sequence[str] = ()) -> None:
         super().__init__(directory)
         self.number = number
@@ -80,6 +82,8 @@ class Member(ServerProcess):
 
 class EtcdMember(Member):
     """One real etcd of several."""
+
+    stop_code = -signal.SIGTERM  # it stops in order, then sends itself the signal again
 
     def __init__(self, binary: Path, directory: Path, number: int, advertised: Sequence[int], listening: int, args: Sequence[str]) -> None:
         super().__init__(directory, number, advertised, listening)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ CHUNK_BYTES = 1 << 16
 CHUNKS_MAX = 64  # in one direction of one connection, between its two ends
 OWNER_TRIES = 20
 OWNER_PAUSE_S = 0.005
+END_PAUSE_S = 0.05  # a connection accepted just now gets its task
 
 Pids = Callable[[], dict[int, int]]  # process id -> number of the member
 
@@ -38,6 +40,7 @@ class Links:
         self._directions: dict[tuple[int, int], Direction] = {}
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="links", daemon=True)
         self._thread.start()
@@ -82,9 +85,14 @@ class Links:
     async def _end(self) -> None:
         for server in self._servers:
             server.close()
+        await asyncio.sleep(END_PAUSE_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
+        await asyncio.sleep(0)
 
     def _shut(self, source: int, target: int) -> None:
         self._direction(source, target).open.clear()
@@ -97,6 +105,7 @@ class Links:
             task = asyncio.current_task()
             assert task is not None
             self._tasks.add(task)
+            self._writers.add(writer)
             try:
                 await self._connect(member, listening_port, reader, writer)
             except (OSError, asyncio.CancelledError):
@@ -114,6 +123,7 @@ class Links:
         there = self._direction(dialler, member)
         await there.open.wait()
         to_reader, to_writer = await asyncio.open_connection("127.0.0.1", port)
+        self._writers.add(to_writer)
         ways = [
             asyncio.ensure_future(pump(reader, to_writer, there)),
             asyncio.ensure_future(pump(to_reader, writer, self._direction(member, dialler))),

@@ -92,7 +92,7 @@ class Nemesis:
     def _stop_one(self) -> None:
         member = self.draw.choice(self._cluster.members)
         code = member.stop()
-        if code:
+        if code != member.stop_code:
             raise RuntimeError(f"{member.name} was asked to stop and ended with {code}:\n{member.logs()}")
         self._hold()
 

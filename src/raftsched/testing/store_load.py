@@ -242,6 +242,11 @@ class StoreLoad:
             found.append(f"revisions contradict the order of the answers:\n    {pair[0]}\n    {pair[1]}")
         return found
 
+    @staticmethod
+    def now_ns() -> int:
+        """This instant on the histories' clock."""
+        return time.monotonic_ns()
+
     def longest_gap_ms(self, since_ns: int) -> float:
         """The longest time since then in which no client had a write acknowledged, until the last one was."""
         moments = sorted(one for recorder in self.recorders.values() for one in list(recorder.answered_ns) if one >= since_ns)
