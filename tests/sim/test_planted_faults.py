@@ -1,6 +1,7 @@
 """The simulator's own proof: each of these bugs, put in on purpose, is seen within the stated number of seeds."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,15 +11,21 @@ from raftsched.scheduler.bridge.embedded import EmbeddedKv
 from raftsched.scheduler.engine.clock import TickClock
 from raftsched.scheduler.service import SchedulerService
 from raftsched.store.lease import Lessor
+from raftsched.store.replica import LEADER, Replica
+from raftsched.store.wal import recovery
 from raftsched.store.watch.hub import WatchHub
 from raftsched.testing.sim.backend import SimBackend
 from raftsched.testing.sim.log import SimLog
 from raftsched.testing.sim.world import Options, simulate
+from raftsched.types import HardState
 
 Patch = pytest.MonkeyPatch
 CRASHES = Options(faults=("kill", "power"), fault_every_s=0.7, duration_s=8.0, clients=3, keys=3, think_s=0.02, planners=1, watches=1)
 SLOW = Options(faults=("power", "slow"), fault_every_s=0.5, duration_s=8.0, clients=4, keys=3, think_s=0.02)
 CALM = Options(faults=("slow",), fault_every_s=2.0, duration_s=8.0, clients=2, think_s=0.05, planners=2, plan_s=0.1, work_s=0.1, watches=3)
+
+CUTS = Options(members=3, faults=("cut", "one-way", "heal"), fault_every_s=1.0, duration_s=8.0, clients=6, keys=2, think_s=0.01, planners=0)
+VOTES = Options(members=3, faults=("cut", "kill", "power"), fault_every_s=0.3, duration_s=10.0, clients=4, keys=2, think_s=0.02, planners=0)
 
 
 def index_beside_the_data(patch: Patch) -> None:
@@ -108,6 +115,29 @@ def forgets_a_tick(patch: Patch) -> None:
     patch.setattr(SchedulerService, "on_acks", some)
 
 
+def reads_without_a_quorum(patch: Patch) -> None:
+    """Who believes to be the leader answers reads by itself."""
+
+    def readable(self: Replica) -> bool:
+        kernel = self.kernel
+        return kernel.state == LEADER and kernel.applied == kernel.commit and kernel.committed_in_term
+
+    patch.setattr(Replica, "readable", property(readable))
+
+
+def forgets_its_vote(patch: Patch) -> None:
+    """A restart finds the log, but neither term nor vote."""
+    recover = recovery.recover
+
+    def forgetful(disk: Any, *, after_index: int) -> Any:
+        found = recover(disk, after_index=after_index)
+        term = max(found.terms, default=found.base_term)
+        commit = found.hard_state.commit if found.hard_state else 0
+        return replace(found, hard_state=HardState(term, 0, commit))
+
+    patch.setattr(recovery, "recover", forgetful)
+
+
 PLANTED: list[tuple[Callable[[Patch], None], Options, int, str]] = [
     (index_beside_the_data, CRASHES, 12, ""),
     (answers_before_the_sync, SLOW, 12, ""),
@@ -118,6 +148,8 @@ PLANTED: list[tuple[Callable[[Patch], None], Options, int, str]] = [
     (watch_leaves_one_out, CALM, 6, "watch order"),
     (delivers_a_watch_twice, CALM, 6, "watch order"),
     (forgets_a_tick, CALM, 3, "none lost"),
+    (reads_without_a_quorum, CUTS, 10, "linearizable history"),
+    (forgets_its_vote, VOTES, 40, ""),
 ]
 
 

@@ -1,7 +1,8 @@
 """The network between members: one `SimPeers` per process, with the interface of `store.transport.peers.Peers`.
 
-Messages pass through the real codec, and may be dropped, repeated, late and in any order; requests, questions and bulk streams fail when
-the way there or back is cut. A cut is per direction. Who is dead hears nothing, and what it sent before its end still arrives.
+Messages pass through the real codec, in order as on a connection, or, in bad weather, dropped, repeated, late and in any order; requests,
+questions and bulk streams fail when the way there or back is cut. A cut is per direction. Who is dead hears nothing, and what it sent
+before its end still arrives.
 Must not know: what a message means.
 """
 
@@ -31,7 +32,7 @@ class Weather:
     drop: float = 0.0
     twice: float = 0.0
     delay_s: float = 0.001  # at most, of nearly all
-    late: float = 0.0  # share that takes up to a second
+    late: float = 0.0  # share that takes up to a second, and is overtaken
 
 
 class SimNetwork:
@@ -88,6 +89,7 @@ class SimPeers:
         self._open = False
         self._told_removed = False
         self.streams: list[SimBulkStream] = []
+        self._last_s: dict[int, float] = {}  # when the latest message to a member arrives: a connection keeps its order
 
     # -- life
 
@@ -161,8 +163,17 @@ class SimPeers:
         data = _frames.encode(message)
         for _ in range(2 if chance.random() < weather.twice else 1):
             if chance.random() >= weather.drop:
-                network.later(network.delay_s(), self._arrive, member_id, data)
+                network.later(self._delay_s(member_id), self._arrive, member_id, data)
         return True
+
+    def _delay_s(self, member_id: int) -> float:
+        network = self._network
+        delay_s = network.delay_s()
+        if network.weather.late or network.weather.twice:
+            return delay_s
+        now_s = network.loop.time()
+        self._last_s[member_id] = max(now_s + delay_s, self._last_s.get(member_id, 0.0) + 1e-6)
+        return self._last_s[member_id] - now_s
 
     def _arrive(self, member_id: int, data: bytes) -> None:
         for url in self.members.get(member_id, ()):
