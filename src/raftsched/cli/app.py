@@ -12,7 +12,7 @@ from typing import Annotated
 import grpc
 import typer
 
-from raftsched.cli import job
+from raftsched.cli import job, member
 from raftsched.version import COMMIT, VERSION
 
 
@@ -35,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(job.app, name="job")
+app.add_typer(member.app, name="member")
 
 
 def _version(wanted: bool) -> None:
