@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.load import jobs, store, wheel
+from bench.load import cluster, jobs, store, wheel
 
 DEFAULT_JSON = Path("build/bench/report.json")
 
@@ -37,6 +37,7 @@ SECTIONS: dict[str, Callable[[Path, bool], Iterable[tuple[str, str, str, bool | 
     "store": store.rows,
     "wheel": wheel.rows,
     "jobs": jobs.rows,
+    "cluster": cluster.rows,
 }
 
 

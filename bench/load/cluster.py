@@ -1,0 +1,264 @@
+"""The cluster's rows: three members against three real etcds in one run, failover of both APIs, steady ticks, catching up.
+
+Both clusters run at once, in turns under load: what the idle one costs (heartbeats) is carried by both. The one core that a third
+process would have on a machine of its own it does not have here, on neither side.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from statistics import median
+
+import grpc
+
+from bench.load import h2load
+from bench.load.jobs import number
+from bench.load.store import KV, PUT, RANGE, go_benchmark, revision
+from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
+from raftsched.testing.cluster import Cluster, Member
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+import tools
+
+ROUNDS = 5
+KILLS = 20
+FAILOVER_KILLS = 50
+FAILOVER_JOBS = 30
+FAILOVER_AFTER_S = 12
+PROBE_S = 0.005
+PROBE_TIMEOUT_S = 0.25
+CATCH_UP_BYTES = 1 << 30
+CATCH_UP_VALUE_BYTES = 1 << 20
+CATCH_UP_TIMEOUT_S = 600
+Answer = tuple[str, str, str, bool | None]
+
+
+def compared(what: str, target: float, theirs: Cluster, ours: Cluster, drive: Callable[[Cluster], h2load.Run]) -> Iterator[Answer]:
+    """In turns; the ratio of the medians."""
+    runs: dict[str, list[h2load.Run]] = {"theirs": [], "ours": []}
+    for _ in range(ROUNDS):
+        runs["theirs"].append(drive(theirs))
+        runs["ours"].append(drive(ours))
+    rate = {side: median(run.requests_per_s for run in done) for side, done in runs.items()}
+    p99 = {side: median(run.p99_ms for run in done) for side, done in runs.items()}
+    ratio = rate["ours"] / rate["theirs"]
+    told = f"{ratio:.2f} x ({rate['ours']:,.0f}/s against {rate['theirs']:,.0f}/s; p99 {p99['ours']:.2f} against {p99['theirs']:.2f} ms)"
+    yield what, f">= {target} x etcd", told, ratio >= target
+
+
+def at_leader(method: str, message: bytes, requests: int, *, writes: bool) -> Callable[[Cluster], h2load.Run]:
+    """h2load, ten connections times ten streams, at whoever leads; writes are counted by the store's revision."""
+
+    def drive(cluster: Cluster) -> h2load.Run:
+        address = cluster.leader().client_address
+        before = revision(address)
+        run = h2load.drive(address, KV + method, message, requests=requests, connections=10, streams=10)
+        done = revision(address) - before
+        if writes and done != requests:
+            raise RuntimeError(f"{method} on {address}: {requests} requests made {done} revisions")
+        return run
+
+    return drive
+
+
+def by_go(*arguments: str) -> Callable[[Cluster], h2load.Run]:
+    """etcd's own generator over all endpoints."""
+
+    def drive(cluster: Cluster) -> h2load.Run:
+        return go_benchmark(",http://".join(one.client_address for one in cluster.members), *arguments)
+
+    return drive
+
+
+def store_rows(theirs: Cluster, ours: Cluster, scale: int) -> Iterator[Answer]:
+    puts, reads = 20_000 // scale, 40_000 // scale
+    yield from compared(
+        "three members: put 256 B, 10 x 10, h2load at the leader", 1.5, theirs, ours, at_leader("Put", PUT, puts, writes=True)
+    )
+    range_all = at_leader("Range", RANGE, reads, writes=False)
+    yield from compared("three members: linearizable range, 10 x 10, h2load at the leader", 1.5, theirs, ours, range_all)
+    if tools.benchmark() is None:
+        yield "three members: put, etcd's Go benchmark", ">= 1.5 x etcd", "missing: benchmark", None
+        return
+    put = by_go("put", "--key-size=8", "--sequential-keys", "--val-size=256", f"--total={puts}")
+    yield from compared("three members: put 256 B, 100 clients over all, etcd's Go benchmark", 1.5, theirs, ours, put)
+    read = by_go("range", "bench-01", "--consistency=l", f"--total={reads}")
+    yield from compared("three members: linearizable range, 100 clients over all, etcd's Go benchmark", 1.5, theirs, ours, read)
+
+
+def without_leader_ms(cluster: Cluster) -> float:
+    """From kill -9 of the leader to the first answer of a survivor to a put."""
+    leader = cluster.leader()
+    stubs = []
+    for member in cluster.members:
+        if member is not leader:
+            channel = grpc.insecure_channel(member.client_address)
+            stubs.append(rpc_pb2_grpc.KVStub(channel))
+            stubs[-1].Put(rpc_pb2.PutRequest(key=b"probe", value=b"x"), timeout=10)
+    answered = threading.Event()
+    moments: list[float] = []
+
+    def probe(stub: rpc_pb2_grpc.KVStub) -> None:
+        while not answered.is_set():
+            try:
+                stub.Put(rpc_pb2.PutRequest(key=b"probe", value=b"x"), timeout=PROBE_TIMEOUT_S)
+            except grpc.RpcError:
+                time.sleep(PROBE_S)
+            else:
+                moments.append(time.monotonic())
+                answered.set()
+
+    leader.kill()
+    begin = time.monotonic()
+    threads = [threading.Thread(target=probe, args=(stub,)) for stub in stubs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    leader.start()
+    cluster.leader()
+    time.sleep(1)  # the next leader is an old one again: connections between members are up
+    return (min(moments) - begin) * 1000
+
+
+def failover_rows(theirs: Cluster, ours: Cluster, kills: int) -> Iterator[Answer]:
+    """A put that comes right after the death waits up to PROBE_TIMEOUT_S for an answer that may be there earlier."""
+    gaps: dict[str, list[float]] = {"theirs": [], "ours": []}
+    for _ in range(kills):
+        gaps["theirs"].append(without_leader_ms(theirs))
+        gaps["ours"].append(without_leader_ms(ours))
+    p50 = {side: median(ones) for side, ones in gaps.items()}
+    worst = {side: max(ones) for side, ones in gaps.items()}
+    told = f"p50 {p50['ours']:.0f} ms, worst {worst['ours']:.0f} ms of {kills} (etcd: {p50['theirs']:.0f}, {worst['theirs']:.0f})"
+    yield "three members: without writes after kill -9 of the leader", "p50 < 750 ms", told, p50["ours"] < 750
+
+
+def schedload(cluster: Cluster, command: str, *arguments: str) -> dict[str, float]:
+    """Runs one command of schedload over all members; its figures."""
+    words = [str(tools.schedload()), command, *(word for one in cluster.members for word in ("-addr", one.scheduler_address)), *arguments]
+    quiet = {"GOGC": "800", **os.environ}
+    answer = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False, env=quiet)
+    if answer.returncode:
+        raise RuntimeError(f"schedload {command} failed: {answer.stdout.strip()} {answer.stderr.strip()}\n{cluster.logs()}")
+    print(answer.stdout.strip(), file=sys.stderr)
+    found = ((key, number(value)) for key, value in re.findall(r"(\w+)=(\S+)", answer.stdout))
+    return {key: value for key, value in found if value is not None}
+
+
+def steady_rows(ours: Cluster, scale: int) -> Iterator[Answer]:
+    figures = schedload(ours, "schedule", "-n", str(40_000 // scale), "-c", "64")
+    rate = figures["qps"]
+    yield "three members: ScheduleJob durable, 64 callers", ">= 9 000/s (Dapr: 2 800-3 100)", f"{rate:,.0f}/s", rate >= 9_000
+    figures = schedload(ours, "sustained", "-n", str(20_000 // scale), "-d", "15s")
+    told = f"missed {figures['missed']:.0f}, p50 {figures['late_p50_ms']:.2f} ms, p99 {figures['late_p99_ms']:.2f} ms"
+    met = figures["missed"] == 0 and figures["late_p50_ms"] < 2 and figures["late_p99_ms"] < 20
+    yield "three members: 20 000 jobs @every 1s", "none missed, p50 < 2 ms, p99 < 20 ms (Dapr holds 4 000)", told, met
+
+
+def orphan_rows(ours: Cluster, kills: int) -> Iterator[Answer]:
+    """schedload kills one member and watches its jobs: how late their next tick is, at most (a gap of 1 s is no lateness)."""
+    late_s: list[float] = []
+    others_s: list[float] = []
+    missed = 0.0
+    for turn in range(kills):
+        victim = ours.members[turn % len(ours.members)]
+        late, other, lost = one_orphaning(ours, victim)
+        late_s.append(late)
+        others_s.append(other)
+        missed += lost
+    late_s.sort()
+    p99 = late_s[min(len(late_s) * 99 // 100, len(late_s) - 1)]
+    told = (
+        f"p50 {median(late_s):.2f} s, p99 {p99:.2f} s, missed {missed:.0f}, of {kills} kills; jobs of others {max(others_s):.2f} s at worst"
+    )
+    yield "three members: lateness of orphaned ticks after kill -9", "p99 < 2 s over 50 kills (Dapr: 16 s)", told, p99 < 2 and missed == 0
+
+
+def one_orphaning(ours: Cluster, victim: Member) -> tuple[float, float, float]:
+    """Lateness in seconds of the dead member's jobs and of the others', and how many ticks were lost."""
+    assert victim.process is not None
+    words = ["-n", str(FAILOVER_JOBS), "-d", "3s", "-after", f"{FAILOVER_AFTER_S}s"]
+    figures = schedload(ours, "failover", "-victim", victim.scheduler_address, "-kill-pid", str(victim.process.pid), *words)
+    victim.process.wait()
+    victim.process = None
+    victim.start()
+    ours.leader()
+    time.sleep(3)  # ownership is settled again
+    return figures["victim_gap_max_s"] - 1, figures["other_gap_max_s"] - 1, figures["missed"]
+
+
+class Writer:
+    """Puts one after another by one client at the leader, with their latencies."""
+
+    def __init__(self, address: str) -> None:
+        self.taken_ms: list[float] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(address,))
+        self._thread.start()
+
+    def _run(self, address: str) -> None:
+        with grpc.insecure_channel(address) as channel:
+            stub = rpc_pb2_grpc.KVStub(channel)
+            while not self._stopping.wait(0.002):
+                begin = time.monotonic()
+                stub.Put(rpc_pb2.PutRequest(key=b"meanwhile", value=b"v" * 256), timeout=30)
+                self.taken_ms.append((time.monotonic() - begin) * 1000)
+
+    def stop(self) -> float:
+        """p99 in ms."""
+        self._stopping.set()
+        self._thread.join()
+        return sorted(self.taken_ms)[len(self.taken_ms) * 99 // 100]
+
+
+def catch_up_rows(folder: Path, scale: int) -> Iterator[Answer]:
+    """A follower is away while the others take 1 GiB, and comes back under a light load."""
+    with Cluster(folder) as cluster:
+        quiet = Writer(cluster.leader().client_address)
+        time.sleep(5)
+        quiet_p99 = quiet.stop()
+        away = cluster.followers()[0]
+        away.kill()
+        leader = cluster.leader()
+        with grpc.insecure_channel(leader.client_address) as channel:
+            stub = rpc_pb2_grpc.KVStub(channel)
+            for position in range(CATCH_UP_BYTES // scale // CATCH_UP_VALUE_BYTES):
+                value = os.urandom(CATCH_UP_VALUE_BYTES)
+                stub.Put(rpc_pb2.PutRequest(key=b"bulk/%d" % position, value=value), timeout=60)
+        behind = leader.status(10).header.revision
+        writer = Writer(leader.client_address)
+        begin = time.monotonic()
+        away.start(wait=False)
+        while (status := away.status()) is None or status.header.revision < behind:
+            if time.monotonic() - begin > CATCH_UP_TIMEOUT_S:
+                raise TimeoutError(cluster.logs())
+            time.sleep(0.05)
+        took_s = time.monotonic() - begin
+        p99 = writer.stop()
+        cluster.wait_equal(120)
+    size = CATCH_UP_BYTES // scale / 1e6
+    told = f"{took_s:.1f} s = {size / took_s:.0f} MB/s; others' puts p99 {p99:.1f} ms meanwhile, {quiet_p99:.1f} ms in quiet"
+    yield "three members: a follower catches up 1 GiB", "time, and p99 of others' puts (for information)", told, None
+
+
+def rows(folder: Path, quick: bool) -> Iterable[Answer]:
+    scale = 10 if quick else 1
+    etcd = tools.etcd()
+    if etcd is None or not h2load.available():
+        yield "three members against three etcds", "", f"missing: {'etcd' if etcd is None else 'h2load'}", None
+        return
+    with Cluster(folder / "theirs", etcd=etcd) as theirs, Cluster(folder / "ours") as ours:
+        yield from store_rows(theirs, ours, scale)
+        yield from failover_rows(theirs, ours, KILLS // scale)
+    if tools.schedload() is None:
+        yield "three members: scheduler under load", "", "missing: go (bench/schedload)", None
+    else:
+        with Cluster(folder / "jobs") as ours:
+            yield from steady_rows(ours, scale)
+            yield from orphan_rows(ours, FAILOVER_KILLS // scale)
+    yield from catch_up_rows(folder / "behind", scale)
