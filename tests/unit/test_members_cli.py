@@ -119,7 +119,7 @@ class Api:
         authority.cert_pem.write_to_path(str(folder / "ca.crt"))
         (folder / "namespace").write_text("dapr-system\n")
         (folder / "token").write_text("secret")
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def scale(self, replicas: object, **spec: object) -> None:
         self.body = json.dumps({"kind": "StatefulSet", "spec": {"replicas": replicas, **spec}}).encode()
