@@ -239,3 +239,23 @@ class Leases:
         self.expired += until_ns is not None
         if until_ns is not None and now_ns < until_ns:
             raise Broken(f"lease safety: {who} ended lease {lease:x} {(until_ns - now_ns) / NS:.3f} s before its time")
+
+
+class Takeovers:
+    """Who has lost a job does not trigger it any more once another has: ownership comes from the leadership keys, so the revision of
+    the newest of them that the owner knows never goes back from one trigger of a job to the next."""
+
+    def __init__(self) -> None:
+        self._latest: dict[bytes, tuple[int, str]] = {}
+        self.count = 0
+
+    def delivered(self, who: str, name: bytes, leadership_revision: int) -> None:
+        known = self._latest.get(name)
+        if known is not None and known[1] != who:
+            self.count += 1
+            if leadership_revision < known[0]:
+                raise Broken(
+                    f"fenced: {who} triggers {name!r} by the leadership keys of revision {leadership_revision}, "
+                    f"after {known[1]} did by those of {known[0]}"
+                )
+        self._latest[name] = max((leadership_revision, who), known or (0, ""))

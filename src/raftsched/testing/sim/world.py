@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from raftsched.errors import FatalError
-from raftsched.testing.sim.checkers import Broken, History, Leases, OneHistory, OneLog, SameState, Watches
+from raftsched.scheduler.jobs.names import LEADERSHIP, prefix_end
+from raftsched.testing.sim.checkers import Broken, History, Leases, OneHistory, OneLog, SameState, Takeovers, Watches
 from raftsched.testing.sim.clients import Client, Watching
 from raftsched.testing.sim.loop import SimLoop, Stuck
 from raftsched.testing.sim.machine import Machine, Process, peer_url
@@ -53,6 +54,7 @@ class Options:
     apps: int = 2
     work_s: float = 0.02
     failing: float = 0.2
+    fenced: bool = False
     node: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -103,6 +105,7 @@ class Report:
     committed_ticks: int = 0
     lives: int = 0
     watched: int = 0
+    takeovers: int = 0
     expired: int = 0
     undecided: int = 0
     turns: int = 0
@@ -123,7 +126,7 @@ class World:
         self.network = SimNetwork(self.loop, seed)
         self.log, self.one_history, self.same_state = OneLog(), OneHistory(), SameState()
         self.history, self.leases, self.ticks = History(), Leases(), Ticks()
-        self.watches = Watches(self.one_history)
+        self.watches, self.takeovers = Watches(self.one_history), Takeovers()
         self.machines: list[Machine] = []
         self.watching: list[Watching] = []
         self.quiet = False  # liveness: nothing fails any more, clients stop
@@ -159,7 +162,7 @@ class World:
         report.lives = sum(machine.lives for machine in self.machines)
         report.watched = sum(len(one.got) for one in self.watching)
         report.expired, report.undecided = self.leases.expired, self.history.undecided
-        report.turns = self.loop.turns
+        report.turns, report.takeovers = self.loop.turns, self.takeovers.count
         report.trace = self._trace or []
 
     def _end(self) -> None:
@@ -338,6 +341,9 @@ class World:
     def delivered(self, process: Process, name: bytes, job: bytes | None, counter: bytes | None) -> None:
         self.note(process.name, f"fires {name.decode()}")
         self._checked(self.ticks.delivered, process.name, name, job, counter, process.machine.clock.highest_ns)
+        if self.options.fenced:
+            keys = process.node.mvcc.live(LEADERSHIP, prefix_end(LEADERSHIP), None, 100)
+            self._checked(self.takeovers.delivered, process.name, name, max((key.main for key in keys), default=0))
 
     # -- Observer
 
