@@ -1,6 +1,8 @@
 """Two and three members on loopback: messages, requests, questions from outside, bulk streams, reconnecting, being removed."""
 
 import asyncio
+import socket
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,6 +11,7 @@ from raftsched.errors import PeerCode, PeerError
 from raftsched.limits import PEER_BULK_STREAMS_MAX, PEER_REQUEST_BYTES_MAX
 from raftsched.store.raft._kernel import Message
 from raftsched.store.transport.ports import BulkStream
+from raftsched.store.transport.resolving import SystemResolver
 from raftsched.testing.peers import CLUSTER, Member, close_members, meet, start_members, until
 
 HEARTBEAT, APPEND = 8, 3
@@ -356,3 +359,43 @@ def trips(family: object) -> int:
 
     shown = _metric(Family(*family))  # type: ignore[misc]  # what the server does with it
     return int(next(sample.value for sample in shown.samples if sample.name.endswith("_count")))
+
+
+async def test_a_lookup_that_hangs_is_shared_and_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    go, asked = threading.Event(), 0
+
+    def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        nonlocal asked
+        asked += 1
+        go.wait(5)
+        if host == "nowhere":
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return [(2, 1, 6, "", ("192.0.2.1", port)), (2, 1, 6, "", ("192.0.2.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    resolve = SystemResolver()
+    assert await resolve("::1", 80) == [("::1", 80)]
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(resolve("slow", 80), 0.02)
+    assert asked == 1
+    go.set()
+    assert await resolve("slow", 80) == [("192.0.2.1", 80)]
+    with pytest.raises(OSError, match="no such name"):
+        await resolve("nowhere", 80)
+    assert not resolve._running
+
+
+async def test_a_handler_that_fails_does_not_end_the_link(two: list[Member]) -> None:
+    one, other = two
+
+    def fail() -> None:
+        raise KeyError("handler")
+
+    other.handler.on_removed = fail  # type: ignore[method-assign]
+    one.handler.removed.add(2)
+    one.peers.update({})
+    await until(lambda: ("error", "a link failed") in [line[:2] for line in other.log.lines])
+    one.handler.removed.clear()
+    meet(two)
+    await until(lambda: other.peers.is_connected(1))

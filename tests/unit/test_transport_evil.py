@@ -413,7 +413,7 @@ async def test_an_acceptor_cannot_send_messages() -> None:
 
 
 async def test_a_peer_that_does_not_read_costs_a_bounded_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "PEER_IDLE_TIMEOUT_MS", 1000)
+    monkeypatch.setattr(link, "PEER_IDLE_TIMEOUT_MS", 60_000)
     monkeypatch.setattr(link, "PEER_PING_MS", 200)
     listener = Listener(answer=lambda _: handshake.welcome(Identity(CLUSTER, 2, VERSION)), reads=False)
     member = await Member(1).start()
@@ -433,6 +433,7 @@ async def test_a_peer_that_does_not_read_costs_a_bounded_queue(monkeypatch: pyte
         newest = outlet.queue._bulk.items[-1][0]
         assert isinstance(newest, Message)
         assert newest.index == 199  # the oldest went
+        monkeypatch.setattr(link, "PEER_IDLE_TIMEOUT_MS", 300)
         await until(lambda: "the peer is silent" in member.log.causes())
     finally:
         await member.peers.close()

@@ -184,5 +184,7 @@ async def test_renewed_files_are_used_without_a_restart(folder: Path, made: list
 def test_a_wrong_file_is_named(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the certificate file .*none\.crt"):
         Member(1, tls=PeerTls(f"{folder}/none.crt", f"{folder}/one.key", f"{folder}/ca.crt"))
+    with pytest.raises(ConfigError, match="without a client CA"):
+        Member(1, tls=PeerTls(f"{folder}/one.crt", f"{folder}/one.key", client_cert_auth=True))
     with pytest.raises(ConfigError, match=r"cannot use client CA file .*one\.key"):
         Member(1, tls=PeerTls(f"{folder}/one.crt", f"{folder}/one.key", f"{folder}/one.key"))

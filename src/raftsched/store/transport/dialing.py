@@ -6,9 +6,8 @@ Must not know: when to dial, and what the connection is for.
 import asyncio
 import random
 import secrets
-import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -20,15 +19,8 @@ from raftsched.store.transport.connection import Connection, words
 from raftsched.store.transport.handshake import Identity
 from raftsched.store.transport.ports import PeerHandler
 from raftsched.store.transport.report import Report
+from raftsched.store.transport.resolving import Resolve, SystemResolver
 from raftsched.store.transport.tls import PeerContexts
-
-Resolve = Callable[[str, int], Awaitable[Sequence[tuple[str, int]]]]
-
-
-async def resolve_by_system(host: str, port: int) -> Sequence[tuple[str, int]]:
-    """What the system's resolver says now. OSError."""
-    rows = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys((str(row[4][0]), int(row[4][1])) for row in rows))
 
 
 @dataclass(slots=True)
@@ -39,7 +31,7 @@ class Surroundings:
     handler: PeerHandler
     report: Report
     tls: PeerContexts | None = None
-    resolve: Resolve = resolve_by_system
+    resolve: Resolve = field(default_factory=SystemResolver)
     chance: random.Random = field(default_factory=random.Random)
     nonce: Callable[[int], bytes] = secrets.token_bytes
     removed_told: bool = False

@@ -5,6 +5,7 @@ Invariant: a message whose sender is not the member at the other end, or that is
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from raftsched.limits import PEER_IDLE_TIMEOUT_MS, PEER_PING_MS
 from raftsched.store.transport import handshake
@@ -14,6 +15,8 @@ from raftsched.store.transport.dialing import Surroundings
 from raftsched.store.transport.outlet import Outlet
 from raftsched.store.transport.report import PeerStats
 from raftsched.store.transport.requests import Answered
+
+OUR_OWN: Final = frozenset({"closed", "no member any more"})  # causes that need no line: this member decided so
 
 
 class Inbound:
@@ -74,4 +77,5 @@ class Inbound:
             self._timer.cancel()
         self._answered.lost()
         self._on_gone(self)
-        self._around.report.refuse("a peer's connection ended", cause, f"{self.sender:x}")
+        if cause not in OUR_OWN:
+            self._around.report.refuse("a peer's connection ended", cause, f"{self.sender:x}")

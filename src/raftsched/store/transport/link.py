@@ -82,6 +82,8 @@ class Link:
                     delay_ms = PEER_RECONNECT_MS_MIN
             except PeerError:
                 pass  # counted and logged where it arose
+            except Exception as error:  # a link must outlive whatever the node's handler does
+                self._around.report.error("a link failed", peer=f"{self.member_id:x}", error=f"{type(error).__name__}: {error}")
             await self._wait(delay_ms)
             delay_ms = min(2 * delay_ms, PEER_RECONNECT_MS_MAX)
 

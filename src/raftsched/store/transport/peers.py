@@ -17,12 +17,13 @@ from raftsched.store.transport._frames import WireError
 from raftsched.store.transport.accepting import Acceptor
 from raftsched.store.transport.bulk import PeerBulkStream
 from raftsched.store.transport.connection import Connection, words
-from raftsched.store.transport.dialing import Resolve, Surroundings, dial, resolve_by_system
+from raftsched.store.transport.dialing import Surroundings, dial
 from raftsched.store.transport.handshake import Identity, Version
 from raftsched.store.transport.link import Link
 from raftsched.store.transport.ports import BulkStream, PeerHandler
 from raftsched.store.transport.report import PeerFamily, Report
 from raftsched.store.transport.requests import read_response, request_frame, result_of
+from raftsched.store.transport.resolving import Resolve, SystemResolver
 from raftsched.store.transport.tls import PeerContexts, PeerTls
 
 
@@ -38,7 +39,7 @@ class Peers:
         log: Log,
         version: Version,
         tls: PeerTls | None = None,
-        resolve: Resolve = resolve_by_system,
+        resolve: Resolve | None = None,
         chance: random.Random | None = None,
         nonce: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
@@ -49,7 +50,7 @@ class Peers:
             handler=handler,
             report=Report(log),
             tls=PeerContexts(tls) if tls is not None else None,
-            resolve=resolve,
+            resolve=resolve or SystemResolver(),
             chance=chance or random.Random(),
             nonce=nonce,
         )

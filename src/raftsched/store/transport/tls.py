@@ -20,9 +20,9 @@ class PeerTls:
     cert_file: str
     key_file: str
     trusted_ca_file: str = ""
-    """For both directions; "" = the system's, and nobody who dials in is asked for a certificate."""
-    client_cert_auth: bool = True
-    """Who dials in must show a certificate of the trusted CA; without `trusted_ca_file` there is nothing to check it against."""
+    """For both directions. With it who dials in must show a certificate of this authority; "" = the system's, for who is dialled."""
+    client_cert_auth: bool = False
+    """Who dials in must show a certificate: needs `trusted_ca_file`, which says the same (as in etcd)."""
     allowed_cn: str = ""
     allowed_hostname: str = ""
     """Of the certificate of who dials in: its common name, or one of its names (`*.example` stands for one label)."""
@@ -44,7 +44,7 @@ class PeerContexts:
 
     def _make_server(self) -> ssl.SSLContext:
         tls = self.tls
-        demanded = tls.client_cert_auth and bool(tls.trusted_ca_file)
+        demanded = tls.client_cert_auth or bool(tls.trusted_ca_file)
         return server_context(tls.cert_file, tls.key_file, client_ca=tls.trusted_ca_file, client_certificate_required=demanded)
 
     def _make_client(self) -> ssl.SSLContext:
