@@ -16,6 +16,7 @@ from raftsched.store.node.reception import Reception, check_cluster, keep_checki
 from raftsched.store.transport.ports import JOIN
 from raftsched.store.wal.format import Metadata
 from raftsched.store.wal.log import open_log
+from raftsched.testing.peers import Member, until
 from raftsched.types import HardState, MemberInfo
 
 LISTED = tuple(Listed(name, (f"http://{name}:1",)) for name in "abc")
@@ -206,6 +207,58 @@ def test_answers_of_empty_and_full_members() -> None:
     assert asks.decode_answer(run(peer.reception.on_join(b"\xff"))) == Refused("that is no ask")
     peer.leader_id = 77  # gone
     assert isinstance(answer(asks.encode_ask(JoinAsk("b", ("http://b:1",)))), Later)
+
+
+# -- over sockets
+
+
+class Wired(Peer):
+    """A member whose asks and requests go through `Peers`."""
+
+    def __init__(self, site: Site, member: Member, listed: Listed, list_: tuple[Listed, ...], number: int) -> None:
+        super().__init__(site, listed, list_=list_, member_id=number)
+        self.transport = member
+        member.handler.on_ask = self.reception.answer
+        member.handler.answering = lambda _sender, kind, payload: self.reception.on_join(payload)
+        self.settling = Settling(self.forming, own=listed, listed=list_, ask=member.peers.ask, log=site.log, mono_ms=site.mono_ms)
+
+    async def request(self, member_id: int, kind: int, payload: bytes, timeout_ms: int) -> bytes:
+        return await self.transport.peers.request(member_id, kind, payload, timeout_ms)
+
+
+def test_forming_and_joining_over_real_connections() -> None:
+    async def all_of_it():
+        site, transports = Site(), [Member(number) for number in (1, 2, 3)]
+        for one in transports:
+            await one.peers.start()
+        listed = tuple(Listed(f"m{one.id}", (one.url,)) for one in transports)
+        wired = [Wired(site, one, mine, listed, one.id) for one, mine in zip(transports, listed, strict=True)]
+        formed = await asyncio.gather(*(one.settling.settle() for one in wired))
+        assert all(isinstance(one, Form) for one in formed)
+        assert len({one.cluster_id for one in formed}) == 1
+        for one in transports[:2]:  # m3 lost its disk; m1 leads
+            one.peers.join(cluster_id=7, member_id=one.id)
+            one.peers.update({1: [transports[0].url], 2: [transports[1].url]})
+        wired[0].has = wired[1].has = in_cluster("m1")
+        wired[0].leader_id = wired[1].leader_id = 1
+        wired[0].answers = Granted(9, 7, wired[0].has.members, True)
+        await until(lambda: transports[1].peers.is_connected(1))
+        follower_alone = Settling(
+            Forming(listed[2], listed[1:], form_wait_ms=None, cluster_token="t"),
+            own=listed[2],
+            listed=listed[1:],
+            ask=transports[2].peers.ask,
+            log=site.log,
+            mono_ms=site.mono_ms,
+        )
+        granted = await follower_alone.settle()
+        for one in transports:
+            await one.peers.close()
+        return granted, wired[0].joined
+
+    granted, joined = run(all_of_it())
+    assert granted.member_id == 9
+    assert [one.name for one in joined] == ["m3"]
 
 
 # -- a member with data
