@@ -7,6 +7,7 @@ import pytest
 from raftsched.errors import EtcdError
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.store import codec, membership
+from raftsched.store import replica as replica_module
 from raftsched.store._records import MemoryRecords
 from raftsched.store.alarm import AlarmStore
 from raftsched.store.apply import Applier, SideWrites
@@ -243,3 +244,28 @@ def test_who_is_cut_off_may_trigger_no_more_when_another_leads(group: Group) -> 
     group.lost = lambda message: leader.id in (message.to, message.sender)
     group.elect(but=leader.id)
     assert leader.replica.fence.until_ms(leader.kernel.applied) <= group.now_ms
+
+
+def test_applied_entries_in_memory_are_bounded_on_every_member(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their bytes, whoever proposed them, and by their number; some always stay for who is a little behind."""
+    monkeypatch.setattr(replica_module, "CATCH_UP_BYTES", 1 << 20)
+    monkeypatch.setattr(replica_module, "CATCH_UP_ENTRIES", 200)
+    leader = group.elect()
+
+    def held(size_bytes: int) -> list[int]:
+        return [(one.kernel.applied - one.kernel.first_index + 1) * size_bytes for one in group.members.values()]
+
+    for number in range(300):
+        one = leader if number % 2 else group.others(leader)[0]
+        one.step(Propose(codec.PUT, [put(b"k", bytes(10_000))], [number], one))
+        group.run()
+        group.tick()
+        assert max(held(10_000)) <= (1 << 20) + 10_000
+    assert min(held(10_000)) >= (1 << 19) - 10_000
+    for number in range(1_000):
+        leader.put(number, b"k")
+        group.run()
+        group.tick()
+    assert all(200 <= count <= 400 for count in held(1))
+    group.tick(20)
+    assert {one.kernel.applied for one in group.members.values()} == {leader.kernel.last_index}

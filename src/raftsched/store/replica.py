@@ -142,6 +142,7 @@ class Replica:
         self._leader = 0
         self._led_term = 0
         self._elected_ms = -(1 << 40)
+        self._held: deque[tuple[int, int]] = deque()  # applied runs that memory may still hold: (last index, bytes)
         self._held_bytes = 0
         self.proposals_failed_total = 0
         self.leader_changes_total = 0
@@ -224,7 +225,7 @@ class Replica:
         kernel = self.kernel
         first_id = self.ids.take(len(event.messages))
         entries = wrap(event.kind, event.messages, first_id)
-        longest, total = largest(entries)
+        longest, _ = largest(entries)
         if longest > self._request_bytes_max:
             self._propose_fitting(event, entries, output, mono_ms)
             return
@@ -232,7 +233,6 @@ class Replica:
         if first < 0:
             self._refuse(event, PROPOSE_ERRORS[first], output)
             return
-        self._held_bytes += total
         self.entries_proposed_total += len(entries)
         waiting = Waiting(first_id, event.tokens, event.sink, term=kernel.term, asked_ms=mono_ms, deadline_ms=deadline_ms)
         self.waiters.add(waiting)
@@ -280,6 +280,9 @@ class Replica:
                 self.waiters.lose(term, self._refused(EtcdError.LEADER_CHANGED), output.replies)
             ids, results = self.applier.apply(first, term, kind, entries)
             output.applied += len(entries)
+            size_bytes = largest(entries)[1]
+            self._held.append((first + len(entries) - 1, size_bytes))
+            self._held_bytes += size_bytes
             if kind:
                 output.members_changed = True
                 self._tell_role(mono_ms)
@@ -289,14 +292,18 @@ class Replica:
         self._trim(applied)
 
     def _trim(self, applied: int) -> None:
-        """Bounds the log in memory; followers that need older entries get them from the log on disk."""
-        kernel = self.kernel
+        """Bounds the applied entries in memory, whoever proposed them; followers that need older ones get them from the log on disk."""
+        kernel, held = self.kernel, self._held
+        if applied - kernel.first_index < 2 * CATCH_UP_ENTRIES and self._held_bytes <= CATCH_UP_BYTES:
+            return
         alone = len(kernel.voter_ids) == 1 and not kernel.learner_ids
-        if applied - kernel.first_index >= 2 * CATCH_UP_ENTRIES or self._held_bytes > CATCH_UP_BYTES:
-            keep = 0 if alone else CATCH_UP_ENTRIES if self._held_bytes <= CATCH_UP_BYTES else CATCH_UP_ENTRIES // 10
-            if applied - keep >= kernel.first_index:
-                kernel.compact(applied - keep)
-            self._held_bytes = 0
+        keep_entries, keep_bytes = (0, 0) if alone else (CATCH_UP_ENTRIES, CATCH_UP_BYTES // 2)
+        index = 0
+        while held and (applied - held[0][0] >= keep_entries or self._held_bytes > keep_bytes):
+            index, size_bytes = held.popleft()
+            self._held_bytes -= size_bytes
+        if index >= kernel.first_index:
+            kernel.compact(index)
 
     # -- time, members and leadership
 
