@@ -126,6 +126,15 @@ class StoreNode(Protocol):
 
     def members(self) -> Sequence[MemberInfo]: ...
 
+    def fence_ms(self) -> int:
+        """Monotonic ms until which this member's scheduler may trigger; a lone voter: FENCE_ALONE_MS."""
+
+    def peers(self) -> Sequence[int]:
+        """At the leader: members that it heard within one election timeout. Elsewhere: none."""
+
+    def dead(self, names: Collection[str]) -> Collection[str]:
+        """At the leader: those of these members, by name, that cannot trigger any more. Elsewhere: none."""
+
     # -- what rpc/etcd needs beyond writes and reads; all of it local and immediate unless it is awaitable
     @property
     def mvcc(self) -> "StoreReader":

@@ -40,7 +40,9 @@ FATAL = {
     ("--mode=other",): "invalid value for --mode: other",
     ("--etcd-embed=false", "--etcd-client-endpoints=a:1"): "--etcd-embed=false is not supported",
     ("--placement-enabled=true",): "--placement-enabled is not supported",
-    ("--etcd-initial-cluster=dapr-scheduler-server-0=http://a:1,b=http://b:1",): "several members is not supported",
+    (
+        "--etcd-initial-cluster=dapr-scheduler-server-0=http://a:1,b=http://a:1",
+    ): "dapr-scheduler-server-0 and b have the same URL: http://a:1",
     ("--config=/nowhere.toml",): "cannot read --config /nowhere.toml: No such file or directory",
 }
 

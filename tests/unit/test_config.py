@@ -173,7 +173,6 @@ def test_a_wrong_option_is_refused_with_one_line(words: list[str], text: str) ->
         (["--mode=kubernetes", "--kubeconfig=k"], "--mode=kubernetes"),
         (["--etcd-embed=false", "--etcd-client-endpoints=h:1"], "--etcd-embed=false"),
         (["--placement-enabled=true"], "--placement-enabled"),
-        (["--etcd-initial-cluster=dapr-scheduler-server-0=http://a:1,b=http://b:1"], "--etcd-initial-cluster with several members"),
     ],
 )
 def test_what_does_not_exist_yet_stops_the_start(words: list[str], what: str) -> None:
@@ -215,11 +214,12 @@ def test_a_wrong_list_is_one_clear_line(own: str, entries: tuple[str, ...], word
     assert str(caught.value) == words
 
 
-def test_members_of_a_cluster_are_still_refused_as_a_whole() -> None:
-    """Until the store replicates: the pieces above are ready, starting is not."""
-    assert "several members is not supported" in refusal("--etcd-initial-cluster=dapr-scheduler-server-0=http://a:1,b=http://b:1")
-    assert "--force-new-cluster is not supported" in refusal("--force-new-cluster")
-    assert "--peer-cert-file is not supported" in refusal(*FILES)
+def test_members_of_a_cluster_are_taken_as_a_whole() -> None:
+    listed = "--etcd-initial-cluster=dapr-scheduler-server-0=https://a:1,b=https://b:1"
+    found = config(listed, "--force-new-cluster", *FILES)
+    assert [one.name for one in found.initial_cluster] == ["dapr-scheduler-server-0", "b"]
+    assert found.force_new_cluster
+    assert found.peer_tls is not None
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,7 @@ async def test_start_fails_when_the_log_does_while_it_publishes(tmp_path: Path, 
 
     def break_first(kind: int, message: bytes):
         future = propose(kind, message)
-        rig.node._fail(FatalError("cannot sync wal/0.wal: Input/output error"))
+        rig.node.fail(FatalError("cannot sync wal/0.wal: Input/output error"))
         return future
 
     monkeypatch.setattr(rig.node, "_propose_and_wait", break_first)

@@ -185,9 +185,6 @@ def _refuse_unsupported(options: Mapping[str, Any]) -> None:
         "--tls-enabled": options["tls_enabled"],
         "--etcd-embed=false": not options["etcd_embed"],
         "--placement-enabled": options["placement_enabled"],
-        "--etcd-initial-cluster with several members": len(options["etcd_initial_cluster"]) > 1,
-        "--force-new-cluster": options["force_new_cluster"],
-        "--peer-cert-file": options["peer_cert_file"],
     }
     for what, wanted in refusals.items():
         if wanted:

@@ -7,7 +7,7 @@ loopback port from a loop in a thread.
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -97,6 +97,15 @@ class LoneNode:
 
     def members(self) -> Sequence[MemberInfo]:
         return [MemberInfo(MEMBER_ID, "lone", ("http://localhost:2380",), ("http://localhost:2379",))]
+
+    def fence_ms(self) -> int:
+        return limits.FENCE_ALONE_MS
+
+    def peers(self) -> Sequence[int]:
+        return ()
+
+    def dead(self, names: Collection[str]) -> Collection[str]:
+        return ()
 
     def add_change_sink(self, sink: ChangeSink) -> Callable[[], None]:
         self._sinks.append(sink)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from raftsched.errors import EtcdError, StatusError, status_of
-from raftsched.limits import FENCE_ALONE_MS, SCAN_PAGE_KEYS, STORE_RETRY_MS_MAX, STORE_RETRY_MS_MIN
+from raftsched.limits import SCAN_PAGE_KEYS, STORE_RETRY_MS_MAX, STORE_RETRY_MS_MIN
 from raftsched.ports import ChangeSink, StoreNode
 from raftsched.scheduler.jobs._jobs import txn_outcomes
 from raftsched.scheduler.jobs.names import prefix_end
@@ -171,10 +171,10 @@ class EmbeddedKv:
         return self._owns_directory
 
     def peers(self) -> Sequence[int]:
-        return ()
+        return self._node.peers()
 
     def fence_ms(self) -> int:
-        return FENCE_ALONE_MS  # a lone voter: nobody can take over
+        return self._node.fence_ms()
 
     def dead(self, names: Collection[str]) -> Collection[str]:
-        return ()  # a lone voter has nobody to hear
+        return self._node.dead(names)

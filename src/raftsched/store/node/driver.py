@@ -8,9 +8,10 @@ Must not know: gRPC, jobs.
 """
 
 import asyncio
+import hashlib
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from raftsched import limits
 from raftsched.errors import EtcdError, FatalError, GrpcCode, NoSpaceError, StatusError, status_of
@@ -22,7 +23,9 @@ from raftsched.store.birth import Birth
 from raftsched.store.codec import Headers, largest, text_field, varint_field
 from raftsched.store.host import ReplicationHost, host_configuration
 from raftsched.store.mvcc._store import MvccStore
+from raftsched.store.node.clustering import Clustering
 from raftsched.store.node.compaction import AutoCompactor, history_full
+from raftsched.store.node.entering import Entering
 from raftsched.store.node.flush import Flusher
 from raftsched.store.node.leases import Leases
 from raftsched.store.node.metrics import APPLY_BOUNDS, ETCD_DISK_BOUNDS, Histogram
@@ -33,7 +36,7 @@ from raftsched.store.node.sinks import AnswerTo, CompactionEnd, Nobody, Revocati
 from raftsched.store.node.snapshots import Snapshots
 from raftsched.store.quota import Quota
 from raftsched.store.raft._kernel import KernelError, Message
-from raftsched.store.replica import LEADER, More, Output, Persist, Persisted, Propose, ProposeChange, Read, Tick, Transfer
+from raftsched.store.replica import LEADER, Event, More, Output, Persist, Persisted, Propose, Read, Tick
 from raftsched.types import MemberInfo, Result, ResultSink
 
 PRIVILEGED = frozenset({codec.DELETE_RANGE, codec.COMPACTION, codec.LEASE_REVOKE, codec.ALARM})  # may use the reserve of a full disk
@@ -43,7 +46,6 @@ SLOW_APPLY_S = 0.1  # etcd's warning
 START_TIMEOUT_S = 60.0
 WAIT_TOLD_S = 10.0
 ANNOUNCE_RETRY_S = 1.0
-HAND_OVER_LOOK_S = 0.005
 STOP_TIMEOUT_MS = 10_000
 
 
@@ -67,6 +69,7 @@ class Node:
         self._opener = opener or Opener()
         self._network = network
         self._peering: Peering | None = None
+        self._entering: Entering | None = None
         self._on_restart = on_restart or on_fatal
         self._options = options
         self._log = log
@@ -77,6 +80,7 @@ class Node:
         self._running = False
         self._failed = ""
         self._ready: asyncio.Event
+        self._ended = ""  # why this incarnation is over, although nothing has failed
         self._ready_asked = False
         self._version_asked = False
         self._pump_scheduled = False
@@ -108,12 +112,10 @@ class Node:
         if member.repaired:
             self._log.warning("write-ahead log repaired", detail=member.repaired)
         self._running = True
-        self._loop.add_reader(member.log.fd, self._on_log_event)
-        if self._peering is not None:
-            self._peering.join(member, self._received)
-            self._members_changed()
-        self._on_timer()
         try:
+            await self._enter(member)
+            self._loop.add_reader(member.log.fd, self._on_log_event)
+            self._on_timer()
             await self._until_ready(member)
             if not self._failed:
                 await self._announce()
@@ -126,7 +128,7 @@ class Node:
 
     async def _until_ready(self, member: Member) -> None:
         """Until reads and writes are served. A member of several waits for its quorum without limit, and says so. Raises NoSpaceError."""
-        began_ms = self._mono_ms()
+        began_ms = self.mono_ms()
         while not self._ready.is_set():
             try:
                 await asyncio.wait_for(self._ready.wait(), WAIT_TOLD_S)
@@ -134,7 +136,7 @@ class Node:
                 if member.log.no_space:
                     raise NoSpaceError(f"the log in {member.log.directory} cannot be written: no space on the disk") from None
                 if self._alone:
-                    if self._mono_ms() - began_ms >= START_TIMEOUT_S * 1000:
+                    if self.mono_ms() - began_ms >= START_TIMEOUT_S * 1000:
                         self._failed = f"{self._options.data_dir}: no leader after {START_TIMEOUT_S:.0f} s"
                         return
                 else:
@@ -175,10 +177,23 @@ class Node:
         if self._network is None:
             return None
         self._peering = Peering(self._network, self._log, self._on_removed)
+        self._entering = Entering(self._peering, self._options, self._log, self.mono_ms)
         await self._peering.port.start()
-        return None
+        return None if directory.has_member else await self._entering.find_birth(directory)
+
+    async def _enter(self, member: Member) -> None:
+        """From here on this member speaks to the others as itself. Raises FatalError."""
+        if self._peering is None or self._entering is None:
+            return
+        self._entering.opened(member, self._clustering)
+        await self._entering.check()
+        self._peering.join(member, self._received)
+        self._members_changed()
+        self._entering.go_on(self.fail)
 
     async def _close_peering(self) -> None:
+        if self._entering is not None:
+            await self._entering.close()
         if self._peering is not None:
             await self._peering.close()
 
@@ -188,7 +203,7 @@ class Node:
         self._quota = Quota(member.bound_bytes)
         self._headers = Headers(member.cluster_id, member.member_id)
         self._ready = asyncio.Event()
-        self._compactor = AutoCompactor(options.compaction_mode, options.compaction_retention, self._mono_ms())
+        self._compactor = AutoCompactor(options.compaction_mode, options.compaction_retention, self.mono_ms())
         self._flusher = Flusher(
             member.backend,
             member.store,
@@ -197,22 +212,23 @@ class Node:
             self._clock,
             interval_ms=options.batch_interval_ms,
             limit=options.batch_limit,
-            on_fatal=self._fail,
+            on_fatal=self.fail,
             on_durable=self._on_durable,
         )
-        self._snapshots = Snapshots(member, options, self._log, self._fail)
+        self._snapshots = Snapshots(member, options, self._log, self.fail)
         self._host = ReplicationHost(
             self._replica,
             self._perform,
-            self._mono_ms,
+            self.mono_ms,
             member_id=member.member_id,
             conf=host_configuration(options.heartbeat_ms, options.election_ms_min, options.election_ms_max),
             port=None if self._peering is None else self._peering.port,
         )
+        self._clustering = Clustering(self, member, options, self._flusher, self._peering, self._log)
         self._leases = Leases(
             member.applier.lessor,
             barrier=self.read_barrier,
-            mono_ms=self._mono_ms,
+            mono_ms=self.mono_ms,
             leader=lambda: self._kernel.leader,
             own_id=member.member_id,
             ask=None if self._peering is None else self._peering.ask,
@@ -223,24 +239,26 @@ class Node:
         """Proposes nothing more, answers what is under way, brings LMDB up to date, closes. Idempotent."""
         if not self._running:
             return
-        await self._hand_over()
+        if not self._failed and not self._ended:
+            await self._clustering.hand_over()
         self._running = False
         if self._timer is not None:
             self._timer.cancel()
         await self._close_peering()
         self._loop.remove_reader(self._member.log.fd)
         try:
-            if not self._failed:
+            if not self._failed and not self._ended:
                 self._drain()
         except FatalError as error:
-            self._fail(error)
+            self.fail(error)
         self._answer_all()
         self._leases.stop()
         try:
-            self._flusher.close(commit=not self._failed)
+            await self._clustering.close()
+            self._flusher.close(commit=not self._failed and not self._ended)
             await self._snapshots.close()
         except FatalError as error:
-            self._fail(error)
+            self.fail(error)
         finally:
             self._close()
 
@@ -248,33 +266,21 @@ class Node:
         try:
             self._member.close()
         except FatalError as error:
-            self._fail(error)
-
-    async def _hand_over(self) -> None:
-        """A leader that goes names its successor, so that nobody waits for an election."""
-        kernel = self._kernel
-        matches = {member: found[0] for member, found in kernel.matches().items() if member in kernel.voter_ids}
-        if self._failed or kernel.state != LEADER or not matches:
-            return
-        self._host.submit(Transfer(max(matches, key=lambda member: (matches[member], member))))
-        self._schedule()
-        stop_ms = self._mono_ms() + self._options.election_ms_max
-        while kernel.state == LEADER and not self._failed and self._mono_ms() < stop_ms:
-            await asyncio.sleep(HAND_OVER_LOOK_S)
+            self.fail(error)
 
     def _drain(self) -> None:
         """What was proposed is written, synced, applied and answered, as far as the disk lets."""
-        stop_ms = self._mono_ms() + STOP_TIMEOUT_MS
-        while not self._failed and self._mono_ms() < stop_ms:
+        stop_ms = self.mono_ms() + STOP_TIMEOUT_MS
+        while not self._failed and self.mono_ms() < stop_ms:
             self._turn()
             if self._batches:
-                if not self._member.log.wait_durable(self._batches[-1][0], max(stop_ms - self._mono_ms(), 0)):
+                if not self._member.log.wait_durable(self._batches[-1][0], max(stop_ms - self.mono_ms(), 0)):
                     return
                 self._completed()
             elif self._host.idle():
                 return
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         if self._failed:
             return
         if isinstance(error, FatalError | KernelError):
@@ -292,8 +298,34 @@ class Node:
 
     # -- the pump
 
-    def _mono_ms(self) -> int:
+    def mono_ms(self) -> int:
         return self._clock.mono_ns() // 1_000_000
+
+    def mono_ns(self) -> int:
+        return self._clock.mono_ns()
+
+    def wall_ms(self) -> int:
+        return self._clock.wall_ms()
+
+    def take_event(self, event: Event, *, at_once: bool = False) -> None:
+        """Queues an event of the node's own; `at_once`: the step is taken within the call, unless this is the middle of one."""
+        self._host.submit(event)
+        if at_once and not self._in_pump:
+            self._pump()
+        else:
+            self._schedule()
+
+    def wake(self) -> None:
+        """The kernel was told something: a turn takes its output."""
+        self._host.submit(More())
+        self._schedule()
+
+    def end_incarnation(self, line: str) -> None:
+        """Nothing is applied or written any more: the directory changes under this node, and a new incarnation is asked for."""
+        if not self._ended and not self._failed:
+            self._ended = line
+            self._loop.call_soon(self._answer_all)
+            self._on_restart(line)
 
     def _schedule(self) -> None:
         if not self._pump_scheduled and not self._in_pump and self._running:
@@ -302,7 +334,7 @@ class Node:
 
     def _pump(self) -> None:
         self._pump_scheduled = False
-        if self._running and not self._failed:
+        if self._running and not self._failed and not self._ended:
             self._turn()
 
     def _turn(self) -> None:
@@ -311,7 +343,7 @@ class Node:
         try:
             self._host.doTick(0.0)
         except Exception as error:  # any: half a step may be done, and going on would do the rest to a state that no log describes
-            self._fail(error)
+            self.fail(error)
         finally:
             self._in_pump = False
         if not self._host.idle():
@@ -334,6 +366,7 @@ class Node:
             self._leader_changed()
         if output.members_changed:
             self._members_changed()
+        self._clustering.after_turn(output.catch_ups)
         if output.more:
             self._host.submit(More())
         elif not self._ready.is_set():
@@ -362,7 +395,7 @@ class Node:
         try:
             self._completed()
         except FatalError as error:
-            self._fail(error)
+            self.fail(error)
             return
         self._pump()
 
@@ -404,7 +437,7 @@ class Node:
         try:
             call(*arguments)
         except FatalError as error:
-            self._fail(error)
+            self.fail(error)
         except Exception as error:
             self._callback_failures_total += 1
             self._log.error("a callback of the store failed", error=repr(error))
@@ -419,7 +452,7 @@ class Node:
 
     def tick(self) -> None:
         """One heartbeat interval has passed; the timer calls it, and tests that move their clock."""
-        now_ms = self._mono_ms()
+        now_ms = self.mono_ms()
         self._host.submit(Tick())
         if now_ms >= self._next_housekeeping_ms:
             self._next_housekeeping_ms = now_ms + HOUSEKEEPING_MS
@@ -429,6 +462,7 @@ class Node:
     def _housekeeping(self, now_ms: int) -> None:
         self._flusher.tick()
         self._snapshots.look(now_ms)
+        self._clustering.tick(now_ms)
         if not self._ready.is_set():
             return
         self._check_space(now_ms)
@@ -454,7 +488,7 @@ class Node:
         self._schedule()
 
     def _on_removed(self) -> None:
-        self._fail(FatalError("this member was removed from the cluster: to join again, start with an empty data directory"))
+        self.fail(FatalError("this member was removed from the cluster: to join again, start with an empty data directory"))
 
     def _raise_version(self) -> None:
         """The cluster's version is the lowest of its members'; it rises when all run a newer one."""
@@ -465,7 +499,7 @@ class Node:
         if lowest is not None and version_key(lowest) > version_key(members.cluster_version):
             self._version_asked = True
             self._log.info("raising the cluster version", old=members.cluster_version, new=lowest)
-            self._propose(codec.CLUSTER_VERSION_SET, text_field(1, lowest), AnswerTo(self._on_version))
+            self.propose_own(codec.CLUSTER_VERSION_SET, text_field(1, lowest), AnswerTo(self._on_version))
 
     def _on_version(self, _error: int) -> None:
         self._version_asked = False
@@ -484,33 +518,40 @@ class Node:
     async def _publish(self) -> int:
         """What has changed about this member; the first error."""
         options, members = self._options, self._member.applier.membership
-        me, told = members.member(self.member_id), []
+        me = members.member(self.member_id)
+        told: list[Awaitable[int]] = []
         if me is not None and me.peer_urls != options.peer_urls:
-            moved = MemberInfo(self.member_id, "", options.peer_urls, ())
-            told.append(self._change_and_wait(membership.UPDATE_NODE, self.member_id, membership.encode_json(moved)))
+            told.append(self._move(options.peer_urls))
         if me is None or (me.name, me.client_urls) != (options.name, options.client_urls):
             attributes = membership.encode_attributes(self.member_id, options.name, options.client_urls)
             told.append(self._propose_and_wait(codec.MEMBER_ATTRIBUTES_SET, attributes))
         if not members.cluster_version:
-            told.append(self._propose_and_wait(codec.CLUSTER_VERSION_SET, text_field(1, options.cluster_version)))
+            version = membership.encode_version(options.cluster_version, self._draw_incarnation())
+            told.append(self._propose_and_wait(codec.CLUSTER_VERSION_SET, version))
         errors = [await one for one in told]
         return next(filter(None, errors), 0)
 
-    def _change_and_wait(self, change: int, member_id: int, context: bytes = b"") -> "asyncio.Future[int]":
-        """Proposes a configuration change at this member, the leader; the error of the answer."""
-        future: asyncio.Future[int] = self._loop.create_future()
-        change_id = self._replica.ids.take()
-        self._host.submit(ProposeChange(membership.encode_change(change, member_id, context, change_id), change_id, Waiter(future)))
-        self._schedule()
-        return future
+    def _draw_incarnation(self) -> int:
+        """What tells this cluster from another that is begun with the same list: of all that members propose, the first applied stays."""
+        seed = f"{self.member_id}/{self.wall_ms()}/{self.mono_ns()}".encode()
+        return int.from_bytes(hashlib.sha256(seed).digest()[:7], "big") + 1
+
+    async def _move(self, peer_urls: Sequence[str]) -> int:
+        """This member is reached elsewhere now; the error."""
+        try:
+            await self._clustering.change_members(membership.UPDATE_NODE, self.member_id, peer_urls, is_learner=False)
+        except StatusError as error:
+            self._log.warning("the cluster was not told the new peer URLs", error=error.message)
+            return int(EtcdError.TIMEOUT)
+        return 0
 
     def _propose_and_wait(self, kind: int, message: bytes) -> "asyncio.Future[int]":
         """The error of the answer."""
         future: asyncio.Future[int] = self._loop.create_future()
-        self._propose(kind, message, Waiter(future))
+        self.propose_own(kind, message, Waiter(future))
         return future
 
-    def _propose(self, kind: int, message: bytes, sink: ResultSink | None = None) -> None:
+    def propose_own(self, kind: int, message: bytes, sink: ResultSink | None = None) -> None:
         """A proposal of the node's own."""
         self._host.propose(Propose(kind, [message], [0], sink or Nobody()), lambda: None)
         self._schedule()
@@ -550,7 +591,7 @@ class Node:
     def _compaction_done(self, revision: int, error: int) -> None:
         self._compaction_asked = 0
         if error in (EtcdError.OK, EtcdError.COMPACTED):
-            self._compactor.done(self._mono_ms(), revision)
+            self._compactor.done(self.mono_ms(), revision)
         else:
             self._log.warning("automatic compaction failed", revision=revision, error=EtcdError(error).name)
 
@@ -568,11 +609,11 @@ class Node:
             return
         self._no_space_asked_ms = now_ms
         self._log.warning("the space quota is used up, raising the alarm", used=self._flusher.used_bytes, quota=self._quota.limit_bytes)
-        self._propose(codec.ALARM, alarm.encode_request(alarm.ACTIVATE, self.member_id, alarm.NOSPACE))
+        self.propose_own(codec.ALARM, alarm.encode_request(alarm.ACTIVATE, self.member_id, alarm.NOSPACE))
 
     def _refusal(self, kind: int, messages: Sequence[bytes], total_bytes: int) -> EtcdError:
         """Whether a batch must be refused at the door; one comparison each, far from the bounds."""
-        if not self._running or self._failed:
+        if not self._running or self._failed or self._ended:
             return EtcdError.STOPPED
         if kind not in PRIVILEGED:
             if self._flusher.stalled:
@@ -580,7 +621,7 @@ class Node:
             if self._store.pending_bytes > limits.PENDING_RECORDS_BYTES_MAX:
                 return EtcdError.TOO_MANY_REQUESTS
             if self._over_quota(kind, messages, total_bytes):
-                self._raise_no_space(self._mono_ms())
+                self._raise_no_space(self.mono_ms())
                 return EtcdError.NO_SPACE
         waiting = self._queued_bytes + self._member.log.queued_bytes
         if not self._member.log.has_room(waiting + total_bytes, privileged=kind in PRIVILEGED):
@@ -687,7 +728,7 @@ class Node:
             try:
                 return self._store.range_many(messages)
             except FatalError as error:
-                self._fail(error)
+                self.fail(error)
         return [(EtcdError.STOPPED, self._store.revision, b"")] * len(messages)
 
     def _read(self, serve: Callable[[int], None]) -> None:
@@ -729,6 +770,32 @@ class Node:
                 self._store.watching = bool(self._sinks)
 
         return end
+
+    # -- MemberNode
+
+    async def change_members(self, change: int, member_id: int, peer_urls: Sequence[str], *, is_learner: bool) -> Sequence[MemberInfo]:
+        """See `ports.MemberNode`."""
+        return await self._clustering.change_members(change, member_id, peer_urls, is_learner=is_learner)
+
+    async def promote(self, member_id: int) -> Sequence[MemberInfo]:
+        return await self._clustering.promote(member_id)
+
+    async def move_leader(self, member_id: int) -> None:
+        await self._clustering.move_leader(member_id)
+
+    def fence_ms(self) -> int:
+        """See `ports.StoreNode`."""
+        return self._replica.fence.until_ms(self._kernel.applied)
+
+    def peers(self) -> Sequence[int]:
+        """See `ports.StoreNode`."""
+        return self._replica.fence.present(self.mono_ms(), self._options.election_ms_min)
+
+    def dead(self, names: Collection[str]) -> Collection[str]:
+        """See `ports.StoreNode`."""
+        members = self._member.applier.membership
+        found = [members.member(one) for one in self._replica.fence.dead(self.mono_ms())]
+        return [one.name for one in found if one is not None and one.name in names]
 
     # -- StoreNode: leases
 
@@ -773,7 +840,7 @@ class Node:
         try:
             await self._flusher.defragment()
         except FatalError as error:
-            self._fail(error)
+            self.fail(error)
             raise StatusError(GrpcCode.INTERNAL, str(error)) from error
 
     async def hash(self) -> int:
@@ -789,7 +856,7 @@ class Node:
 
     def _on_durable(self) -> None:
         if self._running:
-            self._snapshots.look(self._mono_ms())
+            self._snapshots.look(self.mono_ms())
 
     # -- metrics
 
@@ -828,6 +895,7 @@ class Node:
             "raftsched_store_callback_failures_total": self._callback_failures_total,
             "raftsched_wal_sync_total": self._member.log.sync_count,
             "raftsched_wal_room_bytes": self._member.log.room_bytes,
+            **self._clustering.counters(),
         }
 
     def histograms(self) -> Mapping[str, tuple[Sequence[tuple[float, int]], float]]:

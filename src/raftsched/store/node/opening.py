@@ -11,10 +11,10 @@ import itertools
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from raftsched.errors import FatalError, NoSpaceError
+from raftsched.errors import FatalError
 from raftsched.store import codec, membership
 from raftsched.store.alarm import AlarmStore
 from raftsched.store.apply import Applier, SideWrites
@@ -25,6 +25,7 @@ from raftsched.store.codec import RequestIds
 from raftsched.store.lease import Lessor
 from raftsched.store.membership import Membership
 from raftsched.store.mvcc._store import MvccStore
+from raftsched.store.node.beginning import force_new_cluster, write_first_entries
 from raftsched.store.node.options import Clock, NodeOptions
 from raftsched.store.raft._kernel import Kernel, KernelError, Run
 from raftsched.store.replica import Replica
@@ -151,7 +152,7 @@ def _open_log(
     fresh = recovered.last_index == 0
     if fresh and is_founder(recovered.metadata, birth):
         try:
-            recovered = bootstrap(log, recovered, birth)
+            recovered = write_first_entries(log, recovered, birth.entries)
         except BaseException:
             log.close()
             raise
@@ -161,17 +162,6 @@ def _open_log(
 def is_founder(metadata: Metadata, birth: Birth) -> bool:
     """Whether a log without entries is a founder's, killed before it wrote them. Who joined has an id that depends on the time."""
     return bool(birth.entries) and (metadata.node_id, metadata.cluster_id) == (birth.member_id, birth.cluster_id)
-
-
-def bootstrap(log: Log, recovered: Recovered, birth: Birth) -> Recovered:
-    """The first entries of a new cluster, as etcd writes them: its members, in term 1, committed."""
-    entries, count = list(birth.entries), len(birth.entries)
-    state = HardState(term=1, vote=0, commit=count)
-    batch = log.append(state, 1, [1] * count, entries, types=[CONF_CHANGE] * count)
-    if not log.wait_durable(batch, FIRST_ENTRY_TIMEOUT_MS):
-        raise NoSpaceError(f"the log in {log.directory} cannot be written: no space on the disk")
-    types = dict.fromkeys(range(count), CONF_CHANGE)
-    return replace(recovered, hard_state=state, terms=[1] * count, datas=entries, types=types, last_index=count)
 
 
 def _runs(recovered: Recovered) -> list[Run]:
@@ -233,6 +223,8 @@ def assemble(
     applier = Applier(store, lessor, alarms, members, side)
     applier.applied_index = backend.applied_index
     applier.applied_term = backend.term
+    if options.force_new_cluster:
+        recovered, _ = force_new_cluster(log, recovered, members, applied_index=backend.applied_index, peer_urls=options.peer_urls)
     kernel, ids = _make_kernel(options, clock, backend, recovered, members, chance)
     replica = Replica(
         kernel,

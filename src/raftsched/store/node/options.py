@@ -63,6 +63,10 @@ class NodeOptions:
     election_ms_max: int = 700
     election_retry_ms_max: int = 150
     request_timeout_ms: int = limits.REQUEST_TIMEOUT_MS
+    strict_reconfig_check: bool = True
+    learners_max: int = 1
+    force_new_cluster: bool = False  # the others are lost for good: this member goes on alone
+    form_wait_ms: int | None = 3_000  # a majority of the listed members is enough after it; None = all are needed
     lease_ttl_s_min: int = limits.LEASE_TTL_S_MIN
 
     def __post_init__(self) -> None:

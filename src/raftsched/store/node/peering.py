@@ -16,6 +16,7 @@ from raftsched.store.node.opening import Member
 from raftsched.store.raft._kernel import Message
 from raftsched.store.replica import Persist
 from raftsched.store.transport.ports import BulkStream, PeerHandler
+from raftsched.types import MemberInfo
 
 CONF_CHANGE = 1
 NUMBERS = {status: int(error) for error, status in reversed(ETCD_STATUS.items())}
@@ -32,6 +33,7 @@ class PeerPort(Protocol):
     async def request(self, member_id: int, kind: int, payload: bytes, timeout_ms: int) -> bytes: ...
     async def ask(self, url: str, payload: bytes, timeout_ms: int) -> bytes: ...
     async def open_bulk(self, member_id: int, purpose: int) -> BulkStream: ...
+    def is_connected(self, member_id: int) -> bool: ...
     def versions(self) -> Mapping[int, tuple[int, int, int]]: ...
     def counters(self) -> Mapping[str, float]: ...
     async def close(self) -> None: ...
@@ -68,6 +70,10 @@ class Peering:
         self.note_changes(member.changes)
         self.port.join(cluster_id=member.cluster_id, member_id=member.member_id)
         self.refresh()
+
+    def expect(self, members: Sequence[MemberInfo]) -> None:
+        """Members that this one was told of, before its log tells it."""
+        self._pending |= {one.member_id: one.peer_urls for one in members}
 
     def others(self) -> Collection[int]:
         """Who is reached."""

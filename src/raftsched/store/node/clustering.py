@@ -1,0 +1,216 @@
+"""What a node does because there are other members: changes of the membership, members that are behind, snapshots that arrive.
+
+Invariant: a snapshot is installed only while nothing is applied or written any more; what comes after is a new incarnation of the node.
+Must not know: the pump; frames; Raft's rules.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Protocol
+
+from raftsched.errors import EtcdError, FatalError, NoSpaceError, PeerCode, PeerError, status_of
+from raftsched.ports import Log as LogPort
+from raftsched.store import codec, membership
+from raftsched.store.membership import ADD_LEARNER, ADD_NODE, Membership
+from raftsched.store.node.catch_up import CatchUp
+from raftsched.store.node.flush import Flusher
+from raftsched.store.node.members import Change, MembershipChanges
+from raftsched.store.node.opening import Member
+from raftsched.store.node.options import NodeOptions
+from raftsched.store.node.peering import Peering
+from raftsched.store.node.receiving import Receiving, install_received
+from raftsched.store.node.sinks import Waiter
+from raftsched.store.raft._kernel import Kernel
+from raftsched.store.reconfigure import Rules, View
+from raftsched.store.replica import LEADER, Event, ProposeChange, Transfer
+from raftsched.store.snapshot.install import Stored
+from raftsched.store.snapshot.outgoing import Outgoing
+from raftsched.store.transport.ports import CHANGE_MEMBERS, PROMOTE, SNAPSHOT
+from raftsched.types import MemberInfo, ResultSink
+
+LOOK_S = 0.005  # how often a transfer of leadership is looked at
+
+
+class NodePort(Protocol):
+    """What is used of the driver."""
+
+    def take_event(self, event: Event, *, at_once: bool = False) -> None:
+        """Queues it; `at_once`: the step is taken within the call."""
+
+    def propose_own(self, kind: int, message: bytes, sink: ResultSink | None = None) -> None: ...
+    def mono_ms(self) -> int: ...
+    def mono_ns(self) -> int: ...
+    def wall_ms(self) -> int: ...
+    def wake(self) -> None: ...
+    def end_incarnation(self, line: str) -> None:
+        """Nothing is applied or written any more; a new incarnation is asked for."""
+
+    def fail(self, error: Exception) -> None: ...
+
+
+class Clustering:
+    """One member's dealings with the cluster; also a lone one's, who may get company."""
+
+    def __init__(
+        self, node: NodePort, member: Member, options: NodeOptions, flusher: Flusher, peering: Peering | None, log: LogPort
+    ) -> None:
+        self._node = node
+        self._member = member
+        self._kernel: Kernel = member.replica.kernel
+        self._peering = peering
+        self._log = log
+        self._election_ms = options.election_ms_max
+        self._connected_since: dict[int, int] = {}
+        rules = Rules(strict=options.strict_reconfig_check, learners_max=options.learners_max)
+        self.changes = MembershipChanges(self, rules, cluster_token=options.cluster_token, request_timeout_ms=options.request_timeout_ms)
+        self._catch_up: CatchUp | None = None
+        if peering is not None:
+            outgoing = Outgoing(
+                member.directory,
+                make=flusher.copy,
+                in_use_bytes=lambda: member.backend.in_use_bytes,
+                mono_ms=node.mono_ms,
+                log=log,
+            )
+            self._catch_up = CatchUp(
+                self._kernel,
+                member.log,
+                outgoing,
+                open_bulk=peering.port.open_bulk,
+                wake=node.wake,
+                mono_ns=node.mono_ns,
+                lines=log,
+            )
+            self._receiving = Receiving(member, self._on_received, node.mono_ns, log)
+            peering.requests[CHANGE_MEMBERS] = peering.requests[PROMOTE] = self._on_change
+            peering.bulk[SNAPSHOT] = self._receiving.on_bulk
+
+    # -- what the driver calls
+
+    def after_turn(self, catch_ups: Sequence[tuple[int, int]]) -> None:
+        """`catch_ups`: members that need entries which memory does not hold, as the kernel named them."""
+        if self._catch_up is not None:
+            for member, next_index in catch_ups:
+                self._catch_up.ask(member, next_index)
+            self._catch_up.on_turn()
+
+    def tick(self, mono_ms: int) -> None:
+        """Now and then."""
+        if self._peering is None or self._catch_up is None:
+            return
+        self._catch_up.tick(mono_ms)
+        self._receiving.tick(mono_ms)
+        connected = {one for one in self._peering.others() if self._peering.port.is_connected(one)}
+        self._connected_since = {one: self._connected_since.get(one, mono_ms) for one in connected}
+
+    async def close(self) -> None:
+        if self._catch_up is not None:
+            await self._catch_up.close()
+
+    def counters(self) -> Mapping[str, float]:
+        return {} if self._catch_up is None else {**self._catch_up.counters(), **self._receiving.counters()}
+
+    # -- `ports.MemberNode`
+
+    async def change_members(self, change: int, member_id: int, peer_urls: Sequence[str], *, is_learner: bool) -> Sequence[MemberInfo]:
+        kind = ADD_LEARNER if change == ADD_NODE and is_learner else change
+        return await self.changes.change(Change(kind, member_id, tuple(peer_urls)))
+
+    async def promote(self, member_id: int) -> Sequence[MemberInfo]:
+        return await self.changes.change(Change(ADD_NODE, member_id, promotion=True))
+
+    async def move_leader(self, member_id: int) -> None:
+        kernel = self._kernel
+        if kernel.state != LEADER:
+            raise status_of(EtcdError.NOT_LEADER)
+        if member_id not in kernel.voter_ids:
+            raise status_of(EtcdError.BAD_LEADER_TRANSFEREE)
+        if not await self.transfer(member_id):
+            raise status_of(EtcdError.TIMEOUT_LEADER_TRANSFER)
+
+    async def transfer(self, member_id: int) -> bool:
+        """Whether that voter leads within an election timeout."""
+        self._node.take_event(Transfer(member_id))
+        stop_ms = self._node.mono_ms() + self._election_ms
+        while self._kernel.leader != member_id and self._node.mono_ms() < stop_ms:
+            await asyncio.sleep(LOOK_S)
+        return self._kernel.leader == member_id
+
+    async def hand_over(self) -> None:
+        """A leader that goes names its successor, so that nobody waits for an election."""
+        kernel = self._kernel
+        matches = {member: found[0] for member, found in kernel.matches().items() if member in kernel.voter_ids}
+        if kernel.state == LEADER and matches:
+            await self.transfer(max(matches, key=lambda member: (matches[member], member)))
+
+    # -- ChangeHost
+
+    @property
+    def member_id(self) -> int:
+        return self._member.member_id
+
+    @property
+    def cluster_id(self) -> int:
+        return self._member.cluster_id
+
+    @property
+    def leader_id(self) -> int:
+        return self._kernel.leader
+
+    @property
+    def membership(self) -> Membership:
+        return self._member.applier.membership
+
+    def mono_ms(self) -> int:
+        return self._node.mono_ms()
+
+    def wall_s(self) -> int:
+        return self._node.wall_ms() // 1000
+
+    def view(self) -> View:
+        now_ms, kernel = self._node.mono_ms(), self._kernel
+        matches = {member: found[0] for member, found in kernel.matches().items()}
+        if kernel.state == LEADER:
+            matches[self.member_id] = kernel.last_index
+        connected = {member: now_ms - since_ms for member, since_ms in self._connected_since.items()}
+        return View(self.member_id, self.membership.members(), connected, matches)
+
+    def silent_ms(self) -> Mapping[int, int]:
+        fence, now_ms = self._member.replica.fence, self._node.mono_ms()
+        return {
+            one.member_id: fence.silent_ms(one.member_id, now_ms) for one in self.membership.members() if one.member_id != self.member_id
+        }
+
+    def take_id(self) -> int:
+        return self._member.replica.ids.take()
+
+    def propose_change(self, change: bytes, change_id: int) -> Awaitable[int]:
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._node.take_event(ProposeChange(change, change_id, Waiter(future)), at_once=True)
+        return future
+
+    def publish(self, member_id: int, name: str, client_urls: Sequence[str]) -> Awaitable[int]:
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        attributes = membership.encode_attributes(member_id, name, client_urls)
+        self._node.propose_own(codec.MEMBER_ATTRIBUTES_SET, attributes, Waiter(future))
+        return future
+
+    async def request(self, member_id: int, kind: int, payload: bytes, timeout_ms: int) -> bytes:
+        if self._peering is None:
+            raise PeerError(PeerCode.UNREACHABLE, "no such peer")
+        return await self._peering.ask(member_id, kind, payload, timeout_ms)
+
+    async def _on_change(self, _sender: int, payload: bytes) -> bytes:
+        return await self.changes.on_request(payload)
+
+    # -- a snapshot arrived
+
+    def _on_received(self, stored: Stored) -> None:
+        """The last act of this incarnation; what the installation could not finish, the next one does."""
+        self._node.end_incarnation(f"a snapshot at entry {stored.index} was received, starting anew behind it")
+        try:
+            line = install_received(self._member, stored)
+        except (FatalError, NoSpaceError) as error:
+            self._log.error("the snapshot was not installed", reason=str(error))
+        else:
+            self._log.info(line or "the log has overtaken the snapshot", index=stored.index)

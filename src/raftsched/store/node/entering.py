@@ -1,0 +1,163 @@
+"""A member and the question which cluster it is of: an empty one settles, one with data asks the others, both answer who asks.
+
+Order of a start: `find_birth` (empty), or nothing; the member is opened; `check` before any message of Raft; then
+`go_on`.
+Invariant: nothing is written, and nothing of Raft said, before it is decided.
+Must not know: how asks travel, the pump.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from raftsched.errors import FatalError
+from raftsched.ports import Log as LogPort
+from raftsched.store.asks import Answer, InCluster, JoinAsk, Later, Listed
+from raftsched.store.backend.directory import DataDirectory
+from raftsched.store.birth import Birth
+from raftsched.store.codec import WireError
+from raftsched.store.forming import Form, Forming
+from raftsched.store.membership import Membership, bucket_key, encode_json, make_member_id
+from raftsched.store.node.clustering import Clustering
+from raftsched.store.node.joining import Marker, Settling, promote_self
+from raftsched.store.node.opening import Member
+from raftsched.store.node.options import NodeOptions
+from raftsched.store.node.peering import Peering
+from raftsched.store.node.reception import Reception, check_cluster, keep_checking
+from raftsched.store.transport.ports import JOIN
+from raftsched.types import MemberInfo
+
+
+class Entering:
+    """The `reception.Host` of a node."""
+
+    def __init__(self, peering: Peering, options: NodeOptions, log: LogPort, mono_ms: Callable[[], int]) -> None:
+        self._peering, self._options, self._log, self._mono_ms = peering, options, log, mono_ms
+        self._listed = [Listed(name, tuple(urls)) for name, urls in options.listed.items()]
+        self._own = Listed(options.name, options.listed[options.name])
+        self._forming = Forming(self._own, self._listed, form_wait_ms=options.form_wait_ms, cluster_token=options.cluster_token)
+        self._reception = Reception(self, self._forming, log=log, mono_ms=mono_ms)
+        self._member: Member | None = None
+        self._clustering: Clustering | None = None
+        self._first_members: Sequence[MemberInfo] = ()  # while nothing is applied yet
+        self._tasks: list[asyncio.Task[None]] = []
+        peering.answer_ask = self._reception.answer
+        peering.requests[JOIN] = self._on_join
+
+    # -- the start
+
+    async def find_birth(self, directory: DataDirectory) -> Birth:
+        """Of an empty member, as soon as it is decided. Raises FatalError, NoSpaceError."""
+        settling = Settling(
+            self._forming, own=self._own, listed=self._listed, ask=self._peering.port.ask, log=self._log, mono_ms=self._mono_ms
+        )
+        decided = await settling.settle()
+        if isinstance(decided, Form):
+            own_id = make_member_id(self._own.peer_urls, self._options.cluster_token)
+            return Birth(own_id, decided.cluster_id, tuple(decided.entries))
+        Marker(directory.path).write(decided.members)
+        return Birth(decided.member_id, decided.cluster_id)
+
+    def opened(self, member: Member, clustering: Clustering) -> None:
+        """Raises FatalError: this member was removed, or cannot read its marker."""
+        self._clustering = clustering
+        self._first_members = members_behind(member)
+        marked = Marker(member.directory.path).read()
+        if marked is not None:
+            self._first_members = self._first_members or marked
+            self._peering.expect(marked)
+        self._member = member
+        if member.applier.membership.was_removed(member.member_id):
+            raise FatalError("this member was removed from the cluster: to join again, start with an empty data directory")
+
+    async def check(self) -> None:
+        """Before any message of Raft: are the others of the same cluster? Raises FatalError."""
+        await check_cluster(self.member_id, self._require_state, self._peering.port.ask, log=self._log, mono_ms=self._mono_ms)
+
+    def go_on(self, fail: Callable[[Exception], None]) -> None:
+        """What is not finished with the start: members that have not answered yet, and the promotion of a learner that joined by itself."""
+        assert self._member is not None
+        self._tasks.append(asyncio.create_task(self._keep_checking(fail)))
+        marker = Marker(self._member.directory.path)
+        if marker.read() is not None:
+            self._tasks.append(asyncio.create_task(self._promote(marker, fail)))
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _keep_checking(self, fail: Callable[[Exception], None]) -> None:
+        try:
+            await keep_checking(self.member_id, self._require_state, self._peering.port.ask, log=self._log, mono_ms=self._mono_ms)
+        except FatalError as error:
+            fail(error)
+
+    async def _promote(self, marker: Marker, fail: Callable[[Exception], None]) -> None:
+        assert self._member is not None
+        assert self._clustering is not None
+        member, clustering = self._member, self._clustering
+        members = member.applier.membership
+
+        def is_voter() -> bool:
+            me = members.member(member.member_id)
+            return me is not None and not me.is_learner
+
+        try:
+            await promote_self(marker, is_voter, lambda: clustering.promote(member.member_id), log=self._log, mono_ms=self._mono_ms)
+        except FatalError as error:
+            fail(error)
+
+    # -- reception.Host
+
+    @property
+    def member_id(self) -> int:
+        return 0 if self._member is None else self._member.member_id
+
+    @property
+    def leader_id(self) -> int:
+        return 0 if self._member is None else self._member.replica.kernel.leader
+
+    def state(self) -> InCluster | None:
+        if self._member is None:
+            return None
+        kernel, members = self._member.replica.kernel, self._member.applier.membership
+        founding = kernel.term == 1 and kernel.vote == 0 and kernel.last_index == len(self._first_members)
+        return InCluster(
+            self._options.name,
+            self._member.cluster_id,
+            members.incarnation,
+            founding=founding,
+            members=tuple(members.members() or self._first_members),
+        )
+
+    def take_in(self, ask: JoinAsk) -> Awaitable[Answer]:
+        if self._clustering is None:
+            return _later()
+        return self._clustering.changes.take_in(ask)
+
+    async def request(self, member_id: int, kind: int, payload: bytes, timeout_ms: int) -> bytes:
+        return await self._peering.ask(member_id, kind, payload, timeout_ms)
+
+    def _require_state(self) -> InCluster:
+        state = self.state()
+        assert state is not None
+        return state
+
+    async def _on_join(self, _sender: int, payload: bytes) -> bytes:
+        return await self._reception.on_join(payload)
+
+
+async def _later() -> Answer:
+    return Later("this member is starting")
+
+
+def members_behind(member: Member) -> list[MemberInfo]:
+    """The members with every change that the log holds behind what is applied."""
+    applied, table = member.applier.membership, Membership(lambda _write: None)
+    table.load([(bucket_key(one.member_id), encode_json(one)) for one in applied.members()], (), None)
+    for change in member.changes:
+        try:
+            table.apply_change(change)
+        except WireError:
+            continue  # applies as a refused change
+    return list(table.members())
