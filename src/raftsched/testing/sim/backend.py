@@ -9,10 +9,13 @@ from collections.abc import Sequence
 
 from raftsched.errors import FatalError
 from raftsched.store._records import Generation, MemoryRecords
+from raftsched.store.backend._lmdb import BUCKETS, Backend
 from raftsched.testing.sim.log import DiskFaults
 from raftsched.testing.sim.loop import SimLoop
 
 PAGE_BYTES = 4_096
+MAP_BYTES = 64 << 20
+WAIT_MS = 60_000
 Record = tuple[int, int, bool]
 Sides = Sequence[tuple[str, bytes, bytes | None]]
 
@@ -54,9 +57,49 @@ class Database:
     def take_index(self, commit: Commit) -> None:
         self.applied_index, self.term = commit.applied_index, commit.term
 
+    def write_to(self, path: str) -> None:
+        """A real environment in the new directory `path`, for what reads and sends files."""
+        generation = Generation()
+        for (main, sub, tombstone), value in sorted(self.records.items()):
+            generation.add(main, sub, tombstone, value)
+        generation.freeze()
+        sides = [(bucket, key, value) for bucket, items in sorted(self.buckets.items()) for key, value in sorted(items.items())]
+        real = Backend(path, map_bytes=MAP_BYTES)
+        try:
+            real.commit(generation, [], sides, self.applied_index, self.term)
+            if not real.wait(WAIT_MS):
+                raise FatalError(f"{path}: no end of the commit")
+            real.completed()
+        finally:
+            real.close()
+
+    @classmethod
+    def read_from(cls, path: str) -> "Database":
+        """What `write_to` wrote, on this machine or another."""
+        found = cls()
+        real = Backend(path, map_bytes=MAP_BYTES, create=False)
+        try:
+            found.applied_index, found.term = real.applied_index, real.term
+            for bucket in BUCKETS:
+                items = real.bucket_items(bucket)
+                if bucket == "key":
+                    found.records = {_place(key): value for key, value in items}
+                else:
+                    found.buckets[bucket] = dict(items)
+        finally:
+            real.close()
+        for own in (b"consistent_index", b"term"):
+            found.buckets["meta"].pop(own, None)
+        return found
+
     @property
     def size_bytes(self) -> int:
         return PAGE_BYTES + sum(len(value) + 48 for value in self.records.values())
+
+
+def _place(key: bytes) -> Record:
+    """Of an etcd revision key: 8 bytes main, _, 8 bytes sub, and a t for a tombstone."""
+    return int.from_bytes(key[:8], "big"), int.from_bytes(key[9:17], "big"), len(key) == 18
 
 
 class SimBackend(MemoryRecords):
@@ -78,6 +121,9 @@ class SimBackend(MemoryRecords):
         self._buckets = {name: dict(bucket) for name, bucket in database.buckets.items()}
         self._commit: Commit | None = None
         self._unseen: Commit | None = None  # done, and not yet shown to readers
+        self._jobs = 0
+        self._copied: list[tuple[int, int, str]] = []
+        self._closed = False
         for (main, sub, tombstone), value in sorted(database.records.items()):
             self.put(main, sub, tombstone, value)
 
@@ -158,10 +204,25 @@ class SimBackend(MemoryRecords):
     def bucket_get(self, bucket: str, key: bytes) -> bytes | None:
         return self._buckets.get(bucket, {}).get(key)
 
-    # -- what the simulator has no use for
+    # -- bulk jobs: copies alone
+
+    def start_copy(self, path: str) -> int:
+        """Of the moment in which it ends; nothing can tell the difference."""
+        self._jobs += 1
+        self._loop.call_later(self._faults.delay_s() * 5, self._copy, self._jobs, path)
+        return self._jobs
+
+    def _copy(self, job: int, path: str) -> None:
+        if not self._closed:
+            self._database.write_to(path)
+            self._copied.append((job, 0, ""))
+            self._loop.set_readable(self.bulk_fd)
 
     def bulk_completed(self) -> list[tuple[int, int, str]]:
-        raise FatalError("the simulated backend has no bulk thread")
+        self._loop.set_readable(self.bulk_fd, False)
+        ended, self._copied = self._copied, []
+        return ended
 
     def close(self) -> None:
         self._commit = None
+        self._closed = True

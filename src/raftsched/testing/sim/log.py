@@ -7,6 +7,7 @@ Must not know: Raft, who appends.
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from raftsched import limits
 from raftsched.errors import FatalError
@@ -37,14 +38,18 @@ class DiskFaults:
         return self._chance.randrange(low, high) / 1e9
 
 
+@dataclass(slots=True)
 class _Batch:
     """Neighbouring batches that go to the disk as one group."""
 
-    def __init__(
-        self, number: int, state: HardState | None, first: int, terms: list[int], datas: list[bytes], types: list[int], mark: bytes
-    ):
-        self.number, self.state, self.first, self.mark = number, state, first, mark
-        self.terms, self.datas, self.types = terms, datas, types
+    number: int
+    state: HardState | None
+    first: int
+    terms: list[int]
+    datas: list[bytes]
+    types: list[int]
+    mark: bytes
+    restart_index: int
 
     @property
     def size_bytes(self) -> int:
@@ -104,6 +109,7 @@ class SimLog:
         *,
         types: Sequence[int] | None = None,
         mark: bytes = b"",
+        restart_index: int = 0,
     ) -> int:
         self._check()
         if not (datas or hard_state or mark):
@@ -111,10 +117,10 @@ class SimLog:
         if datas and first_index > self.last_index + 1:
             raise ValueError(f"entry {first_index} after {self.last_index}")
         self.batch_last += 1
-        if datas:
-            self.last_index = first_index + len(datas) - 1
+        if datas or restart_index:
+            self.last_index = restart_index or first_index + len(datas) - 1
         kinds = list(types) if types is not None else [0] * len(datas)
-        self._waiting.append(_Batch(self.batch_last, hard_state, first_index, list(terms), list(datas), kinds, mark))
+        self._waiting.append(_Batch(self.batch_last, hard_state, first_index, list(terms), list(datas), kinds, mark, restart_index))
         self._begin()
         return self.batch_last
 
@@ -211,8 +217,8 @@ class SimLog:
         self.disk.write(self._name, self._offset, data)
         self._offset += len(data)
         self.written_bytes += len(data)
-        if batch.datas:
-            self._written_index = batch.first + len(batch.datas) - 1
+        if batch.datas or batch.restart_index:
+            self._written_index = batch.restart_index or batch.first + len(batch.datas) - 1
         self._state = batch.state or self._state
         self._on_disk = True
 

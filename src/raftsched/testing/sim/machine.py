@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from raftsched.errors import FatalError, NoSpaceError
 from raftsched.ports import ChangeSink
@@ -18,7 +18,9 @@ from raftsched.scheduler.service import SchedulerService
 from raftsched.store.backend.directory import DataDirectory
 from raftsched.store.birth import Birth, found
 from raftsched.store.node import Clock, Node, NodeOptions
-from raftsched.store.node.opening import Member, Opener, assemble, bootstrap, is_founder
+from raftsched.store.node.beginning import write_first_entries
+from raftsched.store.node.opening import Member, Opener, assemble, is_founder
+from raftsched.store.snapshot import install
 from raftsched.store.transport.ports import PeerHandler
 from raftsched.store.wal import recovery
 from raftsched.store.wal.format import Metadata
@@ -88,16 +90,31 @@ class _Lines:
     debug = info = warning = error = _line
 
 
-class _Directory:
-    """What is left of a `DataDirectory`: names, and a place for Raft's snapshot files, which nothing reads back."""
+class _Directory(DataDirectory):
+    """The real layout, lock and names, but of the log, which is elsewhere; databases come here only to be sent and installed."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.snap_path = path / "snap"
-        self.wal_path = path / "wal"
-        self.snap_path.mkdir(parents=True, exist_ok=True)
+    def __init__(self, machine: "Machine") -> None:
+        self._machine = machine
+        super().__init__(machine.path, instance=None)
 
-    def close(self) -> None: ...
+    @property
+    def has_member(self) -> bool:
+        return recovery.has_log(self._machine.disk)
+
+    def finish_installation(self) -> str:
+        """As `install.finish`, with the log and the database where they are here."""
+        machine = self._machine
+        line = ""
+        if self.incoming_path.exists():
+            if recovery.peek_mark(machine.disk).index <= machine.database.applied_index:
+                self.discard_incoming()
+                line = "an unfinished snapshot was discarded"
+            else:
+                line = f"an installation was finished: {install.put_in_place(self)}"
+        path = self.database_path
+        if path != machine.installed and Path(path, install.DATA_NAME).exists():
+            machine.installed, machine.database = path, Database.read_from(path)
+        return line
 
 
 class Process:
@@ -112,6 +129,7 @@ class Process:
         self.gone: asyncio.Future[None] = machine.loop.create_future()
         self.backend: SimBackend | None = None
         self.member: Member | None = None
+        self.directory: DataDirectory | None = None
         self._lines = _Lines(machine.observer, self.name)
         self._hub_scheduled = False
         self._hub_ends: Callable[[], None] | None = None
@@ -185,6 +203,8 @@ class Process:
     def open(self, options: NodeOptions, clock: Clock, directory: DataDirectory, birth: Birth | None) -> Member:
         """As `open_member`, from the simulated disk."""
         machine = self.machine
+        assert isinstance(directory, _Directory)
+        installed = directory.finish_installation()
         self.backend = backend = machine.backend_type(machine.loop, machine.database, machine.faults, f"{machine.name}/db")
         birth = birth or found(options.name, options.listed, options.cluster_token)
         if not recovery.has_log(machine.disk):
@@ -195,7 +215,7 @@ class Process:
         )
         fresh = recovered.last_index == 0
         if fresh and is_founder(recovered.metadata, birth):
-            recovered = bootstrap(log, recovered, birth)
+            recovered = write_first_entries(log, recovered, birth.entries)
         source: Any = backend
         self.member = assemble(
             options,
@@ -207,6 +227,7 @@ class Process:
             bound_bytes=0,
             fresh=fresh,
             chance=machine.chance.getrandbits,
+            installed=installed,
         )
         self._watch_apply(self.member)
         return self.member
@@ -260,8 +281,8 @@ class _Opener(Opener):
         self._process = process
 
     def claim(self, options: NodeOptions) -> DataDirectory:
-        directory: Any = _Directory(self._process.machine.path)
-        return cast("DataDirectory", directory)
+        self._process.directory = _Directory(self._process.machine)
+        return self._process.directory
 
     def open(self, options: NodeOptions, clock: Clock, directory: DataDirectory, birth: Birth | None) -> Member:
         return self._process.open(options, clock, directory, birth)
@@ -305,6 +326,7 @@ class Machine:
         self.faults = DiskFaults(self.chance)
         self.disk = SimulatedDisk(f"{name}/wal")
         self.database = Database()
+        self.installed = ""  # where the last snapshot was installed that `database` is of
         self.clock = self._boot()
         self.skew_ns = 0
         self.options = NodeOptions(data_dir=name, name=name, peer_urls=(peer_url(name),), **options)
@@ -353,6 +375,8 @@ class Machine:
     def _end(self, process: Process) -> None:
         process.owner.kill()
         process.serving = False
+        if process.directory is not None:
+            process.directory.close()  # the lock goes with the process
         if self.network is not None and process.peers is not None:
             self.network.ended(process.peers)
         if not process.gone.done():

@@ -27,6 +27,7 @@ from raftsched.testing.sim.workers import App, Planner
 from raftsched.types import Change, Result
 
 NS = 1_000_000_000
+MEMORY = Path("/dev/shm")  # where a sync costs nothing
 REST_S = 40.0  # virtual time in which everything must come to rest once nothing fails any more
 SEARCH_BUDGET = 3_000  # of a search that is the second opinion
 FAULTS = ("kill", "power", "stop", "slow", "full", "sync", "skew", "jump")
@@ -141,7 +142,7 @@ class World:
 
     def run(self) -> Report:
         report = Report(self.seed, self.options)
-        with tempfile.TemporaryDirectory(prefix="raftsched-sim-") as path:
+        with tempfile.TemporaryDirectory(prefix="raftsched-sim-", dir=MEMORY if MEMORY.is_dir() else None) as path:
             asyncio.set_event_loop(None)
             try:
                 self.loop.run_until_complete(self._main(Path(path)))
