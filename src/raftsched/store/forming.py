@@ -129,7 +129,7 @@ class Forming:
             return Refuse(refusal)
         clusters = [(seen, seen.answer) for seen in self._others if isinstance(seen.answer, InCluster) and not self._is_ours(seen.answer)]
         if clusters:
-            return self._join(clusters)
+            return self._join(clusters, mono_ms)
         return self._form(mono_ms)
 
     # -- rules
@@ -142,11 +142,14 @@ class Forming:
             return self._is_ours(answer)
         return isinstance(answer, Empty) and answer.list_hash == self._hash
 
-    def _join(self, clusters: list[tuple[_Seen, InCluster]]) -> Decision:
-        told = {answer.cluster_id: seen.listed.name for seen, answer in clusters}
+    def _join(self, clusters: list[tuple[_Seen, InCluster]], mono_ms: int) -> Decision:
+        """Of two clusters one is an old member's, who will refuse to serve, or both have lost their majority: not for this member to choose."""
+        told = {(answer.cluster_id, answer.incarnation): seen.listed.name for seen, answer in clusters}
+        known = {cluster_id for cluster_id, incarnation in told if incarnation}
+        told = {one: name for one, name in told.items() if one[1] or one[0] not in known}
         if len(told) > 1:
-            which = ", ".join(f"{name} is in cluster {cluster_id:x}" for cluster_id, name in sorted(told.items()))
-            return Refuse(f"the listed members belong to different clusters ({which}): refusing to choose")
+            which = ", ".join(f"{name} is in {_cluster_name(one)}" for one, name in sorted(told.items()))
+            return Wait(self._say(f"the listed members belong to different clusters ({which}): waiting until there is one", mono_ms))
         self._joins += 1
         seen, answer = clusters[self._joins % len(clusters)]
         return Join(seen.url, answer.cluster_id)
