@@ -10,6 +10,7 @@ import pytest
 from raftsched.errors import PeerCode, PeerError
 from raftsched.limits import PEER_BULK_STREAMS_MAX, PEER_REQUEST_BYTES_MAX
 from raftsched.store.raft._kernel import Message
+from raftsched.store.transport import bulk
 from raftsched.store.transport.ports import BulkStream
 from raftsched.store.transport.resolving import SystemResolver
 from raftsched.testing.peers import CLUSTER, Member, close_members, meet, start_members, until
@@ -259,6 +260,60 @@ async def test_a_sender_waits_for_a_reader(two: list[Member]) -> None:
     await until(lambda: heard == 64 << 20)
 
 
+async def test_who_does_not_read_to_the_end_is_not_waited_for_long(two: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "PEER_LINGER_MS", 50)
+    one, other = two
+    result: list[int] = []
+
+    async def sleeper(_sender: int, stream: BulkStream) -> None:
+        await asyncio.sleep(0.5)
+        try:
+            while await stream.receive():
+                pass
+        except PeerError as error:
+            result.append(error.code)
+            raise
+
+    other.handler.bulk = sleeper
+    stream = await one.peers.open_bulk(2, 1)
+    for _ in range(2):
+        await stream.send(bytes(1 << 20))
+
+    async def fill() -> None:
+        while True:
+            await stream.send(bytes(1 << 20))
+
+    with pytest.raises(TimeoutError):  # nothing fits any more
+        await asyncio.wait_for(fill(), 0.1)
+    stream.close()
+    await until(lambda: not one.peers._streams, 1)
+    await until(lambda: result == [PeerCode.LOST])  # cut short, so no end
+
+
+async def test_several_may_wait_on_one_stream(two: list[Member]) -> None:
+    one, other = two
+    go = asyncio.Event()
+
+    async def give(_sender: int, stream: BulkStream) -> None:
+        await go.wait()
+        for number in range(3):
+            await stream.send(bytes([number]))
+        await stream.receive()
+
+    other.handler.bulk = give
+    stream = await one.peers.open_bulk(2, 1)
+    waiting = [asyncio.create_task(stream.receive()) for _ in range(3)]
+    gone = asyncio.create_task(stream.receive())
+    await asyncio.sleep(0.02)
+    gone.cancel()
+    go.set()
+    assert sorted(await asyncio.wait_for(asyncio.gather(*waiting), 2)) == [b"\0", b"\1", b"\2"]
+    late = asyncio.create_task(stream.receive())
+    await asyncio.sleep(0.02)
+    stream.close()
+    assert await asyncio.wait_for(late, 2) == b""
+
+
 async def test_bulk_streams_are_bounded(two: list[Member]) -> None:
     one, other = two
     streams = [await one.peers.open_bulk(2, 1) for _ in range(PEER_BULK_STREAMS_MAX)]
@@ -399,3 +454,44 @@ async def test_a_handler_that_fails_does_not_end_the_link(two: list[Member]) -> 
     one.handler.removed.clear()
     meet(two)
     await until(lambda: other.peers.is_connected(1))
+
+
+async def test_three_members_and_one_that_restarts_under_load() -> None:
+    """Each hears each, in order per sender, before and after; nobody hears what was meant for another."""
+    members = await start_members(1, 2, 3)
+    stop = False
+
+    async def talk(one: Member) -> None:
+        beat = 0
+        while not stop:
+            for other in range(1, 4):
+                if other != one.id:
+                    one.peers.send(other, heartbeat(one.id, other, beat := beat + 1))
+                    one.peers.send(other, append(one.id, other, beat, bytes(beat % 5000)))
+            await asyncio.sleep(0.001)
+
+    talking = [asyncio.create_task(talk(one)) for one in members]
+    await asyncio.sleep(0.2)
+    port = members[2].peers.port
+    talking.pop().cancel()
+    await members[2].peers.close()
+    before = members.pop().handler
+    await asyncio.sleep(0.2)
+    members.append(await Member(3, port=port).start())
+    meet(members)
+    talking.append(asyncio.create_task(talk(members[2])))
+    await until(lambda: {sender for sender, _ in members[2].handler.messages} == {1, 2} and members[0].peers.is_connected(3))
+    await asyncio.sleep(0.2)
+    stop = True
+    await asyncio.gather(*talking)
+    for member, handler in ((1, members[0].handler), (2, members[1].handler), (3, members[2].handler), (3, before)):
+        assert {sender for sender, _ in handler.messages} == {1, 2, 3} - {member}
+        assert {message.to for _, message in handler.messages} == {member}
+        for sender in {1, 2} - {member}:
+            for kind in (HEARTBEAT, APPEND):
+                numbers = [m.beat + m.index for one, m in handler.messages if (one, m.type) == (sender, kind)]
+                assert numbers == sorted(set(numbers))
+                assert len(numbers) > 20
+    assert members[0].peers.counters()["etcd_network_peer_sent_failures_total"] > 0
+    assert members[0].peers.counters()["raftsched_peer_forged_messages_total"] == 0
+    await close_members(members)

@@ -85,10 +85,10 @@ class PeerBulkStream:
             async with asyncio.timeout(PEER_LINGER_MS / 1000):
                 while not self._ended:
                     await self._receive()
-        except (OSError, WireError):
-            pass
-        finally:
             self._connection.close()
+        except (OSError, WireError) as error:  # TimeoutError is an OSError
+            self._connection.end(words(error))
+        finally:
             self._finish()
 
     def abort(self) -> None:
@@ -99,5 +99,7 @@ class PeerBulkStream:
         self._finish()
 
     def _finish(self) -> None:
+        """Whoever does not read what is left to be written has as long again."""
+        asyncio.get_running_loop().call_later(PEER_LINGER_MS / 1000, self._connection.end, "closed")
         if not self.done.done():
             self.done.set_result(None)

@@ -143,16 +143,20 @@ class Connection(asyncio.BufferedProtocol):
                 return items[0]
             if self.ended:
                 raise ConnectionResetError(self.ended)
-            self._waiter = self._loop.create_future()
-            await self._waiter
+            self._waiter = self._pending(self._waiter)
+            await asyncio.shield(self._waiter)
 
     async def room(self) -> None:
         """Waits until what was written is mostly gone. ConnectionError when it ended."""
         while self.paused and not self.ended:
-            self._room = self._loop.create_future()
-            await self._room
+            self._room = self._pending(self._room)
+            await asyncio.shield(self._room)
         if self.ended:
             raise ConnectionResetError(self.ended)
+
+    def _pending(self, future: asyncio.Future[None] | None) -> asyncio.Future[None]:
+        """Several may wait for the same; shielded, so that one which is cancelled leaves the others waiting."""
+        return future if future is not None and not future.done() else self._loop.create_future()
 
     def write(self, data: bytes) -> None:
         if self._transport is not None and not self.ended:
