@@ -16,7 +16,8 @@ from raftsched.store.wal import recovery
 from raftsched.store.watch.hub import WatchHub
 from raftsched.testing.sim.backend import SimBackend
 from raftsched.testing.sim.log import SimLog
-from raftsched.testing.sim.world import Options, simulate
+from raftsched.testing.sim.options import Options
+from raftsched.testing.sim.world import simulate
 from raftsched.types import HardState
 
 Patch = pytest.MonkeyPatch

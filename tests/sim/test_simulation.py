@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from raftsched.testing.sim.__main__ import complaint
-from raftsched.testing.sim.world import Report, simulate
+from raftsched.testing.sim.options import Report
+from raftsched.testing.sim.world import simulate
 
 SEEDS = [line.split("#")[0].strip() for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines()]
 RECORDED = [seed for seed in SEEDS if seed]

@@ -5,7 +5,8 @@ import secrets
 import sys
 import time
 
-from raftsched.testing.sim.world import Report, simulate
+from raftsched.testing.sim.options import Report
+from raftsched.testing.sim.world import simulate
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """One run: machines, clients, workers and faults from one seed; first safety (anything may fail), then liveness (nothing fails any more,
 and everything must come to rest in bounded time).
 
-`Options.draw` is the swarm: each run has its own choice of what can go wrong, and how often.
+`Options.draw` is the swarm: each run has its own choice of what can go wrong, and how often. `Nemesis` does it.
 """
 
 import asyncio
@@ -11,7 +11,6 @@ import random
 import tempfile
 from collections.abc import Callable, Sequence
 from contextvars import Context
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,9 @@ from raftsched.testing.sim.checkers import Broken, History, Leases, OneHistory, 
 from raftsched.testing.sim.clients import Client, Watching
 from raftsched.testing.sim.loop import SimLoop, Stuck
 from raftsched.testing.sim.machine import Machine, Process, peer_url
-from raftsched.testing.sim.network import SimNetwork, Weather
+from raftsched.testing.sim.nemesis import Nemesis
+from raftsched.testing.sim.network import SimNetwork
+from raftsched.testing.sim.options import Options, Report
 from raftsched.testing.sim.ticks import Ticks
 from raftsched.testing.sim.workers import App, Planner
 from raftsched.types import Change, Result
@@ -30,87 +31,6 @@ NS = 1_000_000_000
 MEMORY = Path("/dev/shm")  # where a sync costs nothing
 REST_S = 40.0  # virtual time in which everything must come to rest once nothing fails any more
 SEARCH_BUDGET = 3_000  # of a search that is the second opinion
-FAULTS = ("kill", "power", "stop", "slow", "full", "sync", "skew", "jump")
-SIZES = (1, 1, 3, 3, 5)
-NETWORK_FAULTS = ("cut", "one-way", "weather", "heal")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a run is made of."""
-
-    members: int = 1
-    faults: tuple[str, ...] = FAULTS
-    fault_every_s: float = 3.0
-    duration_s: float = 12.0
-    clients: int = 3
-    keys: int = 3
-    think_s: float = 0.05
-    leases: bool = True
-    lost_answers: float = 0.05
-    watches: int = 2
-    planners: int = 1
-    plan_s: float = 0.3
-    jobs_max: int = 30
-    apps: int = 2
-    work_s: float = 0.02
-    failing: float = 0.2
-    fenced: bool = False
-    node: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def draw(cls, seed: str) -> "Options":
-        chance = random.Random(f"{seed}/options")
-        members = chance.choice(SIZES)
-        faults = [fault for fault in (FAULTS if members == 1 else FAULTS + NETWORK_FAULTS) if chance.random() < 0.45]
-        return cls(
-            members=members,
-            faults=tuple(faults),
-            fault_every_s=chance.choice([0.7, 2.0, 4.0]),
-            duration_s=chance.choice([6.0, 12.0]),
-            clients=chance.choice([1, 3, 6]),
-            keys=chance.choice([1, 3, 8]),
-            think_s=chance.choice([0.01, 0.05, 0.2]),
-            leases=chance.random() < 0.6,
-            lost_answers=chance.choice([0.0, 0.1]),
-            watches=chance.choice([0, 1, 3]),
-            planners=chance.choice([0, 1, 2]),
-            plan_s=chance.choice([0.1, 0.5]),
-            apps=chance.choice([1, 2, 3]),
-            work_s=chance.choice([0.002, 0.02, 0.2]),
-            failing=chance.choice([0.0, 0.3]),
-            node={
-                "batch_interval_ms": chance.choice([5, 100, 1_000]),
-                "batch_limit": chance.choice([10, 10_000]),
-                "snapshot_count": chance.choice([50, 10_000]),
-                "max_wals": chance.choice([1, 2, 10]),
-                "request_timeout_ms": chance.choice([1_500, 7_000]),
-                "compaction_mode": "revision",
-                "compaction_retention": 0,
-            },
-        )
-
-
-@dataclass(slots=True)
-class Report:
-    """How a run ended. `digest` is of the whole trace: equal digests, equal runs."""
-
-    seed: str
-    options: Options
-    error: str = ""
-    digest: str = ""
-    virtual_s: float = 0.0
-    entries: int = 0
-    operations: int = 0
-    deliveries: int = 0
-    committed_ticks: int = 0
-    lives: int = 0
-    watched: int = 0
-    takeovers: int = 0
-    expired: int = 0
-    undecided: int = 0
-    turns: int = 0
-    trace: list[str] = field(default_factory=list)
 
 
 class World:
@@ -186,7 +106,7 @@ class World:
         for machine in self.machines:
             machine.start()
         self._people()
-        await self._unless_broken(self._nemesis())
+        await self._unless_broken(Nemesis(self).run())
         await self._unless_broken(self._rest())
         self._verdict()
 
@@ -194,19 +114,19 @@ class World:
         options = self.options
         keys = [f"k{number}" for number in range(options.keys)]
         for number in range(options.clients):
-            self._spawn(Client(self, number, keys).run())
+            self.spawn(Client(self, number, keys).run())
         for number in range(options.watches):
             key, end = self.chance.choice([(b"k", b"l"), (b"k0", b"k1"), (b"dapr/", b"dapr0"), (b"a", b"z")])
             self.watching.append(Watching(self, number, key, end))
-            self._spawn(self.watching[-1].run())
+            self.spawn(self.watching[-1].run())
         for number in range(options.planners):
-            self._spawn(Planner(self, number).run())
+            self.spawn(Planner(self, number).run())
         for number in range(options.apps):
             app = App(self, number)
             for machine in self.machines:
-                self._spawn(app.run(machine))
+                self.spawn(app.run(machine))
 
-    def _spawn(self, work: Any) -> None:
+    def spawn(self, work: Any) -> None:
         task = self.loop.create_task(work)
         self._tasks.append(task)
         task.add_done_callback(self._ended)
@@ -223,61 +143,7 @@ class World:
             raise Broken(self._error)
         task.result()
 
-    # -- faults
-
-    async def _nemesis(self) -> None:
-        chance, options = self.chance, self.options
-        end_s = self.loop.time() + options.duration_s
-        while (left_s := end_s - self.loop.time()) > 0:
-            await asyncio.sleep(min(chance.expovariate(1 / options.fault_every_s), left_s))
-            if options.faults and self.loop.time() < end_s:
-                self._hurt(chance.choice(options.faults), chance.choice(self.machines))
-
-    def _hurt(self, fault: str, machine: Machine) -> None:
-        chance = self.chance
-        self.note("nemesis", f"{fault} {machine.name}")
-        if fault in ("kill", "power"):
-            machine.crash(power_cut=fault == "power")
-            self.loop.call_later(chance.choice([0.01, 0.3, 2.0]) * chance.random(), machine.start)
-        elif fault == "stop":
-            self._spawn(self._restart(machine))
-        elif fault == "slow":
-            machine.faults.slowness = chance.randrange(3)
-        elif fault == "full":
-            machine.faults.full = True
-            self.loop.call_later(chance.random() * 2.0, setattr, machine.faults, "full", False)
-        elif fault == "sync":
-            machine.faults.fail_sync = True
-        elif fault == "skew":
-            machine.set_skew(chance.randrange(-5 * NS, 5 * NS))
-        elif fault == "jump":
-            machine.set_skew(machine.skew_ns + chance.randrange(-NS, NS))
-        else:
-            self._disturb(fault)
-
-    def _disturb(self, fault: str) -> None:
-        """The network."""
-        chance = self.chance
-        if fault in ("cut", "one-way"):
-            names = [machine.name for machine in self.machines]
-            chance.shuffle(names)
-            at = chance.randrange(1, len(names))
-            self.network.cut.clear()
-            self.network.partition((names[:at], names[at:]), one_way=fault == "one-way")
-        elif fault == "weather":
-            self.network.weather = Weather(
-                drop=chance.choice([0.0, 0.05, 0.3]),
-                twice=chance.choice([0.0, 0.1]),
-                delay_s=chance.choice([0.001, 0.01, 0.05]),
-                late=chance.choice([0.0, 0.05]),
-            )
-        else:
-            self.network.heal()
-
-    async def _restart(self, machine: Machine) -> None:
-        await machine.stop()
-        await asyncio.sleep(self.chance.random())
-        machine.start()
+    # -- liveness
 
     async def _rest(self) -> None:
         """Everything heals, and all must come right by itself."""

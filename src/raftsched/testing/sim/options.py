@@ -1,0 +1,87 @@
+"""What a run is made of, drawn from its seed, and how it ended."""
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+FAULTS = ("kill", "power", "stop", "slow", "full", "sync", "skew", "jump")
+SIZES = (1, 1, 3, 3, 5)
+NETWORK_FAULTS = ("cut", "one-way", "weather", "heal")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run is made of."""
+
+    members: int = 1
+    faults: tuple[str, ...] = FAULTS
+    fault_every_s: float = 3.0
+    duration_s: float = 12.0
+    clients: int = 3
+    keys: int = 3
+    think_s: float = 0.05
+    leases: bool = True
+    lost_answers: float = 0.05
+    watches: int = 2
+    planners: int = 1
+    plan_s: float = 0.3
+    jobs_max: int = 30
+    apps: int = 2
+    work_s: float = 0.02
+    failing: float = 0.2
+    fenced: bool = True
+    node: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def draw(cls, seed: str) -> "Options":
+        chance = random.Random(f"{seed}/options")
+        members = chance.choice(SIZES)
+        faults = [fault for fault in (FAULTS if members == 1 else FAULTS + NETWORK_FAULTS) if chance.random() < 0.45]
+        return cls(
+            members=members,
+            faults=tuple(faults),
+            fault_every_s=chance.choice([0.7, 2.0, 4.0]),
+            duration_s=chance.choice([6.0, 12.0]),
+            clients=chance.choice([1, 3, 6]),
+            keys=chance.choice([1, 3, 8]),
+            think_s=chance.choice([0.01, 0.05, 0.2]),
+            leases=chance.random() < 0.6,
+            lost_answers=chance.choice([0.0, 0.1]),
+            watches=chance.choice([0, 1, 3]),
+            planners=chance.choice([0, 1, 2]),
+            plan_s=chance.choice([0.1, 0.5]),
+            apps=chance.choice([1, 2, 3]),
+            work_s=chance.choice([0.002, 0.02, 0.2]),
+            failing=chance.choice([0.0, 0.3]),
+            node={
+                "batch_interval_ms": chance.choice([5, 100, 1_000]),
+                "batch_limit": chance.choice([10, 10_000]),
+                "snapshot_count": chance.choice([50, 10_000]),
+                "max_wals": chance.choice([1, 2, 10]),
+                "request_timeout_ms": chance.choice([1_500, 7_000]),
+                "compaction_mode": "revision",
+                "compaction_retention": 0,
+            },
+        )
+
+
+@dataclass(slots=True)
+class Report:
+    """How a run ended. `digest` is of the whole trace: equal digests, equal runs."""
+
+    seed: str
+    options: Options
+    error: str = ""
+    digest: str = ""
+    virtual_s: float = 0.0
+    entries: int = 0
+    operations: int = 0
+    deliveries: int = 0
+    committed_ticks: int = 0
+    lives: int = 0
+    watched: int = 0
+    takeovers: int = 0
+    expired: int = 0
+    undecided: int = 0
+    turns: int = 0
+    trace: list[str] = field(default_factory=list)
