@@ -577,7 +577,8 @@ cdef class Engine:
         job = job_at(&self.table, slot)
         cdef int known = next_tick(self, job, &tick) if job.flags & HAS_JOB else -1
         return {
-            "state": job.state, "has_job": bool(job.flags & HAS_JOB), "main": job.main, "counter_main": job.counter_main,
+            "state": job.state, "has_job": bool(job.flags & HAS_JOB), "owned": bool(mine(self, job)),
+            "main": job.main, "counter_main": job.counter_main,
             "count": job.count if counted(self, job) else 0, "attempts": job.attempts if counted(self, job) else 0,
             "last": (job.last_s, job.last_ns) if counted(self, job) and job.flags & HAS_LAST else None,
             "tick": (tick.s, tick.ns) if known == 1 else None, "finished": known == 0,

@@ -1,0 +1,43 @@
+"""An event loop that sleeps by moving its clock, and a scheduler's timer on it."""
+
+import asyncio
+import selectors
+from collections.abc import Callable
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Sleeps by moving its clock."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1_000_000_000
+        super().__init__(_Jumping(self))
+
+    def time(self) -> float:
+        return self.now_ns / 1e9
+
+
+class _Jumping(selectors.SelectSelector):
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        found = super().select(0)
+        if not found:
+            assert timeout is not None, "everybody waits for ever"
+            self._loop.now_ns += max(0, -int(-timeout * 1e9 // 1))
+        return found
+
+
+class CallTimer:
+    def __init__(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> None:
+        self._loop, self._wake = loop, wake
+        self._handle: asyncio.TimerHandle | None = None
+
+    def arm(self, delay_ns: int) -> None:
+        self.close()
+        self._handle = self._loop.call_later(max(delay_ns, 1) / 1e9, self._wake)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
