@@ -143,7 +143,7 @@ class Forming:
         return isinstance(answer, Empty) and answer.list_hash == self._hash
 
     def _join(self, clusters: list[tuple[_Seen, InCluster]], mono_ms: int) -> Decision:
-        """Of two clusters one is an old member's, who will refuse to serve, or both have lost their majority: not for this member to choose."""
+        """Of two clusters one is an old member's that will refuse to serve, or both have lost their majority: this one does not choose."""
         told = {(answer.cluster_id, answer.incarnation): seen.listed.name for seen, answer in clusters}
         known = {cluster_id for cluster_id, incarnation in told if incarnation}
         told = {one: name for one, name in told.items() if one[1] or one[0] not in known}
