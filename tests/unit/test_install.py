@@ -301,6 +301,23 @@ def test_a_defragment_meanwhile_takes_the_number(tmp_path: Path) -> None:
     assert opened(path) == (NEW, "")
 
 
+def test_a_mark_of_its_own_that_comes_behind_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1. A snapshot's mark is synced.  2. The rename fails.  3. The mark of a Raft snapshot of the member's own, begun before, is written."""
+    path = tmp_path / "member"
+    old_member(path)
+    stored = receive(path, snapshot(tmp_path))
+    member = open_member_without_finishing(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(DataDirectory, "name_incoming", lambda _self: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        with pytest.raises(FatalError, match=r"cannot name the snapshot in .*: Input/output error"):
+            install.install(member.directory, member.log, stored, log_holds_it=False)
+    install.mark(member.log, Stored(1, 1, ConfState((ME,))), log_holds_it=True)
+    member.close()
+    found, line = opened(path)
+    assert found == NEW
+    assert "was finished" in line
+
+
 def test_an_ordinary_mark_finishes_nothing(tmp_path: Path) -> None:
     """A mark of the member's own is never above its database, so a half-received snapshot beside it is discarded."""
     path = tmp_path / "member"

@@ -49,7 +49,7 @@ class Recovered:
     types: dict[int, int] = field(default_factory=dict)  # position in `datas`: raftpb.EntryType, where it is not 0
     base_term: int = 0  # term of the entry `first_index - 1`; 0 = the log does not hold it any more
     last_index: int = 0
-    mark: SnapshotMark = NO_MARK  # the newest snapshot mark
+    mark: SnapshotMark = NO_MARK  # the snapshot mark of the highest index
     segments: tuple[Segment, ...] = ()
     end_offset: int = 0  # where the next record goes, in the last segment
     crc: int = 0  # the chain's value there
@@ -88,7 +88,8 @@ def recover(disk: Disk, *, after_index: int) -> Recovered:
 
 
 def peek_mark(disk: Disk) -> SnapshotMark:
-    """The newest snapshot mark of a log, as far as the log verifies, synced; nothing is mended. For an installation that was cut short."""
+    """The snapshot mark of the highest index in a log, as far as the log verifies, synced; nothing is mended. For an installation that was
+    cut short."""
     reader = LogReader(EVERYTHING)
     segments = arrange(disk.sizes())
     if segments:

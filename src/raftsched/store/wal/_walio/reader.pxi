@@ -18,7 +18,7 @@ cdef class LogReader:
     cdef readonly list terms
     cdef readonly list datas
     cdef readonly dict types               # position: type, where it is not 0
-    cdef readonly bytes mark               # the newest walpb.Snapshot, encoded
+    cdef readonly bytes mark               # the walpb.Snapshot of the highest index, encoded
     cdef readonly uint64_t mark_index
     cdef readonly uint64_t mark_term
     cdef readonly uint64_t restart_index   # of the newest installed snapshot; 0 = none
@@ -173,8 +173,9 @@ cdef class LogReader:
         cdef wal_mark_view_t mark
         if not mark_of(frame, &mark):
             return "not a snapshot mark"
-        self.mark = PyBytes_FromStringAndSize(<const char*> frame.data, frame.length)
-        self.mark_index, self.mark_term = mark.index, mark.term
+        if mark.index >= self.mark_index:   # one of the member's own may have been under way when a snapshot was installed
+            self.mark = PyBytes_FromStringAndSize(<const char*> frame.data, frame.length)
+            self.mark_index, self.mark_term = mark.index, mark.term
         if mark.restarts or mark.index > self.last_index:
             return self.restart(mark.index, mark.term)
         return ""
