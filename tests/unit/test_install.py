@@ -302,7 +302,7 @@ def test_a_defragment_meanwhile_takes_the_number(tmp_path: Path) -> None:
 
 
 def test_a_mark_of_its_own_that_comes_behind_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1. A snapshot's mark is synced.  2. The rename fails.  3. The mark of a Raft snapshot of the member's own, begun before, is written."""
+    """1. A snapshot's mark is synced.  2. The rename fails.  3. A mark of the member's own, begun before, is written."""
     path = tmp_path / "member"
     old_member(path)
     stored = receive(path, snapshot(tmp_path))
