@@ -204,6 +204,7 @@ def test_answers_of_empty_and_full_members() -> None:
     for strange in (Look("b", 8, 5), Look("x", 7, 6)):
         assert answer(asks.encode_ask(strange)) == peer.has
     assert len(site.log.lines) == 2
+    assert "'x' is in cluster 7 begun as 6, this one in cluster 7 begun as 5" in site.log.lines[1]
     assert asks.decode_answer(run(peer.reception.on_join(b"\xff"))) == Refused("that is no ask")
     peer.leader_id = 77  # gone
     assert isinstance(answer(asks.encode_ask(JoinAsk("b", ("http://b:1",)))), Later)

@@ -148,7 +148,7 @@ class Forming:
         known = {cluster_id for cluster_id, incarnation in told if incarnation}
         told = {one: name for one, name in told.items() if one[1] or one[0] not in known}
         if len(told) > 1:
-            which = ", ".join(f"{name} is in {_cluster_name(one)}" for one, name in sorted(told.items()))
+            which = ", ".join(f"{name} is in {cluster_name(one)}" for one, name in sorted(told.items()))
             return Wait(self._say(f"the listed members belong to different clusters ({which}): waiting until there is one", mono_ms))
         self._joins += 1
         seen, answer = clusters[self._joins % len(clusters)]
@@ -237,17 +237,18 @@ def check_peers(own: InCluster, heard: Sequence[InCluster]) -> GoOn | Wait | Ref
     if len(votes) <= 1 and (mine in votes or (own.incarnation == 0 and all(cluster_id == own.cluster_id for cluster_id, _ in votes))):
         return GoOn("")
     quorum = sum(not one.is_learner for one in own.members) // 2 + 1
-    which = "; ".join(f"{', '.join(names)}: {_cluster_name(one)}" for one, names in sorted(votes.items()) if one != mine)
+    which = "; ".join(f"{', '.join(names)}: {cluster_name(one)}" for one, names in sorted(votes.items()) if one != mine)
     for one, names in votes.items():
         if len(names) + len(undecided) * (one[0] == own.cluster_id) >= quorum:
             if one == mine or (own.incarnation == 0 and one[0] == own.cluster_id):
                 return GoOn(f"members of another cluster were met and are left alone ({which})")
             return Refuse(
-                f"the data here belong to {_cluster_name(mine)}, but the other members have begun another cluster ({which}): "
+                f"the data here belong to {cluster_name(mine)}, but the other members have begun another cluster ({which}): "
                 "refusing to serve. Nothing was changed; to join theirs, move the data directory away"
             )
-    return Wait(f"the data here belong to {_cluster_name(mine)}, other members say otherwise ({which}): waiting for a majority")
+    return Wait(f"the data here belong to {cluster_name(mine)}, other members say otherwise ({which}): waiting for a majority")
 
 
-def _cluster_name(one: tuple[int, int]) -> str:
+def cluster_name(one: tuple[int, int]) -> str:
+    """(cluster id, incarnation) in words."""
     return f"cluster {one[0]:x}" + (f" begun as {one[1]:x}" if one[1] else "")

@@ -14,7 +14,7 @@ from raftsched.errors import FatalError, PeerError
 from raftsched.ports import Log
 from raftsched.store import asks
 from raftsched.store.asks import Answer, InCluster, JoinAsk, Later, Look, Refused
-from raftsched.store.forming import Forming, Refuse, Wait, check_peers
+from raftsched.store.forming import Forming, Refuse, Wait, check_peers, cluster_name
 from raftsched.store.node.joining import JOIN_TIMEOUT_MS, LOOK_INTERVAL_MS, LOOK_TIMEOUT_MS, AskPeer, Said
 from raftsched.store.transport.ports import JOIN
 from raftsched.types import MemberInfo
@@ -68,7 +68,8 @@ class Reception:
         if isinstance(ask, JoinAsk):
             return await self._take_in(ask, payload, state)
         if _is_strange(ask, state):
-            self._say(f"a member of another cluster asked: {ask.name!r} is in {ask.cluster_id:x}, this one in {state.cluster_id:x}")
+            theirs, ours = cluster_name((ask.cluster_id, ask.incarnation)), cluster_name((state.cluster_id, state.incarnation))
+            self._say(f"a member of another cluster asked: {ask.name!r} is in {theirs}, this one in {ours}")
         return state
 
     async def _take_in(self, ask: JoinAsk, payload: bytes, state: InCluster) -> Answer:
