@@ -144,6 +144,7 @@ async def test_ask_needs_no_cluster() -> None:
             with pytest.raises(PeerError) as failed:
                 await stranger.peers.ask(url, b"", 1000)
             assert failed.value.code == PeerCode.UNREACHABLE
+        assert stranger.log.causes()[0] == "dial: Connection refused"  # without address and port: the field `url` has them
     finally:
         await close_members([member, stranger])
 

@@ -5,6 +5,7 @@ pushed to a sink as they come. Must not know: who is at the other end, what a fr
 """
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -192,4 +193,6 @@ def words(error: BaseException) -> str:
         return f"TLS: {error.reason or 'broken'}"
     if isinstance(error, TimeoutError) and not error.strerror:
         return "timeout"
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)  # asyncio's own text names address and port
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
