@@ -1,0 +1,82 @@
+"""Who belongs to which cluster, with real processes: disks that are lost, members that come late, a majority that is given up."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from clustering import get, put
+from serving import wait_for
+
+from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
+from raftsched.testing.cluster import Cluster, Member
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with Cluster(tmp_path, 3) as opened:
+        yield opened
+
+
+def ids(member: Member) -> dict[str, int]:
+    with grpc.insecure_channel(member.client_address) as channel:
+        listed = rpc_pb2_grpc.ClusterStub(channel).MemberList(rpc_pb2.MemberListRequest(linearizable=True), timeout=20).members
+    return {one.name: one.ID for one in listed}
+
+
+def end_of(member: Member, timeout_s: float = 30) -> str:
+    """The logs of one that must not go on."""
+    assert member.process is not None
+    assert member.process.wait(timeout_s) == 1, member.logs()
+    member.process = None
+    return member.logs()
+
+
+def test_a_slow_old_member_refuses_the_cluster_that_two_wiped_ones_began(cluster: Cluster) -> None:
+    old, *others = cluster.members
+    put(old, b"k", b"old")
+    for one in cluster.members:
+        one.stop()
+    for one in others:
+        one.wipe()
+        one.start(wait=False)  # without the third they begin anew after --form-wait
+    for one in others:
+        one.wait_ready(60)
+    assert put(others[0], b"k", b"new") > 0
+    old.start(wait=False)
+    text = end_of(old)
+    assert "but the other members have begun another cluster" in text
+    assert "refusing to serve. Nothing was changed" in text
+    assert get(others[1], b"k") == b"new"
+    old.wipe()
+    old.start(wait=False)
+    old.wait_ready(60)
+    wait_for(lambda: get(old, b"k", serializable=True) == b"new", 30, cluster.logs)
+
+
+def test_the_survivor_of_a_lost_majority_is_brought_back_and_the_others_join_it(cluster: Cluster) -> None:
+    survivor, wiped, late = cluster.members
+    put(survivor, b"k", b"kept")
+    before = ids(survivor)
+    cluster.wait_equal()
+    for one in cluster.members:
+        one.kill()
+    survivor.command.append("--force-new-cluster")
+    survivor.start(wait=False)
+    survivor.wait_ready(60)
+    assert get(survivor, b"k") == b"kept"
+    assert ids(survivor) == {survivor.name: before[survivor.name]}
+    survivor.stop()
+    survivor.command.remove("--force-new-cluster")
+    survivor.start(wait=False)
+    survivor.wait_ready(60)
+    wiped.wipe()
+    wiped.start(wait=False)
+    wiped.wait_ready(60)
+    wait_for(lambda: len(ids(survivor)) == 2, 30, cluster.logs)
+    assert ids(survivor)[wiped.name] != before[wiped.name]
+    late.start(wait=False)  # with the data of a member that is none any more
+    assert "removed" in end_of(late)
+    assert get(survivor, b"k") == b"kept"
