@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from raftsched.errors import EtcdError, StatusError, status_of
-from raftsched.limits import FENCE_SILENT_MS, SCAN_PAGE_KEYS, STORE_RETRY_MS_MAX, STORE_RETRY_MS_MIN
+from raftsched.limits import SCAN_PAGE_KEYS, STORE_RETRY_MS_MAX, STORE_RETRY_MS_MIN
 from raftsched.ports import ChangeSink, StoreNode
 from raftsched.scheduler.jobs._jobs import txn_outcomes
 from raftsched.scheduler.jobs.names import prefix_end
@@ -67,7 +67,6 @@ class EmbeddedKv:
         self._owns_directory = owns_directory
         self.read_record = node.mvcc.record  # the method itself: called once per trigger
         self._renewals: set[asyncio.Task[None]] = set()
-        self._strange_since_s: dict[str, float] = {}  # schedulers that belong to no member, while this one leads
 
     # -- reads
     async def range(self, request: bytes) -> tuple[int, bytes]:
@@ -178,13 +177,4 @@ class EmbeddedKv:
         return self._node.fence_ms()
 
     def dead(self, names: Collection[str]) -> Collection[str]:
-        """A member that was removed is heard by nobody and lent nothing: from then on it counts as silent."""
-        if self._node.leader_id != self._node.member_id:
-            self._strange_since_s.clear()
-            return ()
-        known = {member.name for member in self._node.members()}
-        now_s = asyncio.get_running_loop().time()
-        strange = () if "" in known else [name for name in names if name not in known]  # "": a new member will tell its name
-        self._strange_since_s = {name: self._strange_since_s.get(name, now_s) for name in strange}
-        gone = [name for name, since_s in self._strange_since_s.items() if now_s - since_s >= FENCE_SILENT_MS / 1000]
-        return [*self._node.dead(names), *gone]
+        return self._node.dead(names)

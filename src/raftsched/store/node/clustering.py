@@ -5,16 +5,17 @@ Must not know: the pump; frames; Raft's rules.
 """
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from raftsched.errors import EtcdError, FatalError, NoSpaceError, PeerCode, PeerError, status_of
+from raftsched.limits import FENCE_SILENT_MS
 from raftsched.ports import Log as LogPort
 from raftsched.store import codec, membership
-from raftsched.store.membership import ADD_LEARNER, ADD_NODE, Membership
+from raftsched.store.membership import ADD_LEARNER, ADD_NODE, REMOVE_NODE, Membership
 from raftsched.store.node.catch_up import CatchUp
 from raftsched.store.node.flush import Flusher
-from raftsched.store.node.members import Change, MembershipChanges
+from raftsched.store.node.members import Change, MembershipChanges, decode_request, encode_members
 from raftsched.store.node.opening import Member
 from raftsched.store.node.options import NodeOptions
 from raftsched.store.node.peering import Peering
@@ -61,6 +62,8 @@ class Clustering:
         self._log = log
         self._election_ms = options.election_ms_max
         self._connected_since: dict[int, int] = {}
+        self._names: set[str] = set()
+        self._gone_ms: dict[str, int] = {}
         rules = Rules(strict=options.strict_reconfig_check, learners_max=options.learners_max)
         self.changes = MembershipChanges(self, rules, cluster_token=options.cluster_token, request_timeout_ms=options.request_timeout_ms)
         self._catch_up: CatchUp | None = None
@@ -98,10 +101,30 @@ class Clustering:
         """Now and then."""
         if self._peering is None or self._catch_up is None:
             return
+        self.members_changed()  # names are published after a member was added
+        self._peering.tick()
         self._catch_up.tick(mono_ms)
         self._receiving.tick(mono_ms)
         connected = {one for one in self._peering.others() if self._peering.port.is_connected(one)}
         self._connected_since = {one: self._connected_since.get(one, mono_ms) for one in connected}
+
+    def members_changed(self) -> None:
+        """Remembers since when a removed member is gone: its name still holds what its scheduler could not give up."""
+        names = {one.name for one in self.membership.members()}
+        now_ms = self._node.mono_ms()
+        self._gone_ms = {name: since for name, since in self._gone_ms.items() if name not in names}
+        self._gone_ms |= {name: now_ms for name in self._names - names if name}
+        self._names = names
+
+    def dead(self, names: Collection[str]) -> Collection[str]:
+        """See `ports.StoreNode`. A removed member is told nothing any more, so that its fence passes as that of a silent one."""
+        if self._kernel.state != LEADER:
+            return ()
+        now_ms = self._node.mono_ms()
+        found = [self.membership.member(one) for one in self._member.replica.fence.dead(now_ms)]
+        dead = {one.name for one in found if one is not None}
+        dead |= {name for name, since_ms in self._gone_ms.items() if now_ms - since_ms >= FENCE_SILENT_MS}
+        return dead & set(names)
 
     async def close(self) -> None:
         if self._catch_up is not None:
@@ -114,7 +137,14 @@ class Clustering:
 
     async def change_members(self, change: int, member_id: int, peer_urls: Sequence[str], *, is_learner: bool) -> Sequence[MemberInfo]:
         kind = ADD_LEARNER if change == ADD_NODE and is_learner else change
+        if kind == REMOVE_NODE:
+            await self._leave_lead(member_id)
         return await self.changes.change(Change(kind, member_id, tuple(peer_urls)))
+
+    async def _leave_lead(self, member_id: int) -> None:
+        """A leader that is to be removed leads no more: once the others have applied its removal they do not hear whom it names."""
+        if member_id == self.member_id:
+            await self.hand_over()
 
     async def promote(self, member_id: int) -> Sequence[MemberInfo]:
         return await self.changes.change(Change(ADD_NODE, member_id, promotion=True))
@@ -201,6 +231,10 @@ class Clustering:
         return await self._peering.ask(member_id, kind, payload, timeout_ms)
 
     async def _on_change(self, _sender: int, payload: bytes) -> bytes:
+        change = decode_request(payload)
+        if change.kind == REMOVE_NODE and change.member_id == self.member_id:
+            await self.hand_over()
+            return encode_members(await self.changes.change(change))  # the new leader does it
         return await self.changes.on_request(payload)
 
     # -- a snapshot arrived

@@ -176,7 +176,7 @@ class Node:
     async def _find_birth(self, directory: DataDirectory) -> Birth | None:
         if self._network is None:
             return None
-        self._peering = Peering(self._network, self._log, self._on_removed)
+        self._peering = Peering(self._network, self._log, self.mono_ms, self._on_removed)
         self._entering = Entering(self._peering, self._options, self._log, self.mono_ms)
         await self._peering.port.start()
         return None if directory.has_member else await self._entering.find_birth(directory)
@@ -365,6 +365,7 @@ class Node:
         if output.leader_changed:
             self._leader_changed()
         if output.members_changed:
+            self._clustering.members_changed()
             self._members_changed()
         self._clustering.after_turn(output.catch_ups)
         if output.more:
@@ -793,9 +794,7 @@ class Node:
 
     def dead(self, names: Collection[str]) -> Collection[str]:
         """See `ports.StoreNode`."""
-        members = self._member.applier.membership
-        found = [members.member(one) for one in self._replica.fence.dead(self.mono_ms())]
-        return [one.name for one in found if one is not None and one.name in names]
+        return self._clustering.dead(names)
 
     # -- StoreNode: leases
 

@@ -19,6 +19,7 @@ from raftsched.store.transport.ports import BulkStream, PeerHandler
 from raftsched.types import MemberInfo
 
 CONF_CHANGE = 1
+LINGER_MS = 1_000
 NUMBERS = {status: int(error) for error, status in reversed(ETCD_STATUS.items())}
 """What travels between members is the number of an error; (code, text) -> number."""
 
@@ -49,14 +50,17 @@ Request = Callable[[int, bytes], Awaitable[bytes]]
 class Peering:
     """The `PeerHandler` of a node."""
 
-    def __init__(self, network: Network, log: LogPort, on_removed: Callable[[], None]) -> None:
+    def __init__(self, network: Network, log: LogPort, mono_ms: Callable[[], int], on_removed: Callable[[], None]) -> None:
         self._log = log
         self._on_removed = on_removed
         self._deliver: Callable[[int, Message], None] | None = None
         self._membership: Membership | None = None
         self._own_id = 0
         self._pending: dict[int, tuple[str, ...]] = {}  # members of changes in the log that are not applied yet
+        self._mono_ms = mono_ms
         self._known: Mapping[int, Sequence[str]] = {}
+        self._lingering: dict[int, tuple[Sequence[str], int]] = {}  # (URLs, until)
+        self._reached: Mapping[int, Sequence[str]] = {}
         self.requests: dict[int, Request] = {}
         self.bulk: dict[int, Callable[[int, BulkStream], Awaitable[None]]] = {}
         self.answer_ask: Callable[[bytes], Awaitable[bytes]] | None = None
@@ -86,9 +90,23 @@ class Peering:
         self._pending = {one: urls for one, urls in self._pending.items() if one not in known and not self._membership.was_removed(one)}
         known = self._pending | known
         known.pop(self._own_id, None)
-        if known != self._known:
-            self._known = known
-            self.port.update(known)
+        self._linger(known)
+        reached = {one: urls for one, (urls, _) in self._lingering.items()} | known
+        self._known = known
+        if reached != self._reached:
+            self._reached = reached
+            self.port.update(reached)
+
+    def _linger(self, known: Mapping[int, Sequence[str]]) -> None:
+        """Who is removed stays connected for a moment: the answer to its own request, say, is still on its way."""
+        now_ms = self._mono_ms()
+        left = {one: (urls, now_ms + LINGER_MS) for one, urls in self._known.items() if one not in known}
+        self._lingering = {one: found for one, found in (self._lingering | left).items() if one not in known and found[1] > now_ms}
+
+    def tick(self) -> None:
+        """Now and then."""
+        if self._lingering:
+            self.refresh()
 
     def note(self, persist: Persist) -> None:
         """Entries that go to the log: a change in force needs its member reached before it is applied."""
