@@ -510,6 +510,52 @@ def test_a_partition_owns_its_share_and_gives_it_up() -> None:
     assert not bench.engine.commit_waiting
 
 
+def test_what_is_narrowed_away_stops_at_once_and_its_results_still_count() -> None:
+    bench = Bench(total=1, index=0)
+    for partition in range(6):
+        bench.put(f"j{partition}", schedule="@every 1s", due_ms=T, partition=partition)
+    worker = bench.connect()
+    worker.room = 4
+    bench.tick()
+    sent = worker.take()
+    assert len(sent) == 4
+    bench.engine.narrow(2, 0)
+    odd = [id_ for name, id_ in sent if int(name[1:]) % 2]
+    assert bench.engine.leaving == len(odd) > 0
+    worker.room = None
+    bench.engine.stream_writable(worker.stream)
+    bench.flush()
+    assert [name for name, _ in worker.take() if int(name[1:]) % 2] == []  # queued before, not sent any more
+    bench.ack(worker, *odd)
+    assert bench.engine.leaving == 0
+    counted = [bench.counter(f"app||ns||app||j{partition}".encode()) for partition in (1, 3, 5)]
+    assert len([one for one in counted if one is not None]) == len(odd)
+    bench.tick(5_000)
+    assert [name for name, _ in worker.take() if int(name[1:]) % 2] == []
+    bench.engine.check_invariants()
+
+
+def test_several_narrowings_add_up_and_end_with_the_next_partition() -> None:
+    bench = Bench(total=1, index=0)
+    for partition in range(12):
+        bench.put(f"j{partition}", due_ms=T + 10, partition=partition)
+    worker = bench.connect()
+    bench.engine.narrow(2, 0)
+    bench.engine.narrow(3, 0)
+    bench.engine.narrow(2, 0)
+    bench.tick(10)
+    assert sorted(name for name, _ in worker.take()) == ["j0", "j6"]
+    bench.engine.set_partition(2, 1)
+    while bench.engine.arm_some(2):
+        pass
+    bench.tick()
+    assert sorted(name for name, _ in worker.take()) == ["j1", "j11", "j3", "j5", "j7", "j9"]
+    assert bench.engine.leaving == 0  # j0 and j6 are somebody else's, and nobody waits for them
+    for number in range(2, 11):
+        bench.engine.narrow(number, 0)
+    assert not any(bench.engine.describe(f"app||ns||app||j{partition}".encode())["owned"] for partition in range(12))
+
+
 def test_gates_hold_triggers_back_and_let_the_oldest_go() -> None:
     bench = Bench()
     owner = actor("cat")

@@ -260,6 +260,127 @@ async def test_the_number_of_replicas_is_followed_and_shares_the_jobs() -> None:
         assert worker.take() == [("mine", 1)]
 
 
+async def test_what_stays_goes_on_while_the_others_follow() -> None:
+    async with started(Site()) as site:
+        worker = site.connect()
+        site.put("moves", START_MS + 5)  # partition 5: index 1 of 2
+        site.kv.etcd.put(LEADERSHIP + b"t", leadership_value(1, 50, "t:1"))
+        await rest()
+        site.kv.etcd.put(
+            JOBS + ROUTE + b"stays",
+            _jobs.encode_stored_job(4, True, START_MS // 1000, 0, None, None, None, None, None, metadata(APP), None, None),
+        )
+        await site.move(6)
+        assert [name for name, _ in worker.take()] == ["stays"]
+
+
+async def test_a_handover_waits_for_results_before_the_key_is_written() -> None:
+    async with started(Site()) as site:
+        worker = site.connect()
+        site.put("moves", START_MS)
+        await site.move(1)
+        assert worker.take() == [("moves", 1)]
+        site.kv.etcd.put(LEADERSHIP + b"t", leadership_value(1, 50, "t:1"))
+        await rest()
+        assert _jobs.parse_leadership(site.kv.etcd.keys[KEY].value)[0] == 1
+        assert worker.stream is not None
+        site.service.on_acks(worker.stream, [result(1)])
+        await until(lambda: _jobs.parse_leadership(site.kv.etcd.keys[KEY].value)[0] == 2)
+        assert not any(key.startswith(JOBS) for key in site.kv.etcd.keys)  # its result was stored
+
+
+async def test_a_handover_does_not_wait_for_ever() -> None:
+    async with started(Site()) as site:
+        worker = site.connect()
+        site.put("moves", START_MS)
+        await site.move(1)
+        assert worker.take() == [("moves", 1)]
+        site.kv.etcd.put(LEADERSHIP + b"t", leadership_value(1, 50, "t:1"))
+        began_s = asyncio.get_running_loop().time()
+        await until(lambda: _jobs.parse_leadership(site.kv.etcd.keys[KEY].value)[0] == 2)
+        assert 0.2 <= asyncio.get_running_loop().time() - began_s < 1
+
+
+async def test_nothing_is_sent_once_the_fence_is_over_not_even_in_the_middle_of_a_turn() -> None:
+    async with started(Site()) as site:
+        worker = site.connect()
+        plain = worker.push
+
+        def push(message: bytes) -> bool:
+            site.kv.fence = site.ms  # this process slept in the middle of its turn
+            return plain(message)
+
+        worker.push = push  # type: ignore[method-assign]
+        stream = site.service.open_stream(push, worker, [(ROUTE, TARGET_JOB, None)], "ns", ())
+        assert worker.stream is not None
+        site.service.close_stream(worker.stream)
+        for number in range(1_000):
+            site.put(f"j{number}", START_MS)
+        await site.move(1)
+        assert 0 < len(worker.take()) <= 128
+        await site.move(100)
+        assert worker.take() == []
+        site.kv.fence = 1 << 62
+        await site.move(100)
+        assert len(worker.take()) > 0
+        assert stream.open
+
+
+async def test_a_silent_member_s_key_is_given_up_first_and_goes_when_it_stays_silent() -> None:
+    async with started(Site()) as site:
+        other = site.kv.etcd.grant()
+        site.kv.etcd.put(LEADERSHIP + b"t", leadership_value(2, 50, "t:1"), other)
+        await rest()
+        seen: list[int] = []
+
+        class Watch:
+            def on_changes(self, changes: Sequence[Change], revision: int) -> None:
+                seen.extend(
+                    -1 if change.deleted else _jobs.parse_leadership(_jobs.parse_kv(change.record)[1])[0]
+                    for change in changes
+                    if change.key == LEADERSHIP + b"t"
+                )
+
+            def on_reset(self) -> None: ...
+
+        site.kv.etcd.sinks.append(Watch())
+        site.kv.silent.add("t")
+        await until(lambda: LEADERSHIP + b"t" not in site.kv.etcd.keys)
+        assert seen == [0, -1]
+        assert other not in site.kv.etcd.leases
+        assert site.service.leadership.partition == Partition(1, 0, ("127.0.0.1:50006",))
+
+
+async def test_who_is_given_up_stops_and_writes_its_key_again() -> None:
+    async with started(Site()) as site:
+        held = site.kv.etcd.keys[KEY]
+        uid = _jobs.parse_leadership(held.value)[1]
+        site.kv.etcd.put(KEY, leadership_value(0, uid, "127.0.0.1:50006"), held.lease)
+        assert site.service.leadership.partition is None
+        await until(lambda: site.service.leadership.partition is not None)
+        assert list(site.kv.etcd.leases) == [held.lease]
+
+
+async def test_a_clean_stop_among_others_gives_the_key_up_and_takes_the_last_results() -> None:
+    site = Site()
+    async with started(site):
+        worker = site.connect()
+        site.put("a", START_MS)
+        site.kv.etcd.put(LEADERSHIP + b"t", leadership_value(2, 50, "t:1"))
+        await rest()
+        site.kv.etcd.delete(LEADERSHIP + b"t")
+        await site.move(1)
+        assert worker.take() == [("a", 1)]
+        site.kv.etcd.put(LEADERSHIP + b"t", leadership_value(2, 50, "t:1"))
+        stopping = asyncio.ensure_future(site.service.stop())
+        await asyncio.sleep(0.02)
+        assert KEY in site.kv.etcd.keys
+        assert worker.stream is not None
+        site.service.on_acks(worker.stream, [result(1)])
+        await stopping
+        assert list(site.kv.etcd.keys) == [LEADERSHIP + b"t"]
+
+
 async def test_hosts_are_told_once_per_set() -> None:
     async with started(Site()) as site:
         told: list[tuple[str, ...]] = []
