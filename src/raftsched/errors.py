@@ -82,6 +82,10 @@ class NoSpaceError(Exception):
     """The file system is full where space was to be reserved: refuse writes, keep reading, try again later."""
 
 
+class IncarnationOverError(Exception):
+    """What the data directory holds was replaced (a snapshot was installed): begin anew on it. The text says by what."""
+
+
 class EtcdError(IntEnum):
     """Why the store refused. 0 is success; the native code returns these numbers, ETCD_STATUS gives code and text."""
 

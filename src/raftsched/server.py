@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from raftsched import limits
 from raftsched.broadcast import broadcast_address
-from raftsched.errors import ConfigError, FatalError, NoSpaceError, StatusError
+from raftsched.errors import ConfigError, FatalError, IncarnationOverError, NoSpaceError, StatusError
 from raftsched.process import LoopComplaints, connections_max, raise_descriptor_limit
 from raftsched.rpc.etcd.services import SERVICES, EtcdServices
 from raftsched.rpc.health import HEALTH, HealthService, HealthzServer, add_reflection
@@ -45,7 +45,7 @@ SCHEDULER_PING_TIMEOUT_MS: Final = 5_000  # ... and closes it when 5 s bring no 
 PROGRESS_JITTER: Final = 0.1
 NS_PER_MS: Final = 1_000_000
 ETCD_VERSION: Final = (3, 7, 1)
-EXPECTED: Final = (OSError, DirectoryInUseError, NoSpaceError, FatalError, ConfigError, TimeoutError)
+EXPECTED: Final = (OSError, DirectoryInUseError, NoSpaceError, FatalError, ConfigError, TimeoutError, IncarnationOverError)
 """What may end an incarnation; anything else is a fault of ours, told with its trace on the engine's stream."""
 
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from raftsched import limits
-from raftsched.errors import EtcdError, FatalError, GrpcCode, NoSpaceError, StatusError, status_of
+from raftsched.errors import EtcdError, FatalError, GrpcCode, IncarnationOverError, NoSpaceError, StatusError, status_of
 from raftsched.ports import ChangeSink, StoreStatus
 from raftsched.ports import Log as LogPort
 from raftsched.store import alarm, codec, membership
@@ -101,8 +101,8 @@ class Node:
     # -- life
 
     async def start(self) -> None:
-        """Opens or begins the data directory, replays, is elected; done when reads and writes are served. Raises FatalError, NoSpaceError
-        and what `DataDirectory` raises."""
+        """Opens or begins the data directory, replays, is elected; done when reads and writes are served. Raises FatalError, NoSpaceError,
+        IncarnationOverError (a snapshot was installed meanwhile: start a new one) and what `DataDirectory` raises."""
         self._loop = asyncio.get_running_loop()
         try:
             member = await self._open()
@@ -111,20 +111,22 @@ class Node:
             raise
         if member.repaired:
             self._log.warning("write-ahead log repaired", detail=member.repaired)
+        if member.installed:
+            self._log.info(member.installed)
         self._running = True
         try:
             await self._enter(member)
             self._loop.add_reader(member.log.fd, self._on_log_event)
             self._on_timer()
             await self._until_ready(member)
-            if not self._failed:
+            if not self._failed and not self._ended:
                 await self._announce()
         except BaseException:
             await self.stop()
             raise
-        if self._failed:
+        if self._failed or self._ended:
             await self.stop()
-            raise FatalError(self._failed)
+            raise FatalError(self._failed) if self._failed else IncarnationOverError(self._ended)
 
     async def _until_ready(self, member: Member) -> None:
         """Until reads and writes are served. A member of several waits for its quorum without limit, and says so. Raises NoSpaceError."""
@@ -324,6 +326,7 @@ class Node:
         """Nothing is applied or written any more: the directory changes under this node, and a new incarnation is asked for."""
         if not self._ended and not self._failed:
             self._ended = line
+            self._ready.set()  # `start` may still wait
             self._loop.call_soon(self._answer_all)
             self._on_restart(line)
 
@@ -365,7 +368,6 @@ class Node:
         if output.leader_changed:
             self._leader_changed()
         if output.members_changed:
-            self._clustering.members_changed()
             self._members_changed()
         self._clustering.after_turn(output.catch_ups)
         if output.more:
@@ -794,7 +796,9 @@ class Node:
 
     def dead(self, names: Collection[str]) -> Collection[str]:
         """See `ports.StoreNode`."""
-        return self._clustering.dead(names)
+        members = self._member.applier.membership
+        found = [members.member(one) for one in self._replica.fence.dead(self.mono_ms())]
+        return [one.name for one in found if one is not None and one.name in names]
 
     # -- StoreNode: leases
 
