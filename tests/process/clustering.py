@@ -47,7 +47,7 @@ def under_load(cluster: Cluster) -> Iterator[StoreLoad]:
     except BaseException:
         run.store.stop()
         raise
-    wrong = run.finish()
+    wrong = run.finish(cluster.members[0].directory)
     assert not wrong, "\n".join(wrong[:5])
     figures = run.figures()
     assert figures["store"]["register"] > 100, f"hardly any load: {figures}"

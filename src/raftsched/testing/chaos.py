@@ -11,6 +11,7 @@ import argparse
 import json
 import pickle
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -60,10 +61,12 @@ class Run:
             raise
         return cls(cluster, jobs, store, seed)
 
-    def finish(self) -> list[str]:
-        """Ends the load on a whole cluster; everything that is wrong, one text each."""
+    def finish(self, folder: Path) -> list[str]:
+        """Ends the load on a whole cluster; everything that is wrong, one text each. The histories are kept in `folder`."""
         wrong = []
         self.store.stop()
+        with (folder / "histories.pickle").open("wb") as file:
+            pickle.dump({kind.kind: recorder.history for kind, recorder in self.store.recorders.items()}, file)
         if self.jobs is not None:
             wrong += [f"jobs: {one}" for one in self.jobs.finish()]
         try:
@@ -123,12 +126,6 @@ def kills(run: Run, leaders: int, everybody: int) -> dict[str, Any]:
     return {"leader kills": leaders, "kills of all": everybody}
 
 
-def keep(run: Run, folder: Path) -> None:
-    """The histories beside the members' directories, for whoever looks into it."""
-    with (folder / "histories.pickle").open("wb") as file:
-        pickle.dump({kind.kind: recorder.history for kind, recorder in run.store.recorders.items()}, file)
-
-
 def options_from(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600.0)
@@ -143,13 +140,14 @@ def options_from(words: list[str]) -> argparse.Namespace:
 
 def main(words: list[str]) -> int:
     options = options_from(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no member outlives the run
     folder = Path(tempfile.mkdtemp(prefix="raftsched-chaos-"))
     print(f"seed {options.seed}, {options.members} members in {folder}", flush=True)
     run = Run.begin(folder, members=options.members, seed=options.seed, etcd=options.etcd)
     try:
         by_count = options.leader_kills or options.all_kills
         done = kills(run, options.leader_kills, options.all_kills) if by_count else chaos(run, options.seconds)
-        wrong = run.finish()
+        wrong = run.finish(folder)
     except (RuntimeError, TimeoutError, grpc.RpcError) as error:
         done, wrong = {}, [f"the run broke off: {error}"]
         run.store.stop()
@@ -162,7 +160,6 @@ def main(words: list[str]) -> int:
     for one in wrong:
         print(f"WRONG  {one}", file=sys.stderr)
     if wrong:
-        keep(run, folder)
         print(f"{len(wrong)} violations; everything is kept in {folder}", file=sys.stderr)
         return 1
     rmtree(folder)

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-BUDGET = 2_000_000  # pairs of (placed, state); each costs about 200 bytes
+BUDGET = 1_000_000  # pairs of (placed, state); each costs about 200 bytes
 EXPLAINING_BUDGET = 200_000
 SHOWN_STATES = 5
 SHOWN_BEFORE = 8
