@@ -1,5 +1,5 @@
 # Two commands: `make run` and `make test`. Both set up what is missing first; see scripts/setup.sh.
-.PHONY: help run cluster test lint sim differential chaos kills bench bench-rooms wheel proto tools lower-bounds pythons setup clean
+.PHONY: help run cluster test lint sim differential chaos kills bench bench-rooms wheel proto tools mutations lower-bounds pythons setup clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -35,6 +35,9 @@ chaos: setup ## kills, partitions and pauses of three members under the load of 
 
 kills: setup ## kill -9 of the leader a hundred times and of all members twenty times under load, then every checker
 	@.venv/bin/python -m raftsched.testing.chaos --leader-kills=100 --all-kills=20 --json=build/kills.json $(ARGS)
+
+mutations: setup ## known faults put into copies of the Raft kernel: the simulation must find each; make mutations ARGS="ack vote"
+	@.venv/bin/python scripts/mutate_kernel.py $(ARGS)
 
 bench: tools ## every target of docs/performance.md beside a real etcd; make bench ARGS="--only store --quick"
 	@.venv/bin/python -m bench.load.report $(ARGS)

@@ -7,6 +7,7 @@ configuration folded anew from the whole log.
 
 import itertools
 import random
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -234,8 +235,11 @@ class Cluster:
         self.message_bytes = self.random.choice([1, 50, 1 << 20])
         self.network: list = []
         self.cut: set[tuple[int, int]] = set()
-        self.eager = 0.0
+        self.eager = self.delay = 0.0
+        self.late: list[Message] = []  # on their way for very long: elections pass meanwhile
+        self.acks: deque[Message] = deque(maxlen=400)  # of which each may come once more, whenever
         self.committed = {one: (1, encode_change(ADD_NODE, one)) for one in self.founders}
+        self.last_committed = size
         self.leaders: dict[int, int] = {}
         self.proposed = 0
         self.sequence = 0
@@ -251,7 +255,9 @@ class Cluster:
     # -- network
 
     def post(self, message: Message) -> None:
-        self.network.append(message)
+        (self.late if self.random.random() < self.delay else self.network).append(message)
+        if message.type == APPEND_RESPONSE and not message.reject:
+            self.acks.append(message)
 
     def send_snapshot(self, leader: Member, to: int) -> None:
         index = leader.kernel.applied
@@ -283,7 +289,8 @@ class Cluster:
             target.drain()
             target.install(state, index, index_term)
         if leader.kernel is not None:
-            leader.kernel.caught_up(to, index if target.kernel is not None and target.kernel.commit >= index else 0)
+            held = target.kernel is not None and min(target.kernel.commit, target.kernel.stable) >= index  # committed is not yet durable
+            leader.kernel.caught_up(to, index if held else 0)
 
     # -- what is promised
 
@@ -312,12 +319,16 @@ class Cluster:
             term = kernel.term_at(index)
             if term == -1:
                 continue  # came by a snapshot
+            assert kernel.state == LEADER or index in self.committed, f"entry {index} is committed for a follower and for no leader"
             known = self.committed.setdefault(index, (term, b""))
+            self.last_committed = max(self.last_committed, index)
             assert known[0] == term, f"entry {index} committed in terms {known[0]} and {term}"
             if kernel.state == LEADER:
                 voters = [self.members[one].disk for one in kernel.voter_ids]
                 holders = sum(one.term_at(index) == term or one.base >= index for one in voters)
                 assert holders > len(voters) // 2, f"entry {index} committed without a durable majority"
+        if kernel.state == LEADER and kernel.commit > member.commit:
+            assert kernel.term_at(kernel.commit) == kernel.term, "an entry of an older term was committed by counting (thesis §3.6.2)"
         member.commit = kernel.commit
         assert kernel.applied <= kernel.commit <= kernel.last_index
         assert kernel.applied <= kernel.stable
@@ -331,6 +342,19 @@ class Cluster:
     def check_configuration(self, member: Member) -> None:
         kernel = member.kernel
         assert (kernel.voter_ids, kernel.learner_ids) == member.in_force, "the configuration is not what the log says"
+        if kernel.state == LEADER and kernel.term == max(self.leaders):
+            open_changes = sum(index > self.last_committed for index, _ in member.changes)
+            assert open_changes <= 1, "majorities need not meet: two changes of the configuration are uncommitted"
+            self.check_matches(kernel)
+
+    def check_matches(self, kernel: Kernel) -> None:
+        """What the leader believes its members to hold is on their disks, unless they have gone on to a later term."""
+        for member_id, (match, _, _, _) in kernel.matches().items():
+            member = self.members[member_id]
+            if match and member.disk.term <= kernel.term and (member.kernel is None or member.kernel.term <= kernel.term):
+                term = kernel.term_at(match)
+                holds = term == -1 or member.disk.base >= match or member.disk.term_at(match) == term
+                assert holds, f"member {member_id} does not hold entry {match} of the leader"
 
     def check_refused(self, sequence: int, reason: int) -> None:
         assert reason in (-1, -2, -3)
@@ -356,28 +380,43 @@ class Cluster:
     def draw_weights(self) -> None:
         """How often what happens, in this schedule: some are calm and get work done, some are storms."""
         storm = self.random.choice([0.05, 0.3, 1, 2])
+        self.delay = self.random.choice([0, 0.02, 0.1])
         self.eager = self.random.choice([0, 0.5, 0.9])  # how often a message is dealt with, and synced, at once
         weights = {
             self.deliver_some: 45,
             self.drop_some: 2 * storm,
+            self.deliver_late: 1,
+            self.repeat_ack: 3,
             self.tick: self.random.choice([5, 15]),
             self.sync: 18,
             self.propose: self.random.choice([0.5, 2, 8]),  # the highest is more than the network carries
             self.read: self.random.choice([1, 4]),
             self.recut: 2 * storm,
+            self.coup: self.random.choice([0, 0.3, 1]),
             self.crash: 0.5 * storm,
             self.transfer: 0.5 * storm,
             self.compact: 1,
             self.try_again: 1,
             self.change: 3 if self.joiners else 0,
         }
+        self.of_one_member = (
+            self.tick,
+            self.sync,
+            self.propose,
+            self.read,
+            self.crash,
+            self.transfer,
+            self.compact,
+            self.try_again,
+            self.change,
+        )
         self.actions = list(weights)
         self.weights = list(itertools.accumulate(weights.values()))
 
     def step(self) -> None:
         (action,) = self.random.choices(self.actions, cum_weights=self.weights)
         member = self.random.choice(list(self.members.values()))
-        if member.kernel is not None or action in (self.deliver_some, self.drop_some):
+        if member.kernel is not None or action not in self.of_one_member:
             action(member)
         elif self.random.random() < 0.2:
             member.restart()
@@ -388,6 +427,19 @@ class Cluster:
             self.deliver(self.random.randrange(min(len(self.network), 8)), keep=self.random.random() < 0.1)
         elif member.kernel is not None:
             member.kernel.tick()  # nothing is under way: time passes
+
+    def deliver_late(self, _member: Member) -> None:
+        if self.late:
+            self.network.insert(0, self.late.pop(self.random.randrange(len(self.late))))
+            self.deliver(0)
+
+    def repeat_ack(self, _member: Member) -> None:
+        """An ack of an older term comes once more to a leader of now."""
+        leaders = {one.id: one.kernel.term for one in self.members.values() if one.kernel is not None and one.kernel.state == LEADER}
+        old = [ack for ack in self.acks if ack.term < leaders.get(ack.to, 0)]
+        if old:
+            self.network.insert(0, self.random.choice(old))
+            self.deliver(0)
 
     def drop_some(self, _member: Member) -> None:
         if self.network:
@@ -454,6 +506,16 @@ class Cluster:
             if self.random.random() < 0.3:
                 self.cut = {pair for pair in self.cut if self.random.random() < 0.5}  # one-way cuts too
 
+    def coup(self, _member: Member) -> None:
+        """Whoever leads is cut off, with some others perhaps, and for the rest an election timeout passes."""
+        leaders = {one.id for one in self.members.values() if one.kernel is not None and one.kernel.state == LEADER}
+        side = leaders | {one for one in self.ids if self.random.random() < 0.2}
+        self.cut = {(one, other) for one in self.ids for other in self.ids if (one in side) != (other in side)}
+        for member in self.members.values():
+            for _ in range(self.random.randint(10, 24) if member.id not in side and member.kernel is not None else 0):
+                member.kernel.tick()
+            member.drain()
+
     def compact(self, member: Member) -> None:
         """Log in memory and on disk are cut below what is durable in the state machine."""
         member.lag()
@@ -469,6 +531,9 @@ class Cluster:
     def heal(self, ticks: int = 400) -> int:
         """All members up, a whole network: those of the configuration must agree soon. Ticks that it took."""
         self.cut.clear()
+        self.delay = 0.0
+        self.network += self.late
+        self.late = []
         for member in self.members.values():
             if member.kernel is None:
                 member.restart()

@@ -34,7 +34,7 @@ def test_no_schedule_with_members_that_come_and_go_breaks_a_promise(size: int, b
         committed += len(cluster.agreed())
         changes += cluster.changed
     assert committed > 200
-    assert changes > 50
+    assert changes > 20
 
 
 class LyingMember(Member):

@@ -145,6 +145,15 @@ def test_a_snapshot_sets_the_configuration_and_keeps_what_the_log_holds_behind_i
     assert in_force(other) == ({2, 3}, {6})
 
 
+def test_a_snapshot_deposes_a_leader_that_does_not_know_its_successor() -> None:
+    """It came by a stream of its own, faster than the messages of the newer term."""
+    kernel = lead()
+    kernel.propose([b"mine"])
+    assert kernel.install(7, 3, [1, 2, 3])
+    assert (kernel.state, kernel.leader, kernel.last_index, kernel.commit) == (FOLLOWER, 0, 7, 7)
+    assert kernel.matches() == {}
+
+
 def test_a_voter_that_is_a_learner_too_is_refused() -> None:
     with pytest.raises(ValueError, match="not both"):
         make(learners=[2])

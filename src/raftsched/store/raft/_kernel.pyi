@@ -157,7 +157,8 @@ class Kernel:
         """Forgets entries up to `index` <= applied from memory."""
     def transfer(self, member: int) -> bool: ...
     def caught_up(self, member: int, index: int) -> None:
-        """A snapshot has brought `member` up to `index` (0: given up; the kernel probes, and asks again if it must)."""
+        """A snapshot has brought `member` up to `index`, durable there: it counts as an ack (0: given up; the kernel probes, and asks again
+        if it must)."""
     def supply(self, member: int, runs: list[Run], *, prev_term: int) -> bool:
         """Sends entries of the log on disk to a member in catch-up, as one append; `prev_term`: the term of the entry before the first
         (0 before the very first). May be called again before the answer; `matches` tells how far the member is. Nobody repeats what is

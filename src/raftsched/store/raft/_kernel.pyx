@@ -359,6 +359,8 @@ cdef class Kernel:
         """
         if index <= self.commit:
             return False
+        if self.state != FOLLOWER:
+            self.become_follower(self.term, 0)  # there is a newer leader: what this one believed of its log and of others is void
         if self.log.term_at(index) != term:
             self.restore_log((), index + 1, term)
             self.outstanding = [(batch, min(last, index), hard_term, vote) for batch, last, hard_term, vote in self.outstanding]
