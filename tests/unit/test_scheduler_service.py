@@ -348,7 +348,7 @@ async def test_a_silent_member_s_key_is_given_up_first_and_goes_when_it_stays_si
         await until(lambda: LEADERSHIP + b"t" not in site.kv.etcd.keys)
         assert seen == [0, -1]
         assert other not in site.kv.etcd.leases
-        assert site.service.leadership.partition == Partition(1, 0, ("127.0.0.1:50006",))
+        await until(lambda: site.service.leadership.partition == Partition(1, 0, ("127.0.0.1:50006",)))
 
 
 async def test_who_is_given_up_stops_and_writes_its_key_again() -> None:
