@@ -377,6 +377,21 @@ def test_a_follower_behind_the_log_in_memory_is_handed_to_the_driver() -> None:
     assert (append.index, append.log_term) == (5, 1)
 
 
+def test_whom_the_driver_could_not_help_is_asked_where_it_is() -> None:
+    """It may have installed a snapshot and lost the answer: to begin at its match again would offer it the same one for ever."""
+    kernel = make(term=1, commit=5, applied=5, entries=run(1, 1, *[b"x"] * 5))
+    kernel.compact(4)
+    elect(kernel)
+    kernel.step(Message(APPEND_RESPONSE, 1, 2, 2, index=5, reject=True, hint_index=0, hint_term=0))
+    assert kernel.ready().catch_ups == [(2, 1)]
+    kernel.caught_up(2, 0)
+    (probe,) = [one for one in settle(kernel) if one.to == 2]
+    assert (probe.index, probe.runs) == (kernel.last_index, [])
+    kernel.step(Message(APPEND_RESPONSE, 1, 2, 2, index=probe.index, reject=True, hint_index=5, hint_term=1))
+    (append,) = [one for one in settle(kernel) if one.to == 2]
+    assert (append.index, append.log_term, len(append.runs)) == (5, 1, 1)
+
+
 @pytest.mark.parametrize(
     "message",
     [

@@ -185,6 +185,7 @@ class CatchUp:
                 self._lines.info("a member has caught up", member=name)
         except (StreamError, PeerError, StatusError, NoSpaceError, FatalError, OSError) as error:
             self._lines.warning("a member that is behind could not be served", member=name, reason=str(error))
+            await asyncio.sleep(self._retry_ms / 1000)  # what stands in the way may stand there for long
         finally:
             if self._jobs.get(job.member) is job:
                 del self._jobs[job.member]

@@ -327,6 +327,8 @@ cdef class Kernel:
         if index > progress.match:
             progress.match = index
         progress.become_probe()
+        if self.log.term_at(progress.next - 1) == NO_TERM:
+            progress.next = self.log.last() + 1  # its refusal tells where it is by now: maybe further than anybody here knows
         self.send_append(progress, False)
 
     def supply(self, uint64_t member, list runs, *, int64_t prev_term):
