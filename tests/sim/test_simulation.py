@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from raftsched.testing.sim.__main__ import complaint
+from raftsched.testing.sim.__main__ import complaint, seed_of
 from raftsched.testing.sim.options import Report
 from raftsched.testing.sim.world import simulate
 
@@ -32,7 +32,7 @@ def test_fresh_seeds() -> None:
     began_s = time.monotonic()
     reports: list[Report] = []
     while time.monotonic() - began_s < FRESH_SECONDS:
-        reports.append(simulate(str(first + len(reports))))
+        reports.append(simulate(seed_of(first + len(reports))))
         assert not reports[-1].error, complaint(reports[-1])
     taken_s = time.monotonic() - began_s
     print(f"{len(reports)} seeds from {first}, {len(reports) / taken_s:.2f} seeds/s")

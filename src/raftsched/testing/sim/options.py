@@ -1,7 +1,7 @@
 """What a run is made of, drawn from its seed, and how it ended."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 FAULTS = ("kill", "power", "stop", "slow", "full", "sync", "skew", "jump")
@@ -34,6 +34,17 @@ class Options:
 
     @classmethod
     def draw(cls, seed: str) -> "Options":
+        """Of a seed that begins with `hard-`: several members, for longer, with leaders killed and cut off."""
+        drawn = cls._drawn(seed)
+        if not seed.startswith("hard-"):
+            return drawn
+        chance = random.Random(seed)
+        faults = tuple(dict.fromkeys((*drawn.faults, "cut", "kill", "one-way")))
+        members, every_s = chance.choice([3, 3, 5]), chance.choice([0.7, 1.5, 4.0])
+        return replace(drawn, members=members, duration_s=20.0, planners=2, faults=faults, fault_every_s=every_s)
+
+    @classmethod
+    def _drawn(cls, seed: str) -> "Options":
         chance = random.Random(f"{seed}/options")
         members = chance.choice(SIZES)
         faults = [fault for fault in (FAULTS if members == 1 else FAULTS + NETWORK_FAULTS) if chance.random() < 0.45]

@@ -54,6 +54,7 @@ class World:
         self.quieted: asyncio.Future[None] = self.loop.create_future()
         self.broken: asyncio.Future[None] = self.loop.create_future()
         self._error = ""
+        self._place = "\0"
         self._digest = hashlib.sha256()
         self._trace: list[str] | None = [] if keep_trace else None
         self._tasks: list[asyncio.Task[Any]] = []
@@ -63,7 +64,7 @@ class World:
     def run(self) -> Report:
         report = Report(self.seed, self.options)
         with tempfile.TemporaryDirectory(prefix="raftsched-sim-", dir=MEMORY if MEMORY.is_dir() else None) as path:
-            asyncio.set_event_loop(None)
+            self._place = path  # by chance: it must not be in the trace
             try:
                 self.loop.run_until_complete(self._main(Path(path)))
             except (Broken, Stuck) as error:
@@ -238,7 +239,7 @@ class World:
         self.loop.call_later(0.5, machine.start, context=Context())  # not as the process that is about to end
 
     def note(self, who: str, what: str) -> None:
-        line = f"{self.loop.now_ns / 1e9:.6f} {who}: {what}"
+        line = f"{self.loop.now_ns / 1e9:.6f} {who}: {what.replace(self._place, '')}"
         self._digest.update(line.encode())
         if self._trace is not None:
             self._trace.append(line)
