@@ -39,7 +39,7 @@ In another terminal:
   etcdctl endpoint status --cluster -w table
   etcdctl put greeting hello
   raftsched job schedule hello --schedule '@every 1s' --data '{{"text": "hi"}}'
-  raftsched job watch
+  for port in {schedulers}; do raftsched job watch --address localhost:$port & done    # as a sidecar: a stream to each member
   kill -9 $(cat {data}/0/pid)      # the others go on; it is back after {restart:.0f} s
 
 Ctrl-C stops all members.
@@ -148,7 +148,8 @@ def guide(count: int, data: Path) -> str:
         for one, row in enumerate(rows)
     ]
     endpoints = ",".join(f"localhost:{ports(one)['etcd-client-port']}" for one in range(count))
-    return GUIDE.format(count=count, data=data, table="\n".join(rows), endpoints=endpoints, restart=RESTART_S)
+    schedulers = " ".join(str(ports(one)["port"]) for one in range(count))
+    return GUIDE.format(count=count, data=data, table="\n".join(rows), endpoints=endpoints, schedulers=schedulers, restart=RESTART_S)
 
 
 def main() -> int:
