@@ -8,7 +8,7 @@ import pytest
 
 from raftsched.errors import EtcdError, FatalError, StatusError
 from raftsched.pb.etcd import rpc_pb2
-from raftsched.store import alarm, codec
+from raftsched.store import alarm, codec, membership
 from raftsched.store.backend.directory import DirectoryInUseError
 from raftsched.store.node import Node, NodeOptions
 from raftsched.store.wal.disk import RealDisk
@@ -113,6 +113,18 @@ def crash_copy(source: Path, target: Path) -> Path:
     """What a killed process leaves: the files as they are now; what gets its name only when it is complete may vanish meanwhile."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.tmp"))
     return target
+
+
+async def test_the_ids_of_changes_in_the_log_are_not_given_again(tmp_path: Path) -> None:
+    async with Rig(tmp_path / "a", batch_interval_ms=60_000) as rig:
+        ids = rig.node._replica.ids
+        ids.skip_past(ids.take() + 1_000_000)  # as if the clock had been ahead then
+        await rig.node.change_members(membership.UPDATE_NODE, rig.node.member_id, ("http://localhost:2390",), is_learner=False)
+        later = ids.take()
+        copy = crash_copy(tmp_path / "a", tmp_path / "b")
+    async with Rig(copy, peer_urls=("http://localhost:2390",)) as rig:
+        assert rig.node.members()[0].peer_urls == ("http://localhost:2390",)
+        assert rig.node._replica.ids.take() >= later
 
 
 async def test_put_read_restart(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ Must not know: asyncio.
 import itertools
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -284,6 +284,15 @@ def _make_kernel(
         raise FatalError(f"{options.data_dir}: {error}") from error
     ids = RequestIds(member_id, clock.wall_ms())
     for _, _, kind, entries in runs:
-        for first_id, start, stop in codec.unwrap(entries)[2] if kind != CONF_CHANGE else ():
-            ids.skip_past(first_id + stop - start - 1)
+        found = _change_ids(entries) if kind == CONF_CHANGE else (one + stop - start - 1 for one, start, stop in codec.unwrap(entries)[2])
+        for last_id in found:
+            ids.skip_past(last_id)
     return kernel, ids
+
+
+def _change_ids(entries: Iterable[bytes]) -> Iterator[int]:
+    for entry in entries:
+        try:
+            yield membership.decode_change(entry)[3]
+        except codec.WireError:
+            continue  # applies as a refused change
