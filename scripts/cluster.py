@@ -7,6 +7,7 @@ start is left alone. Ctrl-C stops all of them in order; a second one kills what 
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -68,6 +69,12 @@ def command(number: int, count: int, data: Path, more: list[str]) -> list[str]:
     return words + more
 
 
+def tell(text: str) -> None:
+    """To whoever reads along; that nobody does any more stops no member."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, flush=True)
+
+
 class Member:
     """One process after the other, and the thread that shows its log."""
 
@@ -118,7 +125,7 @@ class Member:
         prefix = f"{self.number} |"
         if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
             prefix = f"\x1b[{COLOURS[self.number % len(COLOURS)]}m{prefix}\x1b[0m"
-        print(f"{prefix} {text}", flush=True)
+        tell(f"{prefix} {text}")
 
 
 def stop(members: list[Member]) -> int:
@@ -166,7 +173,7 @@ def main() -> int:
     while not asked.wait(0.2) and any([member.care() for member in members]):  # noqa: C419  # each is cared for
         pass
     if asked.is_set():
-        print("\nstopping all members", flush=True)
+        tell("\nstopping all members")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return stop(members)
 

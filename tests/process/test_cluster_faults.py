@@ -13,6 +13,7 @@ from serving import wait_for
 from test_disk_full import fill
 
 from raftsched.testing.cluster import Cluster
+from raftsched.testing.slow_disk import SlowDisk, why_not
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 LEADER_KILLS = 4
@@ -124,3 +125,19 @@ def test_a_follower_with_a_full_disk_harms_nobody(small_disk: Path, tmp_path: Pa
                 full.process = None
                 full.start()
         assert get(full, b"big/19") == bytes(100_000)
+
+
+@pytest.mark.parametrize("of_leader", [False, True])
+def test_a_slow_disk_loses_nothing(cluster: Cluster, of_leader: bool) -> None:
+    """A follower's is not waited for, and a majority without the leader's is enough as well."""
+    if reason := why_not():
+        pytest.skip(reason)
+    slow = cluster.leader() if of_leader else cluster.followers()[0]
+    assert slow.process is not None
+    with under_load(cluster) as load:
+        time.sleep(1)  # load before and during the slowness, not a wait for a condition
+        begin = load.now_ns()
+        with SlowDisk(slow.directory, slow.process.pid, writes_per_s=10) as disk:
+            time.sleep(4)
+            assert disk.writes() > 20, "it was not held back"
+        assert load.longest_gap_ms(begin) < GAP_MS_MAX
