@@ -296,12 +296,14 @@ class Leadership:
         if self._stopping:
             return []
         names = {key.removeprefix(LEADERSHIP).decode("utf-8", "replace"): key for key in self._replicas.keys if key != self._key}
-        return [names[name] for name in self._kv.dead(names) if name in names] if names else []
+        return [names[name] for name in sorted(self._kv.dead(names)) if name in names] if names else []
 
     async def _bury(self, key: bytes) -> None:
         """First it is only written that the key is given up: an owner that is alive after all sees that, and stops, before its
         fence can be renewed. Only if it is still silent then does the key go; that it had been given up tells the others."""
-        held = self._replicas.keys[key]
+        held = self._replicas.keys.get(key)
+        if held is None:
+            return  # it went while another was given up
         if held.total != GIVEN_UP and not await self._give_up(key, held):
             return
         now = self._replicas.keys.get(key)
