@@ -26,7 +26,20 @@ SLOW = Options(faults=("power", "slow"), fault_every_s=0.5, duration_s=8.0, clie
 CALM = Options(faults=("slow",), fault_every_s=2.0, duration_s=8.0, clients=2, think_s=0.05, planners=2, plan_s=0.1, work_s=0.1, watches=3)
 
 CUTS = Options(members=3, faults=("cut", "one-way", "heal"), fault_every_s=1.0, duration_s=8.0, clients=6, keys=2, think_s=0.01, planners=0)
-VOTES = Options(members=3, faults=("cut", "kill", "power"), fault_every_s=0.3, duration_s=10.0, clients=4, keys=2, think_s=0.02, planners=0)
+FENCES = Options(
+    members=3, faults=("cut", "heal"), fault_every_s=3.0, duration_s=20.0, clients=1, planners=2, plan_s=0.1, apps=1, watches=0
+)
+VOTES = Options(
+    members=3,
+    faults=("cut", "kill", "weather", "heal"),
+    fault_every_s=0.12,
+    duration_s=15.0,
+    clients=2,
+    keys=1,
+    think_s=0.1,
+    planners=0,
+    watches=0,
+)
 
 
 def index_beside_the_data(patch: Patch) -> None:
@@ -126,6 +139,11 @@ def reads_without_a_quorum(patch: Patch) -> None:
     patch.setattr(Replica, "readable", property(readable))
 
 
+def triggers_behind_the_fence(patch: Patch) -> None:
+    """Who was cut off goes on triggering for ever."""
+    patch.setattr(EmbeddedKv, "fence_ms", lambda self: 1 << 62)
+
+
 def forgets_its_vote(patch: Patch) -> None:
     """A restart finds the log, but neither term nor vote."""
     recover = recovery.recover
@@ -150,7 +168,8 @@ PLANTED: list[tuple[Callable[[Patch], None], Options, int, str]] = [
     (delivers_a_watch_twice, CALM, 6, "watch order"),
     (forgets_a_tick, CALM, 3, "none lost"),
     (reads_without_a_quorum, CUTS, 10, "linearizable history"),
-    (forgets_its_vote, VOTES, 40, ""),
+    (triggers_behind_the_fence, FENCES, 10, "fenced"),
+    (forgets_its_vote, VOTES, 20, "one leader"),
 ]
 
 
@@ -166,7 +185,7 @@ def test_planted_fault_is_seen(plant: Callable[[Patch], None], options: Options,
     pytest.fail(f"not seen in {seeds} seeds: {plant.__doc__}")
 
 
-@pytest.mark.parametrize("options", [CRASHES, SLOW, CALM], ids=["crashes", "slow", "calm"])
+@pytest.mark.parametrize("options", [CRASHES, SLOW, CALM, CUTS, FENCES, VOTES], ids=["crashes", "slow", "calm", "cuts", "fences", "votes"])
 def test_nothing_is_seen_without_one(options: Options) -> None:
     for seed in range(2):
         report = simulate(f"planted-{seed}", options=options)

@@ -50,6 +50,18 @@ class OneLog:
         return max(self.entries, default=0)
 
 
+class OneLeader:
+    """Per term at most one."""
+
+    def __init__(self) -> None:
+        self.leaders: dict[int, int] = {}
+
+    def told(self, who: str, term: int, leader: int) -> None:
+        """A member says whom it follows; 0 = nobody."""
+        if leader and self.leaders.setdefault(term, leader) != leader:
+            raise Broken(f"one leader: {who} has {leader:x} in term {term}, others {self.leaders[term]:x}")
+
+
 class OneHistory:
     """Per revision the same changes in the same order, on every member, in every life."""
 

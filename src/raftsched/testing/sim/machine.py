@@ -48,6 +48,9 @@ class Observer(Protocol):
     def failed(self, process: "Process", line: str) -> None:
         """It ends with this line and exit code 1."""
 
+    def follows(self, process: "Process", term: int, leader: int) -> None:
+        """Whom it takes for the leader; 0 = nobody."""
+
     def note(self, who: str, what: str) -> None:
         """For the trace."""
 
@@ -230,6 +233,7 @@ class Process:
             installed=installed,
         )
         self._watch_apply(self.member)
+        self._watch_leader(self.member)
         return self.member
 
     def _watch_apply(self, member: Member) -> None:
@@ -246,6 +250,17 @@ class Process:
 
         applier: Any = member.applier
         applier.apply = watched  # the one place through which all entries go
+
+    def _watch_leader(self, member: Member) -> None:
+        step, kernel, observer = member.replica.step, member.replica.kernel, self.machine.observer
+
+        def watched(events: Any, mono_ms: int) -> Any:
+            output = step(events, mono_ms)
+            observer.follows(self, kernel.term, kernel.leader)
+            return output
+
+        replica: Any = member.replica
+        replica.step = watched
 
     def _on_restart(self, line: str) -> None:
         self._lines.info("begins anew", reason=line)

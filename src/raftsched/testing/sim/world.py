@@ -16,7 +16,7 @@ from typing import Any
 
 from raftsched.errors import FatalError
 from raftsched.scheduler.jobs.names import LEADERSHIP, prefix_end
-from raftsched.testing.sim.checkers import Broken, History, Leases, OneHistory, OneLog, SameState, Takeovers, Watches
+from raftsched.testing.sim.checkers import Broken, History, Leases, OneHistory, OneLeader, OneLog, SameState, Takeovers, Watches
 from raftsched.testing.sim.clients import Client, Watching
 from raftsched.testing.sim.loop import SimLoop, Stuck
 from raftsched.testing.sim.machine import Machine, Process, peer_url
@@ -46,6 +46,7 @@ class World:
         self.chance = random.Random(f"{seed}/world")
         self.network = SimNetwork(self.loop, seed)
         self.log, self.one_history, self.same_state = OneLog(), OneHistory(), SameState()
+        self.one_leader = OneLeader()
         self.history, self.leases, self.ticks = History(), Leases(), Ticks()
         self.watches, self.takeovers = Watches(self.one_history), Takeovers()
         self.machines: list[Machine] = []
@@ -225,6 +226,9 @@ class World:
         self._checked(lambda: fresh.extend(self.one_history.changed(process.name, changes)))
         for batch in fresh:
             self._checked(self.ticks.revision, batch)
+
+    def follows(self, process: Process, term: int, leader: int) -> None:
+        self._checked(self.one_leader.told, process.name, term, leader)
 
     def started(self, process: Process) -> None:
         self.note(process.name, "serves")
