@@ -327,17 +327,20 @@ class Node:
         if not self._ended and not self._failed:
             self._ended = line
             self._ready.set()  # `start` may still wait
+            self._snapshots.end()
             self._loop.call_soon(self._answer_all)
             self._on_restart(line)
 
     def _schedule(self) -> None:
-        if not self._pump_scheduled and not self._in_pump and self._running:
+        if not self._pump_scheduled and not self._in_pump and (self._running or self._ended or self._failed):
             self._pump_scheduled = True
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         self._pump_scheduled = False
-        if self._running and not self._failed and not self._ended:
+        if self._failed or self._ended:
+            self._answer_all()  # what came after it
+        elif self._running:
             self._turn()
 
     def _turn(self) -> None:
@@ -357,8 +360,8 @@ class Node:
         try:
             if output.persist is not None:
                 self._persist(output.persist)
-                if self._peering is not None:
-                    self._peering.note(output.persist)
+                if self._peering is not None and self._peering.note(output.persist):
+                    self._members_changed()
             for message in output.send:
                 self._host.send(message)
             if output.applied:
@@ -405,6 +408,8 @@ class Node:
     def _completed(self) -> None:
         """Tells the replica what the log has synced."""
         done = self._member.log.completed()
+        if self._ended:
+            return
         self._snapshots.on_synced(done)
         kernel_batch = 0
         now_ns = self._clock.mono_ns()
@@ -448,7 +453,7 @@ class Node:
     # -- time
 
     def _on_timer(self) -> None:
-        if not self._running or self._failed:
+        if not self._running or self._failed or self._ended:
             return
         self._timer = self._loop.call_later(self._options.heartbeat_ms / 1000, self._on_timer)
         self.tick()
@@ -509,7 +514,7 @@ class Node:
 
     async def _announce(self) -> None:
         """Tells the cluster about this member until it knows: MemberList is right before anyone asks."""
-        while self._running and not self._failed:
+        while self._running and not self._failed and not self._ended:
             problem = await self._publish()
             if not problem:
                 return
@@ -735,7 +740,7 @@ class Node:
         return [(EtcdError.STOPPED, self._store.revision, b"")] * len(messages)
 
     def _read(self, serve: Callable[[int], None]) -> None:
-        if not self._running or self._failed:
+        if not self._running or self._failed or self._ended:
             self._guard(serve, EtcdError.STOPPED)
             return
         self._host.submit(Read(serve))
@@ -796,9 +801,7 @@ class Node:
 
     def dead(self, names: Collection[str]) -> Collection[str]:
         """See `ports.StoreNode`."""
-        members = self._member.applier.membership
-        found = [members.member(one) for one in self._replica.fence.dead(self.mono_ms())]
-        return [one.name for one in found if one is not None and one.name in names]
+        return self._clustering.dead(names)
 
     # -- StoreNode: leases
 
@@ -858,7 +861,7 @@ class Node:
         await self._flusher.settle()
 
     def _on_durable(self) -> None:
-        if self._running:
+        if self._running and not self._ended:
             self._snapshots.look(self.mono_ms())
 
     # -- metrics

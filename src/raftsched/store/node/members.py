@@ -190,6 +190,7 @@ class MembershipChanges:
     def _try(self, change: Change, rules: Rules) -> Awaitable[int]:
         """Checks and proposes in one go."""
         host = self._host
+        change = self._second_first_learns(change)
         member_id = change.member_id
         if change.kind in (ADD_NODE, ADD_LEARNER) and not change.promotion:
             member_id = self._fresh_id(change.peer_urls)
@@ -204,6 +205,13 @@ class MembershipChanges:
         if error := host.membership.check_change(data):
             return _done(error)
         return host.propose_change(data, change_id)
+
+    def _second_first_learns(self, change: Change) -> Change:
+        """A change is in force on append: a second voter that is not there yet would leave no majority, not even for its own joining. It
+        comes as a learner, and is promoted once it is there, as whoever joins."""
+        if change.kind != ADD_NODE or change.promotion or len(self._host.view().voters) > 1:
+            return change
+        return Change(ADD_LEARNER, change.member_id, change.peer_urls)
 
     def _fresh_id(self, peer_urls: Sequence[str]) -> int:
         """etcd's id of a member added now; of one URL removed and added again within a second, the next second's."""

@@ -108,12 +108,12 @@ class Peering:
         if self._lingering:
             self.refresh()
 
-    def note(self, persist: Persist) -> None:
-        """Entries that go to the log: a change in force needs its member reached before it is applied."""
+    def note(self, persist: Persist) -> bool:
+        """Entries that go to the log: a change in force needs its member reached before it is applied. Whether there is one."""
         changes = [entry for _, _, kind, entries in persist.entries if kind == CONF_CHANGE for entry in entries]
         if changes:
             self.note_changes(changes)
-            self.refresh()
+        return bool(changes)
 
     def note_changes(self, changes: Sequence[bytes]) -> None:
         for entry in changes:

@@ -38,6 +38,11 @@ class Snapshots:
         self._mark_batch = 0
         self._mark_index = 0
         self._problem = ""
+        self._ended = False
+
+    def end(self) -> None:
+        """The log is not this incarnation's any more: one that is under way leaves no mark in it."""
+        self._ended = True
 
     def look(self, mono_ms: int) -> None:
         """To be called when LMDB has committed, and now and then: without room in the log nothing is committed any more."""
@@ -67,6 +72,8 @@ class Snapshots:
         directory = self._member.directory.snap_path
         try:
             await asyncio.to_thread(files.save, directory, snapshot)
+            if self._ended:
+                return
             files.prune(directory, keep=self._keep)
             mark = SnapshotMark(index=snapshot.index, term=snapshot.term, conf_state=snapshot.conf_state)
             log = self._member.log

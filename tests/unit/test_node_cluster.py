@@ -1,0 +1,201 @@
+"""Whole members on one loop, over loopback connections: what happens at the seams between node, cluster and clients."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from raftsched.errors import EtcdError, IncarnationOverError, StatusError
+from raftsched.pb.etcd import rpc_pb2
+from raftsched.store import codec
+from raftsched.store.membership import ADD_NODE, REMOVE_NODE
+from raftsched.store.node import Node, NodeOptions
+from raftsched.store.node.peering import PeerPort
+from raftsched.store.transport.peers import Peers
+from raftsched.store.transport.ports import PeerHandler
+from raftsched.types import Result
+
+TTL_S = 60
+
+
+class Log:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __getattr__(self, _level: str) -> Callable[..., None]:
+        return lambda message, **fields: self.lines.append(f"{message} {fields}")
+
+
+def free_ports(count: int) -> list[int]:
+    taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in taken]
+    for one in taken:
+        one.close()
+    return ports
+
+
+class One:
+    """A member of the test's cluster; may be started anew on its directory."""
+
+    def __init__(self, directory: Path, name: str, ports: Mapping[str, int], **options: object) -> None:
+        self.name, self.log = name, Log()
+        self.fatal: list[str] = []
+        self.restarts: list[str] = []
+        self._port = ports[name]
+        urls = {one: f"http://127.0.0.1:{port}" for one, port in ports.items()}
+        self._options = NodeOptions(
+            data_dir=str(directory / name),
+            name=name,
+            instance=name,
+            peer_urls=(urls[name],),
+            initial_cluster=tuple((one, (url,)) for one, url in urls.items()),
+            **({"request_timeout_ms": 3_000, "election_ms_min": 300, "election_ms_max": 500} | options),  # type: ignore[arg-type]
+        )
+        self.node = self._make()
+
+    def _make(self) -> Node:
+        return Node(self._options, log=self.log, on_fatal=self.fatal.append, on_restart=self.restarts.append, network=self._network)
+
+    def _network(self, handler: PeerHandler) -> PeerPort:
+        return Peers(listen_host="127.0.0.1", port=self._port, handler=handler, log=self.log, version=(3, 7, 1))
+
+    async def start_anew(self) -> None:
+        self.node = self._make()
+        await self.node.start()
+
+    @property
+    def leads(self) -> bool:
+        return self.node.leader_id == self.node.member_id
+
+    async def write(self, kind: int, message: bytes) -> Result:
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+        class Sink:
+            def on_results(self, _tokens: Sequence[int], results: Sequence[Result]) -> None:
+                answer.set_result(results[0])
+
+        self.node.propose_many(kind, [message], [0], Sink())
+        return await answer
+
+    async def put(self, key: bytes) -> Result:
+        return await self.write(codec.PUT, rpc_pb2.PutRequest(key=key, value=b"v").SerializeToString())
+
+    async def grant(self, ttl_s: int = TTL_S) -> int:
+        lease = self.node.next_lease_id()
+        assert not (await self.write(codec.LEASE_GRANT, codec.varint_field(1, ttl_s) + codec.varint_field(2, lease)))[0]
+        return lease
+
+
+async def until(holds: Callable[[], bool], timeout_s: float = 20) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+class Three:
+    def __init__(self, directory: Path, **options: object) -> None:
+        names = ("a", "b", "c")
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
+        self.all = [One(directory, name, ports, **options) for name in names]
+
+    async def start(self) -> None:
+        await asyncio.gather(*(one.node.start() for one in self.all))
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(one.node.stop() for one in self.all))
+
+    @property
+    def leader(self) -> One:
+        return next(one for one in self.all if one.leads)
+
+    @property
+    def followers(self) -> list[One]:
+        return [one for one in self.all if not one.leads]
+
+
+def test_a_lone_member_goes_on_after_a_voter_was_added_that_is_not_there_yet(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        ports = dict(zip("ax", free_ports(2), strict=True))
+        first = One(tmp_path, "a", {"a": ports["a"]})
+        await first.node.start()
+        try:
+            members = await first.node.change_members(ADD_NODE, 0, [f"http://127.0.0.1:{ports['x']}"], is_learner=False)
+            assert len(members) == 2
+            assert not (await first.put(b"k"))[0], "a majority is still there"
+            second = One(tmp_path, "x", ports)
+            await second.node.start()
+            await until(lambda: len(first.node._kernel.voter_ids) == 2)
+            assert not (await second.put(b"l"))[0]
+            await second.node.stop()
+        finally:
+            await first.node.stop()
+
+    asyncio.run(scenario())
+
+
+def test_after_the_end_of_an_incarnation_everybody_is_answered_and_nothing_is_written(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        three = Three(tmp_path)
+        await three.start()
+        try:
+            node = three.followers[0].node
+            looks: list[int] = []
+            node._snapshots.look = looks.append  # type: ignore[method-assign]
+            node.end_incarnation("over")
+            await asyncio.sleep(0.05)
+            async with asyncio.timeout(1):
+                with pytest.raises(StatusError, match="server stopped"):
+                    await node.read_barrier()
+                assert await node._propose_and_wait(codec.PUT, b"") == EtcdError.STOPPED
+                assert await node._clustering.propose_change(b"", node._replica.ids.take()) == EtcdError.STOPPED
+            looks.clear()
+            await asyncio.sleep(0.7)
+            assert not looks, "the directory is not this incarnation's any more"
+        finally:
+            await three.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_start_that_is_overtaken_by_a_snapshot_ends(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        three = Three(tmp_path)
+        late = three.all[0]
+
+        async def publish() -> int:
+            late.node.end_incarnation("over")
+            return EtcdError.TIMEOUT
+
+        late.node._publish = publish  # type: ignore[method-assign]
+        begun = asyncio.gather(*(one.node.start() for one in three.all[1:]))
+        try:
+            async with asyncio.timeout(20):
+                with pytest.raises(IncarnationOverError):
+                    await late.node.start()
+            await begun
+            await late.start_anew()
+            assert not (await late.put(b"k"))[0], "its directory and its port are free again"
+        finally:
+            await three.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_removed_members_scheduler_is_called_dead_by_the_leader_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        three = Three(tmp_path, strict_reconfig_check=False)
+        await three.start()
+        try:
+            leader = three.leader.node
+            gone = three.followers[0]
+            await asyncio.sleep(0.6)  # names are looked at now and then
+            await leader.change_members(REMOVE_NODE, gone.node.member_id, (), is_learner=False)
+            await until(lambda: gone.name in leader.dead([gone.name]), 5)
+            other = next(one for one in three.followers if one is not gone)
+            assert not other.node.dead([gone.name])
+        finally:
+            await three.stop()
+
+    asyncio.run(scenario())
