@@ -191,6 +191,7 @@ class Client:
         loop = self._world.loop
         called = loop.now_ns
         task = process.owner.run(lambda: loop.create_task(process.node.lease_renew(lease)))
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # also when nobody waits any more
         try:
             ttl_s = await answer_of(process, task)
         except StatusError:

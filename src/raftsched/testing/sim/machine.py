@@ -7,6 +7,7 @@ Must not know: what clients do, what is checked beyond what an `Observer` is tol
 
 import asyncio
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from raftsched.scheduler.bridge.embedded import EmbeddedKv
 from raftsched.scheduler.service import SchedulerService
 from raftsched.store.backend.directory import DataDirectory
 from raftsched.store.birth import Birth, found
+from raftsched.store.membership import REMOVE_NODE
 from raftsched.store.node import Clock, Node, NodeOptions
 from raftsched.store.node.beginning import write_first_entries
 from raftsched.store.node.opening import Member, Opener, assemble, is_founder
@@ -35,6 +37,7 @@ from raftsched.zones import zone_table
 
 EPOCH_NS = 1_700_000_000_000_000_000
 SEGMENT_BYTES = 16_384
+LEAVE_TIMEOUT_S = 5.0
 
 
 class Observer(Protocol):
@@ -346,6 +349,7 @@ class Machine:
         self.skew_ns = 0
         self.options = NodeOptions(data_dir=name, name=name, peer_urls=(peer_url(name),), **options)
         self.process: Process | None = None
+        self.removable = False  # somebody has asked to remove it: it may find that it was
         self.lives = 0
 
     def _boot(self) -> MachineClock:
@@ -386,6 +390,32 @@ class Machine:
             self.clock = self._boot()
             self.clock.skew_ns = self.skew_ns
         self.faults.failed = self.faults.fail_sync = False
+
+    def wipe(self) -> None:
+        """The process is gone, and the disk is a new one."""
+        self.crash(power_cut=True)
+        self.observer.note(self.name, "loses its disk")
+        self.removable = False
+        self.disk, self.database, self.installed = SimulatedDisk(f"{self.name}/wal"), Database(), ""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    async def leave(self, asked: Process) -> None:
+        """`asked`, any member, takes it out of the cluster; it goes with its disk. Perhaps not now, perhaps nobody knows."""
+        process = self.process
+        if process is None or process.member is None:
+            return
+        self.observer.note(self.name, f"is to leave, says {asked.name}")
+        self.removable, member_id = True, process.node.member_id
+        work = asked.node.change_members
+        task = asked.owner.run(lambda: self.loop.create_task(work(REMOVE_NODE, member_id, (), is_learner=False)))
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # a refusal is no complaint
+        await asyncio.wait([task, asked.gone], timeout=LEAVE_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        if task.done() and task.exception() is None:
+            self.wipe()
+
+    @property
+    def voting(self) -> bool:
+        return self.process is not None and self.process.serving and not self.process.node.status().is_learner
 
     def _end(self, process: Process) -> None:
         process.owner.kill()

@@ -18,6 +18,7 @@ class Nemesis:
     def __init__(self, world: "World") -> None:
         self._world = world
         self._chance = world.chance
+        self._replacing: Machine | None = None  # its disk is not what it was, until it votes again
 
     async def run(self) -> None:
         """Until the time of safety is over."""
@@ -47,8 +48,30 @@ class Nemesis:
             machine.set_skew(chance.randrange(-5 * NS, 5 * NS))
         elif fault == "jump":
             machine.set_skew(machine.skew_ns + chance.randrange(-NS, NS))
+        elif fault in ("wipe", "leave"):
+            self._replace(fault, machine)
         else:
             self._disturb(fault)
+
+    def _replace(self, fault: str, machine: Machine) -> None:
+        """One disk at a time: what a majority has acknowledged must stay on a majority's disks."""
+        if self._replacing is not None and self._replacing.voting:
+            self._replacing = None
+        if self._replacing is not None or not all(one.voting for one in self._world.machines):
+            return
+        self._replacing = machine
+        if fault == "wipe":
+            machine.wipe()
+            self._world.loop.call_later(self._chance.random(), machine.start)
+        else:
+            self._world.spawn(self._leave(machine))
+
+    async def _leave(self, machine: Machine) -> None:
+        asked = self._world.some_process(self._chance)
+        if asked is not None:
+            await machine.leave(asked)
+        await asyncio.sleep(self._chance.random())
+        machine.start()
 
     def _disturb(self, fault: str) -> None:
         """The network."""

@@ -6,7 +6,7 @@ from typing import Any
 
 FAULTS = ("kill", "power", "stop", "slow", "full", "sync", "skew", "jump")
 SIZES = (1, 1, 3, 3, 5)
-NETWORK_FAULTS = ("cut", "one-way", "weather", "heal")
+CLUSTER_FAULTS = ("cut", "one-way", "weather", "heal", "wipe", "leave")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Options:
     def _drawn(cls, seed: str) -> "Options":
         chance = random.Random(f"{seed}/options")
         members = chance.choice(SIZES)
-        faults = [fault for fault in (FAULTS if members == 1 else FAULTS + NETWORK_FAULTS) if chance.random() < 0.45]
+        faults = [fault for fault in (FAULTS if members == 1 else FAULTS + CLUSTER_FAULTS) if chance.random() < 0.45]
         return cls(
             members=members,
             faults=tuple(faults),

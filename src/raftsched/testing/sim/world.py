@@ -171,6 +171,8 @@ class World:
             process = machine.process
             if process is None or not process.serving:
                 return f"{machine.name} does not serve"
+            if not machine.voting:
+                return f"{machine.name} has no vote"
             if process.node.status().applied_index != self.log.last_index:
                 return f"{machine.name} has applied {process.node.status().applied_index} of {self.log.last_index}"
             if not process.service.ready.is_set():
@@ -235,10 +237,12 @@ class World:
         self._checked(self._look, process)
 
     def failed(self, process: Process, line: str) -> None:
-        """Allowed only for what a disk did."""
+        """Allowed only for what a disk did, and for who was removed."""
         machine = process.machine
         self.note(process.name, f"ends: {line}")
-        if not (machine.faults.failed or machine.faults.full):
+        if machine.removable and "was removed from the cluster" in line:
+            self.loop.call_soon(machine.wipe, context=Context())
+        elif not (machine.faults.failed or machine.faults.full):
             self.break_off(FatalError(f"{process.name} ended without a reason: {line}"))
         self.loop.call_later(0.5, machine.start, context=Context())  # not as the process that is about to end
 
