@@ -83,7 +83,9 @@ class NoSpaceError(Exception):
 
 
 class IncarnationOverError(Exception):
-    """What the data directory holds was replaced (a snapshot was installed): begin anew on it. The text says by what."""
+    """What the data directory holds was replaced (by an installed snapshot; by nothing, after this member had left): begin anew on it.
+
+    The text says by what."""
 
 
 class EtcdError(IntEnum):

@@ -188,6 +188,9 @@ class MemberNode(Protocol):
     async def change_members(self, change: int, member_id: int, peer_urls: Sequence[str], *, is_learner: bool) -> Sequence[MemberInfo]:
         """`change` is a raftpb.ConfChangeType: 0 add (`member_id` 0: it is drawn), 1 remove, 2 update of the URLs. The members after it."""
 
+    async def leave(self) -> Sequence[MemberInfo]:
+        """This member is removed by its own wish: started again on its directory later, it joins as a new one. The members after it."""
+
     async def promote(self, member_id: int) -> Sequence[MemberInfo]:
         """A learner becomes a voter. The members after it."""
 

@@ -8,6 +8,7 @@ import pytest
 from clustering import get, put
 from serving import wait_for
 
+from raftsched.cli.app import run
 from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
 from raftsched.testing.cluster import Cluster, Member
 
@@ -80,3 +81,28 @@ def test_the_survivor_of_a_lost_majority_is_brought_back_and_the_others_join_it(
     late.start(wait=False)  # with the data of a member that is none any more
     assert "removed" in end_of(late)
     assert get(survivor, b"k") == b"kept"
+
+
+def leave(member: Member) -> None:
+    assert run(["member", "leave", "--id", member.name, "--address", member.client_address, "--timeout", "30"]) == 0
+
+
+def test_scaled_down_and_up_again_on_kept_volumes(cluster: Cluster) -> None:
+    first, *others = cluster.members
+    put(first, b"k", b"kept")
+    before = ids(first)
+    for one in reversed(others):
+        leave(one)
+        assert "this member has left the cluster" in end_of(one)
+    assert ids(first) == {first.name: before[first.name]}
+    put(first, b"k", b"newer")
+    for one in others:
+        one.start(wait=False)
+    for one in others:
+        one.wait_ready(60)
+        assert "its data were set aside in" in one.logs(20_000)
+        wait_for(lambda one=one: get(one, b"k", serializable=True) == b"newer", 30, cluster.logs)
+    after = ids(first)
+    assert set(after) == set(before)
+    assert all(after[one.name] != before[one.name] for one in others)
+    cluster.wait_equal()

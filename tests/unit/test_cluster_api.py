@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from raftsched import limits
+from raftsched.cli.member import LEAVING
 from raftsched.errors import ETCD_STATUS, EtcdError, PeerCode, PeerError, StatusError, status_of
 from raftsched.pb.etcd import rpc_pb2 as pb
 from raftsched.pb.etcd import rpc_pb2_grpc as stubs
@@ -307,12 +308,17 @@ class Changeable(LoneNode):
         self.log.matches |= {2: 100, 3: 100}
         self.changes = Host(self.log, MEMBER_ID).changes
         self.moved: list[int] = []
+        self.left = 0
 
     def members(self) -> Sequence[MemberInfo]:
         return self.log.table.members()
 
     async def change_members(self, change: int, member_id: int, peer_urls: Sequence[str], *, is_learner: bool) -> Sequence[MemberInfo]:
         return await self.changes.change(Change(ADD_LEARNER if is_learner else change, member_id, tuple(peer_urls)))
+
+    async def leave(self) -> Sequence[MemberInfo]:
+        self.left += 1
+        return self.members()
 
     async def promote(self, member_id: int) -> Sequence[MemberInfo]:
         return await self.changes.change(Change(ADD_NODE, member_id, promotion=True))
@@ -368,6 +374,17 @@ def test_members_are_added_promoted_updated_and_removed_over_the_api(door: EtcdD
     assert len(removed.members) == 3
     assert removed.header.revision == 0
     assert [one.ID for one in stub.MemberList(pb.MemberListRequest(linearizable=True)).members] == [one.ID for one in removed.members]
+
+
+def test_a_member_that_wants_to_go_asks_for_its_own_removal_alone(door: EtcdDoor, channel: grpc.Channel) -> None:
+    stub = stubs.ClusterStub(channel)
+    stub.MemberRemove(pb.MemberRemoveRequest(ID=3), metadata=LEAVING)
+    assert door.node.left == 0, "another member's removal is an ordinary one"
+    assert len(door.node.members()) == 2
+    stub.MemberRemove(pb.MemberRemoveRequest(ID=MEMBER_ID), metadata=LEAVING)
+    assert door.node.left == 1
+    stub.MemberRemove(pb.MemberRemoveRequest(ID=2))
+    assert door.node.left == 1
 
 
 def test_the_errors_of_the_api(channel: grpc.Channel) -> None:

@@ -32,6 +32,8 @@ ADDRESS: Final = "localhost:2379"
 TIMEOUT_S: Final = 30.0
 RETRY_S: Final = 0.5
 NOT_FOUND: Final = 3
+LEAVING: Final = (("raftsched-leave", "true"),)
+"""Tells the member's own server that nobody else wants it gone: it may come back later, as a new member on the same volume."""
 Answer = TypeVar("Answer")
 
 
@@ -125,8 +127,9 @@ def leave(
     json: Json = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Remove the member of this host from the cluster.
+    """Remove the member of this host from the cluster; to be asked of this very member.
 
+    Started again later on the same data directory, it sets its old data aside and joins as a new, empty member.
     With --if-scaled-down nothing is removed, and the exit code is 0, if the pod comes back, the StatefulSet is scaled to zero, or
     that cannot be found out.
     """
@@ -187,7 +190,7 @@ def _list(stub: rpc_pb2_grpc.ClusterStub, timeout_s: float) -> Sequence[rpc_pb2.
 def _remove(stub: rpc_pb2_grpc.ClusterStub, member_id: int, timeout_s: float) -> Sequence[rpc_pb2.Member]:
     """The members that are left. One that is gone already is no error: an earlier try's answer may have been lost."""
     try:
-        return stub.MemberRemove(rpc_pb2.MemberRemoveRequest(ID=member_id), timeout=timeout_s).members
+        return stub.MemberRemove(rpc_pb2.MemberRemoveRequest(ID=member_id), timeout=timeout_s, metadata=LEAVING).members
     except grpc.RpcError as error:
         if not isinstance(error, grpc.Call) or error.code() is not grpc.StatusCode.NOT_FOUND:
             raise

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 ADD: Final = 0
 REMOVE: Final = 1
 UPDATE: Final = 2
+LEAVE: Final = "raftsched-leave"
+"""Metadata of a MemberRemove by which a member itself wants to go; see `ports.MemberNode.leave`."""
 
 
 def _members(members: Iterable[MemberInfo]) -> list[Member]:
@@ -70,7 +72,10 @@ class ClusterService:
 
     async def _remove(self, call: "Call", message: bytes) -> bytes:
         request = parse(MemberRemoveRequest, message)
-        after = await self._changes.change_members(REMOVE, request.ID, (), is_learner=False)
+        if call.metadata(LEAVE) == "true" and self._node.member_id == request.ID:
+            after = await self._changes.leave()
+        else:
+            after = await self._changes.change_members(REMOVE, request.ID, (), is_learner=False)
         return self._answer(MemberRemoveResponse(members=_members(after)))
 
     async def _update(self, call: "Call", message: bytes) -> bytes:

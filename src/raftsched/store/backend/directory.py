@@ -3,6 +3,7 @@
     <data-dir>/dapr-scheduler-existing-cluster      Dapr's marker: without it a Dapr Scheduler would wipe the directory
     <data-dir>/<NAMESPACE>-<id>/raftsched-1/        (kubernetes mode: <data-dir>/raftsched-1/)
         LOCK  VERSION  wal/  snap/  db.<n>/  db.<n>.tmp/ (of Defragment)  db.<n>.incoming/ (a snapshot that is being received)
+        LEFT  SETTING-ASIDE  left-<time>/ (of a member that left its cluster, `departure.py`)
 
 Invariant: nothing that is not ours is ever written to or removed; a fresh start never happens over a Dapr Scheduler's data
 (spec D13). Of several `db.<n>` the highest is in use: it got its name complete and with no commit between (Defragment), or complete and
@@ -17,7 +18,10 @@ import shutil
 from pathlib import Path
 
 from raftsched.errors import FatalError, NoSpaceError
+from raftsched.store.backend import departure
 from raftsched.store.backend._lmdb import Backend, stored_applied_index
+from raftsched.store.backend.files import sync_directory as _sync
+from raftsched.store.backend.files import write_durably
 
 LAYOUT = 1
 OWN_NAME = f"raftsched-{LAYOUT}"
@@ -32,31 +36,12 @@ class DirectoryInUseError(Exception):
     """Another process holds the directory's lock. Not fatal: the caller may try again."""
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _make(path: Path) -> None:
     """The directory and its parents, each 0700 and durable."""
     missing = [one for one in (path, *path.parents) if not one.exists()]
     for one in reversed(missing):
         one.mkdir(mode=0o700, exist_ok=True)
         _sync(one.parent)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    _sync(path.parent)
 
 
 class DataDirectory:
@@ -72,6 +57,8 @@ class DataDirectory:
         self.path = base / OWN_NAME
         self.wal_path = self.path / "wal"
         self.snap_path = self.path / "snap"
+        self.set_aside = ""
+        """For a log line: what became of the data of a member that has left."""
         self._lock = -1
         try:
             self._prepare(root, base)
@@ -90,12 +77,13 @@ class DataDirectory:
         _make(self.path)
         self._take_lock()
         self._check_version(version)
+        self.set_aside = departure.finish_setting_aside(self.path)
         _make(self.wal_path)
         _make(self.snap_path)
         if not (root / MARKER_NAME).exists():
-            _write(root / MARKER_NAME, "")
+            write_durably(root / MARKER_NAME, "")
         if not version.exists():
-            _write(version, f"{OWN_NAME}\n")
+            write_durably(version, f"{OWN_NAME}\n")
         self.tidy()
 
     def _take_lock(self) -> None:

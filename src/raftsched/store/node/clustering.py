@@ -8,13 +8,14 @@ import asyncio
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from raftsched.errors import EtcdError, FatalError, NoSpaceError, PeerCode, PeerError, status_of
+from raftsched.errors import EtcdError, FatalError, IncarnationOverError, NoSpaceError, PeerCode, PeerError, status_of
 from raftsched.limits import FENCE_SILENT_MS
 from raftsched.ports import Log as LogPort
 from raftsched.store import codec, membership
 from raftsched.store.membership import ADD_LEARNER, ADD_NODE, REMOVE_NODE, Membership
 from raftsched.store.node.catch_up import CatchUp
 from raftsched.store.node.flush import Flusher
+from raftsched.store.node.leaving import Leaving
 from raftsched.store.node.members import Change, MembershipChanges, decode_request, encode_members
 from raftsched.store.node.opening import Member
 from raftsched.store.node.options import NodeOptions
@@ -43,6 +44,7 @@ class NodePort(Protocol):
     def mono_ns(self) -> int: ...
     def wall_ms(self) -> int: ...
     def wake(self) -> None: ...
+    def read_barrier(self) -> Awaitable[None]: ...
     def end_incarnation(self, line: str) -> None:
         """Nothing is applied or written any more; a new incarnation is asked for."""
 
@@ -66,6 +68,17 @@ class Clustering:
         self._gone_ms: dict[str, int] = {}
         rules = Rules(strict=options.strict_reconfig_check, learners_max=options.learners_max)
         self.changes = MembershipChanges(self, rules, cluster_token=options.cluster_token, request_timeout_ms=options.request_timeout_ms)
+        self.leaving = Leaving(
+            member.directory.path,
+            member.member_id,
+            member.cluster_id,
+            is_member=lambda: self.membership.member(member.member_id) is not None,
+            barrier=node.read_barrier,
+            doubt_ms=2 * options.request_timeout_ms,
+            log=log,
+            wall_ms=node.wall_ms,
+        )
+        self._removed = False
         self._catch_up: CatchUp | None = None
         if peering is not None:
             outgoing = Outgoing(
@@ -105,6 +118,9 @@ class Clustering:
         self._peering.tick()
         self._catch_up.tick(mono_ms)
         self._receiving.tick(mono_ms)
+        self.leaving.tick()
+        if self.leaving.left_before and self.membership.was_removed(self.member_id):
+            self.removed()
         connected = {one for one in self._peering.others() if self._peering.port.is_connected(one)}
         self._connected_since = {one: self._connected_since.get(one, mono_ms) for one in connected}
 
@@ -126,7 +142,19 @@ class Clustering:
         dead |= {name for name, since_ms in self._gone_ms.items() if now_ms - since_ms >= FENCE_SILENT_MS}
         return dead & set(names)
 
+    def removed(self) -> None:
+        """It is certain that this member was removed: the node ends, or begins anew without data if it wanted to leave."""
+        if self._removed:
+            return
+        self._removed = True
+        end = self.leaving.removed()
+        if isinstance(end, IncarnationOverError):
+            self._node.end_incarnation(str(end))
+        else:
+            self._node.fail(end)
+
     async def close(self) -> None:
+        await self.leaving.close()
         if self._catch_up is not None:
             await self._catch_up.close()
 
@@ -140,6 +168,10 @@ class Clustering:
         if kind == REMOVE_NODE:
             await self._leave_lead(member_id)
         return await self.changes.change(Change(kind, member_id, tuple(peer_urls)))
+
+    async def leave(self) -> Sequence[MemberInfo]:
+        """See `ports.MemberNode`."""
+        return await self.leaving.leave(lambda: self.change_members(REMOVE_NODE, self.member_id, (), is_learner=False))
 
     async def _leave_lead(self, member_id: int) -> None:
         """A leader that is to be removed leads no more: once the others have applied its removal they do not hear whom it names."""

@@ -176,6 +176,8 @@ class Node:
         return member
 
     async def _find_birth(self, directory: DataDirectory) -> Birth | None:
+        if directory.set_aside:
+            self._log.warning(directory.set_aside)
         if self._network is None:
             return None
         self._peering = Peering(self._network, self._log, self.mono_ms, self._on_removed)
@@ -188,6 +190,9 @@ class Node:
         if self._peering is None or self._entering is None:
             return
         self._entering.opened(member, self._clustering)
+        if member.applier.membership.was_removed(member.member_id):
+            self._on_removed()
+            raise FatalError(self._failed) if self._failed else IncarnationOverError(self._ended)
         await self._entering.check()
         self._peering.join(member, self._received)
         self._members_changed()
@@ -496,7 +501,7 @@ class Node:
         self._schedule()
 
     def _on_removed(self) -> None:
-        self.fail(FatalError("this member was removed from the cluster: to join again, start with an empty data directory"))
+        self._clustering.removed()
 
     def _raise_version(self) -> None:
         """The cluster's version is the lowest of its members'; it rises when all run a newer one."""
@@ -784,6 +789,10 @@ class Node:
     async def change_members(self, change: int, member_id: int, peer_urls: Sequence[str], *, is_learner: bool) -> Sequence[MemberInfo]:
         """See `ports.MemberNode`."""
         return await self._clustering.change_members(change, member_id, peer_urls, is_learner=is_learner)
+
+    async def leave(self) -> Sequence[MemberInfo]:
+        """See `ports.MemberNode`."""
+        return await self._clustering.leave()
 
     async def promote(self, member_id: int) -> Sequence[MemberInfo]:
         return await self._clustering.promote(member_id)

@@ -58,7 +58,7 @@ class Entering:
         return Birth(decided.member_id, decided.cluster_id)
 
     def opened(self, member: Member, clustering: Clustering) -> None:
-        """Raises FatalError: this member was removed, or cannot read its marker."""
+        """Raises FatalError: this member cannot read its marker."""
         self._clustering = clustering
         self._first_members = members_behind(member)
         marked = Marker(member.directory.path).read()
@@ -66,8 +66,6 @@ class Entering:
             self._first_members = self._first_members or marked
             self._peering.expect(marked)
         self._member = member
-        if member.applier.membership.was_removed(member.member_id):
-            raise FatalError("this member was removed from the cluster: to join again, start with an empty data directory")
 
     async def check(self) -> None:
         """Before any message of Raft: are the others of the same cluster? Raises FatalError."""
