@@ -269,3 +269,79 @@ def test_applied_entries_in_memory_are_bounded_on_every_member(group: Group, mon
     assert all(200 <= count <= 400 for count in held(1))
     group.tick(20)
     assert {one.kernel.applied for one in group.members.values()} == {leader.kernel.last_index}
+
+
+def heard(group: Group, type_: int, to: int, sender: int, term: int) -> Received:
+    return Received(Message(type_, to, sender, term))
+
+
+def test_who_waited_for_a_leader_goes_first_and_keeps_its_deadline(group: Group) -> None:
+    leader = group.elect()
+    follower = group.others(leader)[0]
+    group.lost = lambda _message: True
+    group.tick(40)
+    assert not follower.kernel.leader
+    follower.put(1, b"early")
+    group.tick(20, but=follower.id)  # a second
+    term = follower.kernel.term + 1
+    other = next(one.id for one in group.members.values() if one.id != follower.id)
+    follower.step(heard(group, 8, follower.id, other, term), Propose(codec.PUT, [put(b"late")], [2], follower))
+    assert follower.kernel.leader == other
+    while not follower.got:
+        group.now_ms += 50
+        follower.step(Tick())
+    assert follower.answers()[0][0] == 1
+    assert len(follower.got) == 1, "the later one has a second more"
+
+
+def test_a_leader_that_is_gone_and_back_within_one_step_gets_what_waited(group: Group) -> None:
+    leader = group.elect()
+    follower, other = group.others(leader)
+    term = follower.kernel.term + 1
+    follower.step(
+        heard(group, 9, follower.id, other.id, term),  # a newer term, without a leader
+        Propose(codec.PUT, [put(b"k")], [1], follower),
+        heard(group, 8, follower.id, leader.id, term),
+    )
+    assert follower.kernel.leader == leader.id
+    sent = [message for output in follower.outputs for message in output.send if message.type == PROPOSE]
+    assert [(one.to, one.term) for one in sent] == [(leader.id, term)]
+    assert follower.outputs[-1].leader_changed or follower.outputs[-2].leader_changed, "the term in headers follows"
+
+
+def test_writes_wait_while_leadership_is_moving(group: Group) -> None:
+    leader = group.elect()
+    to = group.others(leader)[0]
+    group.lost = lambda message: message.type == 14
+    leader.step(Transfer(to.id))
+    leader.put(1, b"k")
+    assert leader.got == []
+    group.tick(40)  # it did not move
+    assert leader.answers() == [(1, 0)]
+
+
+def test_what_waits_for_a_leader_is_bounded_in_bytes(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_module.limits, "LEADERLESS_BYTES_MAX", 1_000)
+    member = group.members[1]
+    for number in range(3):
+        member.step(Propose(codec.PUT, [put(b"k", bytes(900))], [number], member))
+    assert member.answers() == [(1, EtcdError.TOO_MANY_REQUESTS), (2, EtcdError.TOO_MANY_REQUESTS)]
+    group.elect()
+    assert (0, 0) in member.answers()
+
+
+def test_reads_of_one_index_time_out_one_by_one(group: Group) -> None:
+    leader = group.elect()
+    follower = group.others(leader)[0]
+    got: list[tuple[str, int]] = []
+    reading = follower.replica.reading
+    reading.ask(lambda error: got.append(("old", error)), group.now_ms, [])
+    reading.ask(lambda error: got.append(("new", error)), group.now_ms + 3_000, [])
+    reading.request(group.now_ms + 3_000)
+    reading.known(next(iter(reading._open)), follower.kernel.applied + 100)
+    late: list[tuple[Callable[[int], None], int]] = []
+    reading.tick(group.now_ms + 7_500, late)
+    assert [error for _, error in late] == [EtcdError.TIMEOUT_WAIT_APPLIED]
+    served: list[tuple[Callable[[int], None], int]] = []
+    reading.serve(follower.kernel.applied + 100, served)
+    assert [error for _, error in served] == [0]

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from raftsched import limits
 from raftsched.errors import EtcdError
 from raftsched.store.codec import RequestIds
 from raftsched.store.raft._kernel import Kernel
@@ -40,7 +41,10 @@ class Reading:
         self.failed_total = 0
         self.timed_out_total = 0
 
-    def ask(self, serve: Serve, mono_ms: int) -> None:
+    def ask(self, serve: Serve, mono_ms: int, output: Reads) -> None:
+        if len(self.asked) >= limits.READS_ASKED_MAX:
+            output.append((serve, int(EtcdError.TOO_MANY_REQUESTS)))
+            return
         self.asked.append((mono_ms + self._timeout_ms, serve))
 
     def request(self, mono_ms: int) -> None:
@@ -80,7 +84,11 @@ class Reading:
             refuse([read for read in batch.reads if read[0] <= mono_ms], EtcdError.TIMEOUT, output)
             self.asked = fresh + self.asked
         while self.waiting and self.waiting[0][1].deadline_ms <= mono_ms:
-            refuse(self.waiting.popleft()[1].reads, EtcdError.TIMEOUT_WAIT_APPLIED, output)
+            index, batch = self.waiting.popleft()
+            refuse([read for read in batch.reads if read[0] <= mono_ms], EtcdError.TIMEOUT_WAIT_APPLIED, output)
+            fresh = [read for read in batch.reads if read[0] > mono_ms]
+            if fresh:  # asked while the first had waited long for a leader
+                self.waiting.appendleft((index, Batch(fresh[0][0], batch.asked_ms, fresh)))
 
     def stop(self, output: Reads) -> None:
         for reads in (self.asked, *(batch.reads for batch in self._open.values()), *(batch.reads for _, batch in self.waiting)):

@@ -139,7 +139,9 @@ class Replica:
         self._lease_extend_ms = lease_extend_ms
         self._leaderless: deque[tuple[int, Propose]] = deque()  # (deadline, proposals) that wait for a leader
         self._leaderless_count = 0
+        self._leaderless_bytes = 0
         self._leader = 0
+        self._leader_term = 0
         self._led_term = 0
         self._elected_ms = -(1 << 40)
         self._held: deque[tuple[int, int]] = deque()  # applied runs that memory may still hold: (last index, bytes)
@@ -150,7 +152,7 @@ class Replica:
         self._handlers: dict[type, Callable[..., None]] = {
             Propose: self._propose,
             ProposeChange: self._propose_change,
-            Read: lambda event, _output, mono_ms: self.reading.ask(event.serve, mono_ms),
+            Read: lambda event, output, mono_ms: self.reading.ask(event.serve, mono_ms, output.reads),
             Transfer: self._transfer,
             Tick: self._tick,
             Received: self._received,
@@ -165,6 +167,8 @@ class Replica:
                 kernel.persisted(event.batch)
             else:
                 self._handlers[type(event)](event, output, mono_ms)
+        if self._leaderless and kernel.leader and not kernel.transferee:
+            self._leader_found(output, mono_ms)
         if self.reading.asked and kernel.leader:
             self.reading.request(mono_ms)
         ready = kernel.ready()
@@ -213,7 +217,7 @@ class Replica:
 
     def _propose(self, event: Propose, output: Output, mono_ms: int) -> None:
         kernel = self.kernel
-        if not kernel.leader:
+        if not kernel.leader or kernel.transferee or self._leaderless:  # behind those that wait: ids and deadlines stay in order
             self._wait_for_leader(event, output, mono_ms + self._request_timeout_ms)
         elif kernel.commit - kernel.applied > limits.PROPOSALS_PENDING_MAX:
             self._refuse(event, EtcdError.TOO_MANY_REQUESTS, output)
@@ -227,14 +231,15 @@ class Replica:
         entries = wrap(event.kind, event.messages, first_id)
         longest, _ = largest(entries)
         if longest > self._request_bytes_max:
-            self._propose_fitting(event, entries, output, mono_ms)
+            self._propose_fitting(event, entries, output, mono_ms, deadline_ms)
             return
         first = kernel.propose(entries) if kernel.state == LEADER else -int(not kernel.forward(entries, first_id & SEQUENCE_MASK))
         if first < 0:
             self._refuse(event, PROPOSE_ERRORS[first], output)
             return
         self.entries_proposed_total += len(entries)
-        waiting = Waiting(first_id, event.tokens, event.sink, term=kernel.term, asked_ms=mono_ms, deadline_ms=deadline_ms)
+        asked_ms = deadline_ms - self._request_timeout_ms
+        waiting = Waiting(first_id, event.tokens, event.sink, term=kernel.term, asked_ms=asked_ms, deadline_ms=deadline_ms)
         self.waiters.add(waiting)
 
     def _refuse(self, event: Propose, error: EtcdError, output: Output) -> None:
@@ -243,15 +248,18 @@ class Replica:
 
     def _wait_for_leader(self, event: Propose, output: Output, deadline_ms: int) -> None:
         """A failover takes less than a second: who asks meanwhile need not ask again. It has no id yet, so its failure is certain."""
-        if self._leaderless_count + len(event.tokens) > limits.PROPOSALS_PENDING_MAX:
+        _, size_bytes = largest(event.messages)
+        count = self._leaderless_count + len(event.tokens)
+        if self._leaderless and (count > limits.PROPOSALS_PENDING_MAX or self._leaderless_bytes + size_bytes > limits.LEADERLESS_BYTES_MAX):
             self._refuse(event, EtcdError.TOO_MANY_REQUESTS, output)
             return
-        self._leaderless_count += len(event.tokens)
+        self._leaderless_count = count
+        self._leaderless_bytes += size_bytes
         self._leaderless.append((deadline_ms, event))
 
     def _leader_found(self, output: Output, mono_ms: int) -> None:
         leaderless, self._leaderless = self._leaderless, deque()
-        self._leaderless_count = 0
+        self._leaderless_count = self._leaderless_bytes = 0
         for deadline_ms, event in leaderless:
             self._pass_on(event, output, mono_ms, deadline_ms)
 
@@ -263,7 +271,7 @@ class Replica:
         deadline_ms = mono_ms + self._request_timeout_ms
         self.waiters.add(Waiting(event.change_id, [0], event.sink, term=self.kernel.term, asked_ms=mono_ms, deadline_ms=deadline_ms))
 
-    def _propose_fitting(self, event: Propose, entries: list[bytes], output: Output, mono_ms: int) -> None:
+    def _propose_fitting(self, event: Propose, entries: list[bytes], output: Output, mono_ms: int, deadline_ms: int) -> None:
         """Some are too large: refuses those, proposes the others."""
         fits = [len(entry) <= self._request_bytes_max for entry in entries]
         large = [token for token, fit in zip(event.tokens, fits, strict=True) if not fit]
@@ -271,7 +279,7 @@ class Replica:
         small = [(message, token) for message, token, fit in zip(event.messages, event.tokens, fits, strict=True) if fit]
         if small:
             rest = Propose(event.kind, [message for message, _ in small], [token for _, token in small], event.sink)
-            self._propose(rest, output, mono_ms)
+            self._pass_on(rest, output, mono_ms, deadline_ms)
 
     def _apply(self, runs: list[Run], output: Output, mono_ms: int) -> None:
         self.applier.lessor.set_time(mono_ms)
@@ -339,6 +347,7 @@ class Replica:
         while self._leaderless and self._leaderless[0][0] <= mono_ms:
             deadline_ms, event = self._leaderless.popleft()
             self._leaderless_count -= len(event.tokens)
+            self._leaderless_bytes -= largest(event.messages)[1]
             error = self._timed_out(deadline_ms - self._request_timeout_ms)
             output.replies.append((event.sink, event.tokens, [error] * len(event.tokens)))
         self.reading.tick(mono_ms, output.reads)
@@ -351,20 +360,17 @@ class Replica:
 
     def _watch_leader(self, output: Output, mono_ms: int) -> None:
         kernel = self.kernel
-        if kernel.leader != self._leader:
-            self._leader = kernel.leader
+        if kernel.leader != self._leader or (kernel.leader and kernel.term != self._leader_term):
+            self._leader, self._leader_term = kernel.leader, kernel.term
             self._tell_role(mono_ms)
             output.leader_changed = True
             if kernel.leader:
                 self.leader_changes_total += 1
                 self._elected_ms = mono_ms
-                self._leader_found(output, mono_ms)
-                output.more = True
         lessor = self.applier.lessor
-        if kernel.state != LEADER:
-            if lessor.primary:
-                lessor.demote()
-        elif self._led_term != kernel.term and kernel.committed_in_term and kernel.applied == kernel.commit:
+        if lessor.primary and (kernel.state != LEADER or self._led_term != kernel.term):
+            lessor.demote()  # also if it leads again: another may have renewed leases in between
+        if kernel.state == LEADER and self._led_term != kernel.term and kernel.committed_in_term and kernel.applied == kernel.commit:
             # Only now all leases that older leaders granted or revoked are known.
             self._led_term = kernel.term
             lessor.promote(mono_ms, self._lease_extend_ms)

@@ -375,6 +375,8 @@ class Node:
             self._deliver(output)  # also when the log has failed: these are of earlier entries
         if output.leader_changed:
             self._leader_changed()
+        elif self._headers.term != self._kernel.term:
+            self._headers.term = self._kernel.term  # of an election that nobody has won yet
         if output.members_changed:
             self._members_changed()
         self._clustering.after_turn(output.catch_ups)
