@@ -51,20 +51,20 @@ def name(number: int) -> str:
     return f"dapr-scheduler-server-{number}"
 
 
-def moved(port: int, number: int) -> int:
+def moved(port: int, number: int, shift: int) -> int:
     """2379, 22379, 32379 …: as in etcd's own examples."""
-    return port + (number + 1) * STEP if number else port
+    return port + shift + ((number + 1) * STEP if number else 0)
 
 
-def ports(number: int) -> dict[str, int]:
+def ports(number: int, shift: int) -> dict[str, int]:
     """50006, 50007, 50008 …, and the others 10000 apart."""
-    return {"port": 50006 + number} | {flag: moved(port, number) for flag, port in PORTS.items()}
+    return {"port": 50006 + shift + number} | {flag: moved(port, number, shift) for flag, port in PORTS.items()}
 
 
-def command(number: int, count: int, data: Path, more: list[str]) -> list[str]:
-    listed = ",".join(f"{name(one)}=http://127.0.0.1:{moved(PEER_PORT, one)}" for one in range(count))
+def command(number: int, count: int, data: Path, shift: int, more: list[str]) -> list[str]:
+    listed = ",".join(f"{name(one)}=http://127.0.0.1:{moved(PEER_PORT, one, shift)}" for one in range(count))
     words = [str(Path(sys.executable).with_name("raftsched")), "serve", f"--id={name(number)}", f"--etcd-initial-cluster={listed}"]
-    words += [f"--{flag}={port}" for flag, port in ports(number).items()]
+    words += [f"--{flag}={port}" for flag, port in ports(number, shift).items()]
     words += ["--listen-address=127.0.0.1", "--healthz-listen-address=127.0.0.1", f"--etcd-data-dir={data / str(number) / 'data'}"]
     return words + more
 
@@ -78,11 +78,11 @@ def tell(text: str) -> None:
 class Member:
     """One process after the other, and the thread that shows its log."""
 
-    def __init__(self, number: int, count: int, data: Path, more: list[str]) -> None:
+    def __init__(self, number: int, count: int, data: Path, shift: int, more: list[str]) -> None:
         self.number = number
         self._folder = data / str(number)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._command = command(number, count, data, more)
+        self._command = command(number, count, data, shift, more)
         self._short_lives = 0
         self.ended: float | None = None
         self.start()
@@ -146,16 +146,17 @@ def stop(members: list[Member]) -> int:
     return int(max(abs(member.process.returncode or 0) for member in members))
 
 
-def guide(count: int, data: Path) -> str:
+def guide(count: int, data: Path, shift: int) -> str:
     rows = [
-        f"  {name(one)}: scheduler localhost:{ports(one)['port']}, etcd localhost:{ports(one)['etcd-client-port']}," for one in range(count)
+        f"  {name(one)}: scheduler localhost:{ports(one, shift)['port']}, etcd localhost:{ports(one, shift)['etcd-client-port']},"
+        for one in range(count)
     ]
     rows = [
-        f"{row} http://localhost:{ports(one)['healthz-port']}/healthz, metrics :{ports(one)['metrics-port']}"
+        f"{row} http://localhost:{ports(one, shift)['healthz-port']}/healthz, metrics :{ports(one, shift)['metrics-port']}"
         for one, row in enumerate(rows)
     ]
-    endpoints = ",".join(f"localhost:{ports(one)['etcd-client-port']}" for one in range(count))
-    schedulers = " ".join(str(ports(one)["port"]) for one in range(count))
+    endpoints = ",".join(f"localhost:{ports(one, shift)['etcd-client-port']}" for one in range(count))
+    schedulers = " ".join(str(ports(one, shift)["port"]) for one in range(count))
     return GUIDE.format(count=count, data=data, table="\n".join(rows), endpoints=endpoints, schedulers=schedulers, restart=RESTART_S)
 
 
@@ -163,13 +164,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, default=3, choices=range(1, MEMBERS_MAX + 1))
     parser.add_argument("--data", type=Path, default=Path("data/cluster"))
+    parser.add_argument("--shift", type=int, default=0, help="added to every port, for a second cluster beside the first")
     parser.add_argument("more", nargs="*", help="flags of raftsched serve for every member, behind --")
     options = parser.parse_args()
-    print(guide(options.members, options.data), flush=True)
+    print(guide(options.members, options.data, options.shift), flush=True)
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.set())
-    members = [Member(number, options.members, options.data.absolute(), options.more) for number in range(options.members)]
+    members = [Member(number, options.members, options.data.absolute(), options.shift, options.more) for number in range(options.members)]
     while not asked.wait(0.2) and any([member.care() for member in members]):  # noqa: C419  # each is cared for
         pass
     if asked.is_set():
