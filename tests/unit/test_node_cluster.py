@@ -199,3 +199,64 @@ def test_a_removed_members_scheduler_is_called_dead_by_the_leader_alone(tmp_path
             await three.stop()
 
     asyncio.run(scenario())
+
+
+def test_leases_are_renewed_and_looked_at_through_every_member(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        three = Three(tmp_path)
+        await three.start()
+        try:
+            follower = three.followers[0]
+            lease = await follower.grant()
+            key = bytes(1_000_000)  # more than an answer between members may hold
+            for number in range(2):
+                request = rpc_pb2.PutRequest(key=b"%d" % number + key, value=b"v", lease=lease).SerializeToString()
+                assert not (await follower.write(codec.PUT, request))[0]
+            for one in three.all:
+                async with asyncio.timeout(2):
+                    assert await one.node.lease_renew(lease) == TTL_S
+                    left_s, granted_s, keys = await one.node.lease_time_to_live(lease, keys=True)
+                    assert (left_s in (TTL_S - 1, TTL_S), granted_s, [key[:1] for key in keys]) == (True, TTL_S, [b"0", b"1"])
+                    assert await one.node.lease_renew(lease + 1) == 0
+                    assert await one.node.lease_time_to_live(lease + 1, keys=True) == (-1, 0, ())
+        finally:
+            await three.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_renewal_survives_the_change_of_the_leader(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        three = Three(tmp_path)
+        await three.start()
+        try:
+            leader, (first, second) = three.leader, three.followers
+            lease = await first.grant()
+            renewals = [asyncio.create_task(one.node.lease_renew(lease)) for one in three.all for _ in range(20)]
+            await asyncio.sleep(0)
+            await leader.node.move_leader(second.node.member_id)
+            renewals += [asyncio.create_task(one.node.lease_renew(lease)) for one in (first, second)]
+            await second.node.stop()
+            assert await asyncio.gather(*renewals[:20], *renewals[20:40], renewals[-2]) == [TTL_S] * 41
+            await asyncio.gather(*renewals, return_exceptions=True)
+        finally:
+            await three.stop()
+
+    asyncio.run(scenario())
+
+
+def test_whoever_waits_for_a_lease_is_answered_when_the_member_stops(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        three = Three(tmp_path)
+        await three.start()
+        leader, (first, second) = three.leader, three.followers
+        lease = await first.grant()
+        await asyncio.gather(leader.node.stop(), second.node.stop())
+        renewal = asyncio.create_task(first.node.lease_renew(lease))
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(2):
+            await first.node.stop()
+            with pytest.raises(StatusError, match="server stopped"):
+                await renewal
+
+    asyncio.run(scenario())

@@ -241,6 +241,8 @@ class Node:
             ask=None if self._peering is None else self._peering.ask,
             timeout_ms=options.request_timeout_ms,
         )
+        if self._peering is not None:
+            self._leases.serve(self._peering.requests)
 
     async def stop(self) -> None:
         """Proposes nothing more, answers what is under way, brings LMDB up to date, closes. Idempotent."""
@@ -259,7 +261,6 @@ class Node:
         except FatalError as error:
             self.fail(error)
         self._answer_all()
-        self._leases.stop()
         try:
             await self._clustering.close()
             self._flusher.close(commit=not self._failed and not self._ended)
@@ -302,6 +303,7 @@ class Node:
     def _answer_all(self) -> None:
         """No turn comes any more: whoever waits is told so."""
         self._deliver(self._replica.stop(self._host.drain()))
+        self._leases.stop()
 
     # -- the pump
 

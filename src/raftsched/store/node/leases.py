@@ -5,16 +5,20 @@ Must not know: how requests travel (a callable), what hangs on a lease.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
-from raftsched.errors import EtcdError, PeerError, status_of
+from raftsched.errors import EtcdError, PeerError, StatusError, status_of
 from raftsched.store import codec
-from raftsched.store.codec import WireError, bytes_field, fields, signed, varint_field
+from raftsched.store.codec import WireError, varint_field
 from raftsched.store.lease import Lessor
 from raftsched.store.transport.ports import LEASE_TIME_TO_LIVE, RENEW_LEASE
 
 RETRY_S = 0.05  # while no leader is known
+ASK_MS = 2_000  # a leader that does not answer may have been replaced meanwhile: who leads is looked at again
+ELSEWHERE: Final = frozenset({EtcdError.NO_LEADER, EtcdError.NOT_LEADER, EtcdError.LEADER_CHANGED})
+"""That member leads no more, or not yet; another will."""
+ELSEWHERE_TEXTS: Final = frozenset(status_of(error).message for error in ELSEWHERE)
 
 Here = TypeVar("Here")
 Ask = Callable[[int, int, bytes, int], Awaitable[bytes]]
@@ -44,13 +48,17 @@ class Leases:
         self._ask = ask
         self._timeout_ms = timeout_ms
         self._revoke_waiters: list[tuple[int, asyncio.Future[int]]] = []
+        self._stopped = False
 
     # -- here
 
-    async def _renew_here(self, lease: int) -> int:
+    async def _lead(self) -> None:
         await self._barrier()  # leadership is confirmed; also waits for what was granted before
         if not self._lessor.primary:
             raise status_of(EtcdError.NO_LEADER)
+
+    async def _renew_here(self, lease: int) -> int:
+        await self._lead()
         ttl_s = self._lessor.renew(lease, self._mono_ms())
         if ttl_s >= 0:
             return ttl_s
@@ -61,10 +69,9 @@ class Leases:
         except TimeoutError:
             raise status_of(EtcdError.TIMEOUT) from None
 
-    async def _time_to_live_here(self, lease: int, *, keys: bool) -> tuple[int, int, Sequence[bytes]]:
-        await self._barrier()
-        left_s, granted_s = self._lessor.time_to_live(lease, self._mono_ms())
-        return left_s, granted_s, (self._lessor.keys_of(lease) or ()) if keys and left_s >= 0 else ()
+    async def _time_to_live_here(self, lease: int) -> tuple[int, int]:
+        await self._lead()
+        return self._lessor.time_to_live(lease, self._mono_ms())
 
     def on_applied(self) -> None:
         """Something was applied: who waits for the end of a lease looks again."""
@@ -79,6 +86,7 @@ class Leases:
         self._revoke_waiters = still
 
     def stop(self) -> None:
+        self._stopped = True
         for _, future in self._revoke_waiters:
             if not future.done():
                 future.set_exception(status_of(EtcdError.STOPPED))
@@ -89,56 +97,58 @@ class Leases:
     async def renew(self, lease: int) -> int:
         """See `ports.StoreNode.lease_renew`."""
         answer = await self._at_leader(RENEW_LEASE, varint_field(1, lease), lambda: self._renew_here(lease))
-        return answer if isinstance(answer, int) else codec.numbers(answer).get(1, 0)
+        return answer if isinstance(answer, int) else decoded(answer).get(1, 0)
 
     async def time_to_live(self, lease: int, *, keys: bool) -> tuple[int, int, Sequence[bytes]]:
         """See `ports.StoreNode.lease_time_to_live`."""
-        payload = varint_field(1, lease) + varint_field(2, int(keys))
-        answer = await self._at_leader(LEASE_TIME_TO_LIVE, payload, lambda: self._time_to_live_here(lease, keys=keys))
-        return answer if isinstance(answer, tuple) else decode_time_to_live(answer)
+        answer = await self._at_leader(LEASE_TIME_TO_LIVE, varint_field(1, lease), lambda: self._time_to_live_here(lease))
+        if isinstance(answer, bytes):
+            found = decoded(answer)
+            answer = found.get(1, 0), found.get(2, 0)
+            if keys and answer[0] >= 0:
+                await self._barrier()
+        # the keys are the same everywhere, and may be more than an answer between members may hold
+        return *answer, (self._lessor.keys_of(lease) or ()) if keys and answer[0] >= 0 else ()
 
     async def _at_leader(self, kind: int, payload: bytes, here: Callable[[], Awaitable[Here]]) -> Here | bytes:
         """`here()` if this member leads, else the leader's answer; waits for a leader as long as a request may."""
         stop_ms = self._mono_ms() + self._timeout_ms
-        while True:
+        while not self._stopped:
             leader = self._leader()
-            if leader == self._own_id:
-                return await here()
-            if leader and self._ask is not None:
-                try:
-                    return await self._ask(leader, kind, payload, max(stop_ms - self._mono_ms(), 1))
-                except PeerError as error:
-                    if error.code > 0 and error.code != EtcdError.NO_LEADER:  # that one: it leads no more, another will
-                        raise status_of(error.code) from None
+            try:
+                if leader == self._own_id:
+                    return await here()
+                if leader and self._ask is not None:
+                    return await self._ask(leader, kind, payload, max(min(stop_ms - self._mono_ms(), ASK_MS), 1))
+            except StatusError as error:
+                if error.message not in ELSEWHERE_TEXTS:
+                    raise
+            except PeerError as error:
+                if error.code > 0 and error.code not in ELSEWHERE and error.code != EtcdError.STOPPED:  # that one stops, not this
+                    raise status_of(error.code) from None
             if self._mono_ms() >= stop_ms:
                 raise status_of(EtcdError.NO_LEADER if not self._leader() else EtcdError.TIMEOUT)
             await asyncio.sleep(RETRY_S)
+        raise status_of(EtcdError.STOPPED)
 
     # -- for the others
 
+    def serve(self, requests: dict[int, Callable[[int, bytes], Awaitable[bytes]]]) -> None:
+        requests[RENEW_LEASE] = lambda _sender, payload: self.answer(RENEW_LEASE, payload)
+        requests[LEASE_TIME_TO_LIVE] = lambda _sender, payload: self.answer(LEASE_TIME_TO_LIVE, payload)
+
     async def answer(self, kind: int, payload: bytes) -> bytes:
         """A request of another member, to this one as the leader. Raises StatusError; WireError for bytes that are no request."""
-        asked = codec.numbers(payload)
-        lease = asked.get(1, 0)
+        lease = codec.numbers(payload).get(1, 0)
         if kind == RENEW_LEASE:
             return varint_field(1, await self._renew_here(lease))
-        return encode_time_to_live(*await self._time_to_live_here(lease, keys=bool(asked.get(2, 0))))
+        left_s, granted_s = await self._time_to_live_here(lease)
+        return varint_field(1, left_s) + varint_field(2, granted_s)
 
 
-def encode_time_to_live(left_s: int, granted_s: int, keys: Sequence[bytes]) -> bytes:
-    return varint_field(1, left_s) + varint_field(2, granted_s) + b"".join(bytes_field(3, key) for key in keys)
-
-
-def decode_time_to_live(data: bytes) -> tuple[int, int, Sequence[bytes]]:
-    """Raises WireError."""
-    left_s, granted_s, keys = 0, 0, []
-    for number, value in fields(data):
-        if isinstance(value, bytes):
-            keys.append(value)
-        elif number == 1:
-            left_s = signed(value)
-        else:
-            granted_s = value
-    if granted_s < 0:
-        raise WireError("a lease with a negative time to live")
-    return left_s, granted_s, keys
+def decoded(answer: bytes) -> Mapping[int, int]:
+    """What another member answered; done there, but unreadable: as if no answer had come. Raises StatusError."""
+    try:
+        return codec.numbers(answer)
+    except WireError:
+        raise status_of(EtcdError.TIMEOUT) from None
