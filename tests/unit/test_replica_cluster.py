@@ -21,6 +21,7 @@ from raftsched.types import MemberInfo, Result
 
 APPEND = 3
 PROPOSE = 2
+HEARTBEAT = 8
 
 
 def put(key: bytes, value: bytes = b"v") -> bytes:
@@ -345,3 +346,20 @@ def test_reads_of_one_index_time_out_one_by_one(group: Group) -> None:
     served: list[tuple[Callable[[int], None], int]] = []
     reading.serve(follower.kernel.applied + 100, served)
     assert [error for _, error in served] == [0]
+
+
+def test_what_a_leader_proposes_as_such_is_not_passed_on_to_the_next(group: Group) -> None:
+    """The end of a lease: the next leader gives it its full time again."""
+    leader = group.elect()
+    term = leader.kernel.term
+    revoke = codec.varint_field(1, 77)
+    leader.step(
+        heard(group, HEARTBEAT, leader.id, group.others(leader)[0].id, term + 1), Propose(codec.LEASE_REVOKE, [revoke], [5], leader, term)
+    )
+    assert leader.answers()[-1] == (5, EtcdError.NOT_LEADER)
+    again = group.elect()
+    again.step(Propose(codec.LEASE_REVOKE, [revoke], [6], again, again.kernel.term - 1))
+    assert again.answers()[-1] == (6, EtcdError.NOT_LEADER)
+    again.step(Propose(codec.LEASE_REVOKE, [revoke], [7], again, again.kernel.term))
+    group.tick(2)
+    assert again.answers()[-1] == (7, EtcdError.LEASE_NOT_FOUND)

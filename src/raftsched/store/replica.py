@@ -38,12 +38,14 @@ PROPOSE_ERRORS: Final[dict[int, EtcdError]] = {
 
 
 class Propose(NamedTuple):
-    """Requests of one kind; one token each."""
+    """Requests of one kind; one token each. `term`: what follows from being the leader of that term, and is of nobody else; 0 = whoever
+    leads takes them."""
 
     kind: int
     messages: Sequence[bytes]
     tokens: Sequence[int]
     sink: ResultSink
+    term: int = 0
 
 
 class ProposeChange(NamedTuple):
@@ -217,7 +219,9 @@ class Replica:
 
     def _propose(self, event: Propose, output: Output, mono_ms: int) -> None:
         kernel = self.kernel
-        if not kernel.leader or kernel.transferee or self._leaderless:  # behind those that wait: ids and deadlines stay in order
+        if event.term and (kernel.state != LEADER or kernel.term != event.term or kernel.transferee):
+            self._refuse(event, EtcdError.NOT_LEADER, output)
+        elif not kernel.leader or kernel.transferee or self._leaderless:  # behind those that wait: ids and deadlines stay in order
             self._wait_for_leader(event, output, mono_ms + self._request_timeout_ms)
         elif kernel.commit - kernel.applied > limits.PROPOSALS_PENDING_MAX:
             self._refuse(event, EtcdError.TOO_MANY_REQUESTS, output)

@@ -578,7 +578,8 @@ class Node:
         over = lessor.expired(now_ms) if lessor.primary else []
         if over:
             messages = [varint_field(1, lease) for lease in over]
-            self.propose_many(codec.LEASE_REVOKE, messages, over, Revocations(lessor.retry))
+            # the next leader gives every lease its full time again: what is over here is not over there
+            self._propose_many(codec.LEASE_REVOKE, messages, over, Revocations(lessor.retry), term=self._kernel.term)
 
     def _compact(self, now_ms: int) -> None:
         """The documented retention, and the bound on history beyond it."""
@@ -692,17 +693,21 @@ class Node:
 
     def propose_many(self, kind: int, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
         """See `ports.StoreNode`."""
+        self._propose_many(kind, messages, tokens, sink, term=0)
+
+    def _propose_many(self, kind: int, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink, *, term: int) -> None:
+        """`term`: see `replica.Propose`."""
         _, total_bytes = largest(messages)
         error = self._refusal(kind, messages, total_bytes)
         if error == EtcdError.NO_SPACE and len(messages) > 1:
             for message, token in zip(messages, tokens, strict=True):  # some may still fit
-                self.propose_many(kind, [message], [token], sink)
+                self._propose_many(kind, [message], [token], sink, term=term)
             return
         if error:
             self._refuse(tokens, sink, error)
             return
         self._queued_bytes += total_bytes
-        self._host.propose(Propose(kind, messages, tokens, sink), lambda: self._refuse(tokens, sink, EtcdError.TOO_MANY_REQUESTS))
+        self._host.propose(Propose(kind, messages, tokens, sink, term), lambda: self._refuse(tokens, sink, EtcdError.TOO_MANY_REQUESTS))
         if not self._batches or len(self._kernel.voter_ids) > 1:
             self._schedule()
         # else a lone voter's disk is busy: what comes meanwhile goes with the turn that the end of the write begins, in one batch
