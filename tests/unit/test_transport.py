@@ -496,3 +496,26 @@ async def test_three_members_and_one_that_restarts_under_load() -> None:
     assert members[0].peers.counters()["etcd_network_peer_sent_failures_total"] > 0
     assert members[0].peers.counters()["raftsched_peer_forged_messages_total"] == 0
     await close_members(members)
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_who_learns_its_incarnation_late_hears_no_other_one_any_more(same: bool) -> None:
+    late, other = members = [await Member(one).start() for one in (1, 2)]
+    other.peers.set_incarnation(9)
+    try:
+        meet(members)
+        await until(lambda: late.peers.is_connected(2) and other.peers.is_connected(1))
+        late.peers.set_incarnation(9 if same else 7)
+        if same:
+            await asyncio.sleep(0.1)
+            assert late.peers.is_connected(2)
+            assert other.peers.is_connected(1)
+            assert not late.log.causes()
+        else:
+            await until(lambda: not late.peers.is_connected(2) and not other.peers.is_connected(1))
+            await until(lambda: {"wrong incarnation of the cluster", "dial: wrong incarnation of the cluster"} & set(other.log.causes()))
+            assert late.peers.counters()["raftsched_peer_refused_connections_total"] > 0
+            assert not late.peers.send(2, Message(HEARTBEAT, 2, 1, 1))
+            assert not late.handler.told_removed
+    finally:
+        await close_members(members)

@@ -69,9 +69,11 @@ class Raw:
             self.decoder.feed(data)
         return found[0]
 
-    async def hello(self, *, cluster: int = CLUSTER, sender: int = 3, receiver: int = 1, purpose: int = 1, nonce: bytes = b"") -> None:
+    async def hello(
+        self, *, cluster: int = CLUSTER, sender: int = 3, receiver: int = 1, purpose: int = 1, nonce: bytes = b"", incarnation: int = 0
+    ) -> None:
         real = handshake.read_challenge(await self.item())
-        own = Identity(cluster, sender, VERSION)
+        own = Identity(cluster, sender, VERSION, incarnation)
         self.writer.write(handshake.hello(own, nonce or real, receiver_id=receiver, purpose=purpose))
 
     async def enter(self, **options: Any) -> "Raw":  # Any: as `hello` takes them
@@ -153,6 +155,8 @@ async def test_garbage_instead_of_a_handshake(two: list[Member], name: str) -> N
     [
         ({"cluster": CLUSTER + 1}, "wrong cluster id"),
         ({"cluster": 0}, "wrong cluster id"),
+        ({"incarnation": 8}, "wrong incarnation of the cluster"),
+        ({"incarnation": 8, "purpose": handshake.BULK}, "wrong incarnation of the cluster"),
         ({"receiver": 3}, "wrong receiver id"),
         ({"sender": 9}, "unknown member"),
         ({"sender": 1}, "unknown member"),  # itself
@@ -165,6 +169,7 @@ async def test_garbage_instead_of_a_handshake(two: list[Member], name: str) -> N
 async def test_a_handshake_of_somebody_else(two: list[Member], changes: dict[str, Any], cause: str) -> None:
     one, other = two
     before = quiet(one)
+    one.peers.set_incarnation(7)
     for _ in range(3):
         raw = await Raw.to(one)
         await raw.hello(**changes)
@@ -180,7 +185,7 @@ async def test_a_protocol_of_another_time(two: list[Member], monkeypatch: pytest
     one, _ = two
     raw = await Raw.to(one)
     nonce = handshake.read_challenge(await raw.item())
-    payload = handshake._HELLO.pack(handshake.MAGIC, nonce, 7, 9, CLUSTER, 3, 1, 9, 9, 9, 1, 0)
+    payload = handshake._HELLO.pack(handshake.MAGIC, nonce, 7, 9, CLUSTER, 3, 1, 9, 9, 9, 1, 0, 0)
     raw.writer.write(frame(handshake.HELLO, payload + b"fields of a later version"))
     assert await raw.closed() == b""
     assert causes(one) == ["protocol version"]
@@ -379,6 +384,7 @@ class Listener:
         ({"greeting": b"\0" * 40}, "dial: a frame's checksum is wrong"),
         ({"answer": lambda _: handshake.welcome(Identity(CLUSTER, 3, VERSION))}, "dial: somebody else answers"),
         ({"answer": lambda _: handshake.welcome(Identity(CLUSTER + 1, 2, VERSION))}, "dial: somebody else answers"),
+        ({"answer": lambda _: handshake.welcome(Identity(CLUSTER, 2, VERSION, 8))}, "dial: wrong incarnation of the cluster"),
         ({"answer": lambda _: handshake.refused(Identity(CLUSTER + 1, 2, VERSION), handshake.REMOVED, 1)}, "dial: refused"),
         ({"answer": lambda _: handshake.refused(Identity(CLUSTER, 2, VERSION), handshake.REMOVED, 7)}, "dial: refused"),
         ({"answer": lambda _: frames([Message(VOTE, 1, 2, 99)])}, "dial: a frame out of order"),
@@ -386,6 +392,7 @@ class Listener:
 )
 async def test_an_evil_acceptor_is_not_believed(options: dict[str, Any], cause: str) -> None:
     listener, member = Listener(**options), await Member(1).start()
+    member.peers.set_incarnation(7)
     member.peers.update({2: [await listener.start()]})
     try:
         await until(lambda: member.peers.counters()["raftsched_peer_refused_connections_total"] >= 3)

@@ -29,6 +29,7 @@ class PeerPort(Protocol):
 
     async def start(self) -> None: ...
     def join(self, *, cluster_id: int, member_id: int) -> None: ...
+    def set_incarnation(self, incarnation: int) -> None: ...
     def update(self, members: Mapping[int, Sequence[str]]) -> None: ...
     def send(self, member_id: int, message: Message) -> bool: ...
     async def request(self, member_id: int, kind: int, payload: bytes, timeout_ms: int) -> bytes: ...
@@ -73,6 +74,7 @@ class Peering:
         self._own_id, self._membership, self._deliver = member.member_id, member.applier.membership, deliver
         self.note_changes(member.changes)
         self.port.join(cluster_id=member.cluster_id, member_id=member.member_id)
+        self.port.set_incarnation(self._membership.incarnation)
         self.refresh()
 
     def expect(self, members: Sequence[MemberInfo]) -> None:
@@ -105,6 +107,8 @@ class Peering:
 
     def tick(self) -> None:
         """Now and then."""
+        if self._membership is not None:
+            self.port.set_incarnation(self._membership.incarnation)
         if self._lingering:
             self.refresh()
 

@@ -117,7 +117,7 @@ class Acceptor:
             older.connection.end("a newer connection of this peer came in")
         connection.allow(message_bytes_max=self.message_bytes_max)
         connection.write(handshake.welcome(self._around.own))
-        self._inbound[sender] = inbound = Inbound(self._around, connection, sender, stats, self._gone)
+        self._inbound[sender] = inbound = Inbound(self._around, connection, said.sender, stats, self._gone)
         self._on_peer(sender, said.sender.version)
         inbound.start()
 
@@ -179,6 +179,14 @@ class Acceptor:
         connection.write(await answer_frame(number, 0, min(timeout_ms, _ASK_TIMEOUT_MS_MAX), report, lambda: handler.on_ask(payload)))
 
     # -- from above
+
+    def drop_incarnations(self) -> None:
+        """The own incarnation became known: ends what belongs to those who said that theirs is another one."""
+        for inbound in list(self._inbound.values()):
+            if not inbound.who.is_of(self._around.own.incarnation):
+                inbound.connection.end(handshake.WRONG_INCARNATION)
+                for stream in [one for one in self._streams if one.member_id == inbound.sender]:
+                    stream.abort()
 
     def drop_strangers(self) -> None:
         """Ends what belongs to those who are no longer in `members`."""

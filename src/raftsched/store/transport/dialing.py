@@ -100,6 +100,8 @@ async def _greet(around: Surroundings, connection: Connection, receiver_id: int,
         return _refused(around, answer)
     if purpose != handshake.ASK and (answer.cluster_id, answer.member_id) != (own.cluster_id, receiver_id):
         raise WireError("somebody else answers")
+    if purpose != handshake.ASK and not answer.is_of(around.own.incarnation):
+        raise WireError(handshake.WRONG_INCARNATION)
     return answer
 
 

@@ -46,20 +46,27 @@ REMOVED: Final = 1
 BUSY: Final = 2
 
 _CHALLENGE: Final = Struct(f"<8s{NONCE_BYTES}s")
-_HELLO: Final = Struct(f"<8s{NONCE_BYTES}sHHQQQ3HBI")
-_WELCOME: Final = Struct("<8sHQQ3H")
+_HELLO: Final = Struct(f"<8s{NONCE_BYTES}sHHQQQ3HBIQ")
+_WELCOME: Final = Struct("<8sHQQ3HQ")
 _REFUSED: Final = Struct("<8sHQQ")
+
+WRONG_INCARNATION: Final = "wrong incarnation of the cluster"
 
 Version = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One member as it shows itself; cluster_id 0 = in no cluster yet."""
+    """One member as it shows itself; cluster_id 0 = in no cluster yet, incarnation 0 = not known yet."""
 
     cluster_id: int
     member_id: int
     version: Version
+    incarnation: int = 0
+
+    def is_of(self, incarnation: int) -> bool:
+        """Whether it may be of that incarnation of its cluster: who does not know its own yet may be of any."""
+        return self.incarnation == incarnation or 0 in (self.incarnation, incarnation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +94,17 @@ def read_challenge(item: object) -> bytes:
 
 def hello(own: Identity, nonce: bytes, *, receiver_id: int, purpose: int, detail: int = 0) -> bytes:
     head = (MAGIC, nonce, PROTOCOL_MIN, PROTOCOL_MAX, own.cluster_id, own.member_id, receiver_id)
-    return frame(HELLO, _HELLO.pack(*head, *own.version, purpose, detail))
+    return frame(HELLO, _HELLO.pack(*head, *own.version, purpose, detail, own.incarnation))
 
 
 def read_hello(item: object) -> Hello:
-    magic, nonce, low, high, cluster_id, sender, receiver, major, minor, patch, purpose, detail = _unpack(_HELLO, HELLO, item)
+    magic, nonce, low, high, cluster_id, sender, receiver, major, minor, patch, purpose, detail, incarnation = _unpack(_HELLO, HELLO, item)
     _check_magic(magic)
-    return Hello(nonce, low, high, Identity(cluster_id, sender, (major, minor, patch)), receiver, purpose, detail)
+    return Hello(nonce, low, high, Identity(cluster_id, sender, (major, minor, patch), incarnation), receiver, purpose, detail)
 
 
 def welcome(own: Identity) -> bytes:
-    return frame(WELCOME, _WELCOME.pack(MAGIC, PROTOCOL_MAX, own.cluster_id, own.member_id, *own.version))
+    return frame(WELCOME, _WELCOME.pack(MAGIC, PROTOCOL_MAX, own.cluster_id, own.member_id, *own.version, own.incarnation))
 
 
 def refused(own: Identity, code: int, dialer_id: int) -> bytes:
@@ -110,11 +117,11 @@ def read_answer(item: object) -> Identity | tuple[int, int, int]:
         magic, code, cluster_id, dialer_id = _unpack(_REFUSED, REFUSED, item)
         _check_magic(magic)
         return code, cluster_id, dialer_id
-    magic, protocol, cluster_id, member_id, *version = _unpack(_WELCOME, WELCOME, item)
+    magic, protocol, cluster_id, member_id, *version, incarnation = _unpack(_WELCOME, WELCOME, item)
     _check_magic(magic)
     if not PROTOCOL_MIN <= protocol <= PROTOCOL_MAX:
         raise WireError("protocol version")
-    return Identity(cluster_id, member_id, (version[0], version[1], version[2]))
+    return Identity(cluster_id, member_id, (version[0], version[1], version[2]), incarnation)
 
 
 def objection(said: Hello, own: Identity, nonce: bytes, members: Container[int], is_removed: Callable[[int], bool]) -> str:
@@ -131,6 +138,8 @@ def objection(said: Hello, own: Identity, nonce: bytes, members: Container[int],
         return "not in a cluster yet"
     if said.sender.cluster_id != own.cluster_id:
         return "wrong cluster id"
+    if not said.sender.is_of(own.incarnation):
+        return WRONG_INCARNATION
     if said.receiver_id != own.member_id:
         return "wrong receiver id"
     if is_removed(said.sender.member_id):

@@ -12,6 +12,7 @@ from raftsched.store.transport import handshake
 from raftsched.store.transport._frames import WireError, frame
 from raftsched.store.transport.connection import Connection, Item
 from raftsched.store.transport.dialing import Surroundings
+from raftsched.store.transport.handshake import Identity
 from raftsched.store.transport.outlet import Outlet
 from raftsched.store.transport.report import PeerStats
 from raftsched.store.transport.requests import Answered
@@ -21,10 +22,11 @@ OUR_OWN: Final = frozenset({"closed", "no member any more"})  # causes that need
 
 class Inbound:
     def __init__(
-        self, around: Surroundings, connection: Connection, sender: int, stats: PeerStats, on_gone: Callable[["Inbound"], None]
+        self, around: Surroundings, connection: Connection, who: Identity, stats: PeerStats, on_gone: Callable[["Inbound"], None]
     ) -> None:
         self.connection = connection
-        self.sender = sender
+        self.who = who
+        self.sender = sender = who.member_id
         self._around = around
         self._stats = stats
         self._on_gone = on_gone

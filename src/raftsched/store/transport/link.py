@@ -35,6 +35,7 @@ class Link:
         self._stats = around.report.peer(member_id)
         self._outlet: Outlet | None = None
         self._connection: Connection | None = None
+        self._who: handshake.Identity | None = None
         self._asked = Asked()
         self._hurry = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -58,6 +59,11 @@ class Link:
         """The member is there: dial now."""
         self._hurry.set()
 
+    def check_incarnation(self) -> None:
+        """The own one became known."""
+        if self._connection is not None and self._who is not None and not self._who.is_of(self._around.own.incarnation):
+            self._connection.end(handshake.WRONG_INCARNATION)
+
     async def close(self) -> None:
         self._task.cancel()
         if self._connection is not None:
@@ -73,6 +79,7 @@ class Link:
                 url = self.urls[attempt % len(self.urls)] if self.urls else ""
                 attempt += 1
                 connection, who = await dial(self._around, url, receiver_id=self.member_id, purpose=handshake.CONTROL)
+                self._who = who
                 self._on_version(self.member_id, who.version)
                 since = loop.time()
                 cause = await self._live(connection)

@@ -7,6 +7,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from raftsched.errors import PeerCode, PeerError
 from raftsched.limits import PEER_BULK_STREAMS_MAX, PEER_REQUEST_BYTES_MAX
@@ -80,8 +81,17 @@ class Peers:
 
     def join(self, *, cluster_id: int, member_id: int) -> None:
         """From now on this is who we are."""
-        self._around.own = Identity(cluster_id, member_id, self._around.own.version)
+        self._around.own = replace(self._around.own, cluster_id=cluster_id, member_id=member_id)
         self._around.report.local = member_id
+
+    def set_incarnation(self, incarnation: int) -> None:
+        """Of the cluster, as soon as it is known; 0 = not yet. Who said meanwhile that it is of another one is heard no more."""
+        if incarnation == self._around.own.incarnation:
+            return
+        self._around.own = replace(self._around.own, incarnation=incarnation)
+        self._acceptor.drop_incarnations()
+        for link in self._links.values():
+            link.check_incarnation()
 
     def update(self, members: Mapping[int, Sequence[str]]) -> None:
         """The other members and their peer URLs: connects to new ones, again to those whose URLs changed, drops the rest."""

@@ -82,7 +82,7 @@ class SimPeers:
         self.machine = machine
         self.owner = owner
         self.handler = handler
-        self.cluster_id = self.member_id = 0
+        self.cluster_id = self.member_id = self.incarnation = 0
         self.members: dict[int, tuple[str, ...]] = {}
         self._network = network
         self._urls = tuple(urls)
@@ -100,6 +100,9 @@ class SimPeers:
 
     def join(self, *, cluster_id: int, member_id: int) -> None:
         self.cluster_id, self.member_id = cluster_id, member_id
+
+    def set_incarnation(self, incarnation: int) -> None:
+        self.incarnation = incarnation
 
     def update(self, members: Mapping[int, Sequence[str]]) -> None:
         self.members = {member: tuple(urls) for member, urls in members.items() if member != self.member_id}
@@ -138,6 +141,8 @@ class SimPeers:
         return None
 
     def _welcome(self, peers: "SimPeers") -> bool:
+        if self.incarnation != peers.incarnation and 0 not in (self.incarnation, peers.incarnation):
+            return False
         if peers.handler.is_removed(self.member_id):
             if not self._told_removed:
                 self._told_removed = True
