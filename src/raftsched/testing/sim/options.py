@@ -30,6 +30,7 @@ class Options:
     work_s: float = 0.02
     failing: float = 0.2
     fenced: bool = True
+    absent: tuple[int, ...] = ()  # machines that are not started at first
     node: dict[str, Any] = field(default_factory=dict)
 
     @classmethod

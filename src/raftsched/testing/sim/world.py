@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from pathlib import Path
 from typing import Any
@@ -105,10 +105,11 @@ class World:
         network = self.network if len(names) > 1 else None
         for name in names:
             self.machines.append(self.machine_type(self.loop, self, name, seed=self.seed, path=path, options=node, network=network))
-        for machine in self.machines:
-            machine.start()
+        for number, machine in enumerate(self.machines):
+            if number not in self.options.absent:
+                machine.start()
         self._people()
-        await self._unless_broken(Nemesis(self).run())
+        await self._unless_broken(self.happen())
         await self._unless_broken(self._rest())
         self._verdict()
 
@@ -136,6 +137,10 @@ class World:
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         if not task.cancelled() and task.exception() is not None:
             self.break_off(task.exception())
+
+    def happen(self) -> Coroutine[Any, Any, None]:
+        """What goes wrong before all is well; a story of a test's own in place of chance."""
+        return Nemesis(self).run()
 
     async def _unless_broken(self, work: Any) -> None:
         task = self.loop.create_task(work)

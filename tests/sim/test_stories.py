@@ -1,0 +1,98 @@
+"""Clusters that form, lose a majority of their disks, and come back: told step by step, with every checker of the simulator watching."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+from raftsched.testing.sim.checkers import OneHistory, OneLeader, OneLog, SameState
+from raftsched.testing.sim.options import Options, Report
+from raftsched.testing.sim.world import World
+
+Story = Callable[[World], Coroutine[Any, Any, None]]
+CALM = Options(members=3, faults=(), clients=2, planners=1, watches=1, node={"request_timeout_ms": 1_500})
+
+
+def play(story: Story, options: Options = CALM) -> Report:
+    class Told(World):
+        def happen(self) -> Coroutine[Any, Any, None]:
+            return story(self)
+
+    return Told("story", options, keep_trace=True).run()
+
+
+async def until(what: Callable[[], bool], seconds: float) -> None:
+    """Of virtual time."""
+    async with asyncio.timeout(seconds):
+        while not what():
+            await asyncio.sleep(0.05)
+
+
+def serving(world: World, *numbers: int) -> bool:
+    return all(world.machines[number].serving for number in numbers)
+
+
+def said(report: Report, text: str) -> list[str]:
+    return [line for line in report.trace if text in line]
+
+
+def test_a_majority_of_the_list_forms_when_the_rest_stays_away_and_takes_it_in_later() -> None:
+    async def story(world: World) -> None:
+        await asyncio.sleep(2.5)
+        assert not serving(world, 0)
+        await until(lambda: serving(world, 0, 1), 3.0)  # three seconds and an election
+        await asyncio.sleep(3.0)
+        world.machines[2].start()
+        await until(lambda: serving(world, 0, 1, 2), 5.0)
+
+    report = play(story, replace(CALM, absent=(2,)))
+    assert not report.error
+    assert report.operations > 20
+
+
+def test_a_wiped_majority_waits_for_the_member_with_the_data() -> None:
+    """Nobody forms a second cluster beside it; `--force-new-cluster` on the survivor brings the others back in."""
+
+    async def story(world: World) -> None:
+        survivor, *others = world.machines
+        await until(lambda: serving(world, 0, 1, 2), 5.0)
+        await asyncio.sleep(3.0)
+        await until(lambda: survivor.process is not None and survivor.process.node.revision >= max(world.one_history.revisions), 3.0)
+        for machine in others:
+            machine.wipe()
+            machine.start()
+        await asyncio.sleep(20.0)
+        assert not serving(world, 1)
+        assert not serving(world, 2)
+        survivor.crash(power_cut=True)
+        survivor.options = replace(survivor.options, force_new_cluster=True)
+        survivor.start()
+        await until(lambda: serving(world, 0), 5.0)
+        survivor.options = replace(survivor.options, force_new_cluster=False)
+        await until(lambda: all(machine.voting for machine in world.machines), 20.0)
+
+    report = play(story)
+    assert not report.error
+    assert said(report, "--force-new-cluster")
+    assert len(said(report, "forming a new cluster")) == 3
+
+
+def test_an_old_member_that_comes_too_late_refuses_the_cluster_that_was_formed_without_it() -> None:
+    async def story(world: World) -> None:
+        old, *others = world.machines
+        await until(lambda: serving(world, 0, 1, 2), 5.0)
+        await asyncio.sleep(1.0)
+        for machine in world.machines:
+            machine.crash(power_cut=False)
+        world.log, world.one_history, world.same_state, world.one_leader = OneLog(), OneHistory(), SameState(), OneLeader()
+        for machine in others:
+            machine.wipe()
+            machine.start()
+        await until(lambda: serving(world, 1, 2), 6.0)
+        old.start()
+        await asyncio.sleep(5.0)
+
+    report = play(story, replace(CALM, planners=0, watches=0, clients=0))
+    (line,) = said(report, "m0.2: ends: ")
+    assert "another cluster" in line
+    assert "ended without a reason: " + line.split("ends: ")[1] in report.error
