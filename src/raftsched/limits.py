@@ -99,6 +99,7 @@ STREAM_RESETS_PER_S: Final = 1_000
 CONTROL_FRAMES_BURST: Final = 10_000  # frames that carry nothing, per connection; beyond: GOAWAY ENHANCE_YOUR_CALM
 CONTROL_FRAMES_PER_S: Final = 1_000
 DRAIN_TIMEOUT_MS: Final = 5_000
+DRAIN_ALONE_MS: Final = 1_000  # a member that stops without a majority: nothing that waits for the store would be answered
 CLIENT_VERSIONS_MAX: Final = 100  # different client-api-version values counted one by one; beyond: as "other"
 KEEP_ALIVES_WAITING_MAX: Final = 10_000  # unanswered keep-alives of one stream; beyond: ResourceExhausted
 RANGE_STREAM_CHUNK_KEYS: Final = 10  # first chunk of RangeStream (etcd); grows towards REQUEST_BYTES_MAX

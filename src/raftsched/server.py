@@ -40,9 +40,11 @@ if TYPE_CHECKING:
 
 RECREATE_DELAY_S_MIN: Final = 0.5
 RECREATE_DELAY_S_MAX: Final = 10.0
+ANEW_DELAY_S: Final = 0.05  # a new incarnation that is wanted, behind a snapshot: nothing has failed
 SCHEDULER_PING_IDLE_MS: Final = 3_000  # Dapr's server pings an idle connection after 3 s ...
 SCHEDULER_PING_TIMEOUT_MS: Final = 5_000  # ... and closes it when 5 s bring no answer
 PROGRESS_JITTER: Final = 0.1
+LOOK_S: Final = 0.1  # how often a stop looks whether there still is a majority
 NS_PER_MS: Final = 1_000_000
 ETCD_VERSION: Final = (3, 7, 1)
 EXPECTED: Final = (OSError, DirectoryInUseError, NoSpaceError, FatalError, ConfigError, TimeoutError, IncarnationOverError)
@@ -59,6 +61,7 @@ class Server:
         self._connections_max = connections_max(raise_descriptor_limit())
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.fatal = False
+        self.anew = False
         self._listening = False
         self._node: Node | None = None
         self._service: SchedulerService | None = None
@@ -186,6 +189,7 @@ class Server:
 
     def _on_restart(self, line: str) -> None:
         if not self.failed.done():
+            self.anew = True
             self.failed.set_result(line)
 
     def _on_handler_error(self, where: str, error: BaseException) -> None:
@@ -198,13 +202,32 @@ class Server:
         if self._api is not None:
             self._api.close_streams()
         if self._service is not None:
-            try:
-                await asyncio.wait_for(self._service.stop(), limits.DRAIN_TIMEOUT_MS / 1000)
-            except TimeoutError:
-                self._logs.engine("scheduler").warning("the leadership lease could not be revoked in time")
-        await asyncio.gather(*(door.drain(limits.DRAIN_TIMEOUT_MS) for door in self._doors))
+            await self._retire(self._service)
+        drain_ms = limits.DRAIN_TIMEOUT_MS if self._reaches_majority else limits.DRAIN_ALONE_MS
+        await asyncio.gather(*(door.drain(drain_ms) for door in self._doors))
         if self._node is not None:
             await self._node.stop()
+
+    @property
+    def _reaches_majority(self) -> bool:
+        return self._node is not None and self._node.reaches_majority
+
+    async def _retire(self, service: SchedulerService) -> None:
+        """The scheduler gives up what it owns, as far as there is a store to tell. All members may stop at once: the last ones have no
+        majority any more, and wait a moment for one to come back, not for all of the time."""
+        loop = asyncio.get_running_loop()
+        work = asyncio.ensure_future(service.stop())
+        began_s = reached_s = loop.time()
+        while not work.done() and loop.time() < min(began_s + limits.DRAIN_TIMEOUT_MS / 1000, reached_s + limits.DRAIN_ALONE_MS / 1000):
+            if self._reaches_majority:
+                reached_s = loop.time()
+            await asyncio.wait((work,), timeout=LOOK_S)
+        if work.done():
+            work.result()
+            return
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        self._logs.engine("scheduler").warning("the leadership lease could not be revoked in time")
 
 
 async def listen(door: Engine | HealthzServer, host: str, port: int, flag: str) -> None:
@@ -311,6 +334,10 @@ class Supervisor:
                 await self._close_fixed()
                 self._logs.service().fatal(f"Fatal error running scheduler: {failure}")
                 return 1
+            if isinstance(failure, IncarnationOverError):
+                self._log.info(f"Scheduler server begins anew: {failure}")
+                await self._pause(ANEW_DELAY_S)
+                continue
             delay_s = random.uniform(RECREATE_DELAY_S_MIN, min(RECREATE_DELAY_S_MAX, 3 * delay_s))
             self._log.error(f"Scheduler server failed, recreating in {delay_s:.3f}s: {failure}")
             await self._pause(delay_s)
@@ -338,7 +365,7 @@ class Supervisor:
                 await server.stop()
         if not self._stopping.is_set() and server.failed.done():
             line = server.failed.result()
-            return FatalError(line) if server.fatal else line
+            return FatalError(line) if server.fatal else IncarnationOverError(line) if server.anew else line
         return ""
 
     async def _until_stop(self, work: asyncio.Future[str] | Coroutine[object, object, None]) -> None:

@@ -232,13 +232,12 @@ def test_a_renewal_survives_the_change_of_the_leader(tmp_path: Path) -> None:
         try:
             leader, (first, second) = three.leader, three.followers
             lease = await first.grant()
-            renewals = [asyncio.create_task(one.node.lease_renew(lease)) for one in three.all for _ in range(20)]
+            renewals = [asyncio.create_task(one.node.lease_renew(lease)) for one in (leader, first) for _ in range(20)]
             await asyncio.sleep(0)
             await leader.node.move_leader(second.node.member_id)
-            renewals += [asyncio.create_task(one.node.lease_renew(lease)) for one in (first, second)]
+            renewals.append(asyncio.create_task(first.node.lease_renew(lease)))
             await second.node.stop()
-            assert await asyncio.gather(*renewals[:20], *renewals[20:40], renewals[-2]) == [TTL_S] * 41
-            await asyncio.gather(*renewals, return_exceptions=True)
+            assert await asyncio.gather(*renewals) == [TTL_S] * 41
         finally:
             await three.stop()
 
@@ -258,5 +257,40 @@ def test_whoever_waits_for_a_lease_is_answered_when_the_member_stops(tmp_path: P
             await first.node.stop()
             with pytest.raises(StatusError, match="server stopped"):
                 await renewal
+
+    asyncio.run(scenario())
+
+
+def test_the_last_leader_does_not_wait_for_who_is_gone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        three = Three(tmp_path, election_ms_min=2_000, election_ms_max=3_000)
+        await three.start()
+        leader, followers = three.leader, three.followers
+        assert leader.node.reaches_majority
+        await asyncio.gather(*(one.node.stop() for one in followers))
+        await until(lambda: not leader.node.reaches_majority, 2)
+        async with asyncio.timeout(1):
+            await leader.node.stop()
+        assert not leader.node.reaches_majority
+
+    asyncio.run(scenario())
+
+
+def test_a_start_without_a_majority_can_be_given_up_and_leaves_nothing_open(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        three = Three(tmp_path)
+        await three.start()
+        await three.stop()
+        first, others = three.all[0], three.all[1:]
+        started = asyncio.create_task(first.start_anew())
+        await asyncio.sleep(1)
+        assert not started.done()
+        started.cancel()
+        async with asyncio.timeout(1):
+            await asyncio.gather(started, return_exceptions=True)
+            await first.node.stop()
+        await asyncio.gather(first.start_anew(), *(one.start_anew() for one in others))
+        assert not (await first.put(b"k"))[0]
+        await three.stop()
 
     asyncio.run(scenario())

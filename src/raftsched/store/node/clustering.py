@@ -201,9 +201,18 @@ class Clustering:
     async def hand_over(self) -> None:
         """A leader that goes names its successor, so that nobody waits for an election."""
         kernel = self._kernel
-        matches = {member: found[0] for member, found in kernel.matches().items() if member in kernel.voter_ids}
+        matches = {member: found[0] for member, found in kernel.matches().items() if member in kernel.voter_ids and self._reaches(member)}
         if kernel.state == LEADER and matches:
             await self.transfer(max(matches, key=lambda member: (matches[member], member)))
+
+    def _reaches(self, member: int) -> bool:
+        return self._peering is not None and self._peering.port.is_connected(member)
+
+    @property
+    def reaches_majority(self) -> bool:
+        """Whether this member and those that it is connected to are a majority of the voters: else nothing is committed."""
+        voters = self._kernel.voter_ids
+        return 2 * sum(one == self.member_id or self._reaches(one) for one in voters) > len(voters)
 
     # -- ChangeHost
 

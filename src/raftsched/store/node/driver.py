@@ -803,6 +803,11 @@ class Node:
         """See `ports.MemberNode`."""
         return await self._clustering.leave()
 
+    @property
+    def reaches_majority(self) -> bool:
+        """Whether this member and those that it is connected to are a majority: else nothing is committed, and who stops need not wait."""
+        return self._running and not self._failed and not self._ended and self._clustering.reaches_majority
+
     async def promote(self, member_id: int) -> Sequence[MemberInfo]:
         return await self._clustering.promote(member_id)
 
