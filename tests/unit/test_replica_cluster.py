@@ -363,3 +363,15 @@ def test_what_a_leader_proposes_as_such_is_not_passed_on_to_the_next(group: Grou
     again.step(Propose(codec.LEASE_REVOKE, [revoke], [7], again, again.kernel.term))
     group.tick(2)
     assert again.answers()[-1] == (7, EtcdError.LEASE_NOT_FOUND)
+
+
+def test_what_cannot_reach_the_leader_now_waits_for_the_connection(group: Group) -> None:
+    follower = group.others(group.elect())[0]
+    connected, served = False, []
+    follower.replica.reaches = lambda _member: connected
+    follower.put(1, b"k")
+    follower.step(Read(served.append))
+    assert not [one for one in group.in_flight if one.type in (PROPOSE, 15)], "it would be lost, and time out"
+    connected = True
+    group.tick()
+    assert (follower.answers(), served) == ([(1, 0)], [0])

@@ -135,6 +135,8 @@ class Replica:
         self.ids = ids
         self.fence = Fence(kernel.id, first_number=ids.lease_id())
         self.waiters = Waiters()
+        self.reaches: Callable[[int], bool] = lambda _member: True
+        """Whether what is sent to that member now has a chance: what is known not to have one waits, instead of being lost."""
         self.reading = Reading(kernel, ids, request_timeout_ms)
         self._request_bytes_max = request_bytes_max
         self._request_timeout_ms = request_timeout_ms
@@ -169,9 +171,9 @@ class Replica:
                 kernel.persisted(event.batch)
             else:
                 self._handlers[type(event)](event, output, mono_ms)
-        if self._leaderless and kernel.leader and not kernel.transferee:
+        if self._leaderless and self._has_leader():
             self._leader_found(output, mono_ms)
-        if self.reading.asked and kernel.leader:
+        if self.reading.asked and self._has_leader():
             self.reading.request(mono_ms)
         ready = kernel.ready()
         if ready is not None:
@@ -219,14 +221,19 @@ class Replica:
 
     def _propose(self, event: Propose, output: Output, mono_ms: int) -> None:
         kernel = self.kernel
-        if event.term and (kernel.state != LEADER or kernel.term != event.term or kernel.transferee):
+        if self._is_stale(event):
             self._refuse(event, EtcdError.NOT_LEADER, output)
-        elif not kernel.leader or kernel.transferee or self._leaderless:  # behind those that wait: ids and deadlines stay in order
+        elif self._leaderless or not self._has_leader():  # behind those that wait: ids and deadlines stay in order
             self._wait_for_leader(event, output, mono_ms + self._request_timeout_ms)
         elif kernel.commit - kernel.applied > limits.PROPOSALS_PENDING_MAX:
             self._refuse(event, EtcdError.TOO_MANY_REQUESTS, output)
         else:
             self._pass_on(event, output, mono_ms, mono_ms + self._request_timeout_ms)
+
+    def _has_leader(self) -> bool:
+        """One that takes proposals of this member."""
+        kernel = self.kernel
+        return not kernel.transferee if kernel.state == LEADER else kernel.leader != 0 and self.reaches(kernel.leader)
 
     def _pass_on(self, event: Propose, output: Output, mono_ms: int, deadline_ms: int) -> None:
         """To the log, or to the leader, with ids of this member: whoever appends it, it is answered at its own apply here."""
@@ -265,7 +272,14 @@ class Replica:
         leaderless, self._leaderless = self._leaderless, deque()
         self._leaderless_count = self._leaderless_bytes = 0
         for deadline_ms, event in leaderless:
-            self._pass_on(event, output, mono_ms, deadline_ms)
+            if self._is_stale(event):
+                self._refuse(event, EtcdError.NOT_LEADER, output)
+            else:
+                self._pass_on(event, output, mono_ms, deadline_ms)
+
+    def _is_stale(self, event: Propose) -> bool:
+        kernel = self.kernel
+        return bool(event.term) and (kernel.state != LEADER or kernel.term != event.term or kernel.transferee != 0)
 
     def _propose_change(self, event: ProposeChange, output: Output, mono_ms: int) -> None:
         first = self.kernel.propose_change(event.change)

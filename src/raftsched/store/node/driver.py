@@ -243,6 +243,7 @@ class Node:
         )
         if self._peering is not None:
             self._leases.serve(self._peering.requests)
+            self._replica.reaches = self._peering.port.is_connected
 
     async def stop(self) -> None:
         """Proposes nothing more, answers what is under way, brings LMDB up to date, closes. Idempotent."""
