@@ -126,6 +126,10 @@ class StoreNode(Protocol):
 
     def members(self) -> Sequence[MemberInfo]: ...
 
+    @property
+    def cluster_version(self) -> str:
+        """Major and minor, the patch is 0; "" = not decided yet."""
+
     def fence_ms(self) -> int:
         """Monotonic ms until which this member's scheduler may trigger; a lone voter: FENCE_ALONE_MS."""
 

@@ -29,6 +29,7 @@ from raftsched.scheduler.bridge.embedded import EmbeddedKv
 from raftsched.scheduler.service import SchedulerService
 from raftsched.store.backend.directory import DirectoryInUseError
 from raftsched.store.node import Node, NodeOptions
+from raftsched.store.node.versions import cluster_version
 from raftsched.store.transport.peers import Peers
 from raftsched.store.transport.ports import PeerHandler
 from raftsched.store.transport.tls import PeerTls as PeerFiles
@@ -294,6 +295,7 @@ def node_options(config: "ServeConfig") -> NodeOptions:
         form_wait_ms=config.form_wait_ms,
         force_new_cluster=config.force_new_cluster,
         initial_cluster=tuple((one.name, (one.url,)) for one in config.initial_cluster),
+        cluster_version=cluster_version(ETCD_VERSION),
         client_urls=(f"http://{host}:{config.etcd_client_port}",),
         quota_bytes=config.etcd_space_quota_bytes,
         compaction_mode="periodic" if periodic else "revision",

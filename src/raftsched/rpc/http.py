@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from raftsched.errors import StatusError, status_of
 from raftsched.limits import REQUEST_TIMEOUT_MS
 from raftsched.ports import StoreNode
-from raftsched.rpc.etcd.version import CLUSTER_VERSION, SERVER_VERSION, STORAGE_VERSION
+from raftsched.rpc.etcd.version import SERVER_VERSION, STORAGE_VERSION
 from raftsched.rpc.metrics import CONTENT_TYPE, Family, Metrics, single
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class HttpEndpoints:
         request.respond(status, headers, b"" if request.method == "HEAD" else body)
 
     def _version(self) -> Answer:
-        versions = {"etcdserver": SERVER_VERSION, "etcdcluster": CLUSTER_VERSION, "storage": STORAGE_VERSION}
+        versions = {"etcdserver": SERVER_VERSION, "etcdcluster": self._node.cluster_version or "not_decided", "storage": STORAGE_VERSION}
         return 200, JSON, json.dumps(versions, separators=(",", ":")).encode()
 
     async def _health(self, query: dict[str, list[str]]) -> Answer:

@@ -5,6 +5,7 @@ Must not know: who asks whom and when, what follows from an answer.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,7 @@ from raftsched.types import MemberInfo
 LOOK, JOIN = 1, 2
 EMPTY, CLUSTER, GRANTED, REFUSED, LATER = 1, 2, 3, 4, 5
 ID_MAX: Final = (1 << 64) - 1
+_VERSION: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){1,2}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -66,6 +68,8 @@ class InCluster:
     incarnation: int
     founding: bool
     members: tuple[MemberInfo, ...]
+    cluster_version: str = ""
+    """Of the form 3.7.0; "" = not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,13 @@ def encode_answer(answer: Answer) -> bytes:
         return varint_field(1, EMPTY) + text_field(2, answer.name) + listed + bytes_field(7, answer.list_hash)
     if isinstance(answer, InCluster):
         head = varint_field(1, CLUSTER) + text_field(2, answer.name) + varint_field(5, answer.cluster_id)
-        return head + varint_field(6, answer.incarnation) + _members(answer.members) + varint_field(10, answer.founding)
+        return (
+            head
+            + varint_field(6, answer.incarnation)
+            + _members(answer.members)
+            + varint_field(10, answer.founding)
+            + text_field(11, answer.cluster_version)
+        )
     if isinstance(answer, Granted):
         head = varint_field(1, GRANTED) + varint_field(5, answer.cluster_id) + _members(answer.members)
         return head + varint_field(9, answer.member_id) + varint_field(10, answer.is_learner)
@@ -167,6 +177,12 @@ class _Fields:
 
     def texts(self, wanted: int) -> tuple[str, ...]:
         return tuple(one.decode() for one in self.all(wanted))
+
+    def version(self, wanted: int) -> str:
+        value = self.text(wanted)
+        if value and not _VERSION.fullmatch(value):
+            raise WireError(f"field {wanted} is no version")
+        return value
 
     def identity(self, wanted: int) -> int:
         """An id, which is never 0."""
@@ -216,7 +232,8 @@ def decode_answer(data: bytes) -> Answer | None:
         if kind == EMPTY:
             return _read_empty(found)
         if kind == CLUSTER:
-            return InCluster(found.text(2), found.identity(5), found.number(6), bool(found.number(10)), found.members())
+            head = found.text(2), found.identity(5), found.number(6), bool(found.number(10))
+            return InCluster(*head, found.members(), found.version(11))
         if kind == GRANTED:
             return Granted(found.identity(9), found.identity(5), found.members(), bool(found.number(10)))
         if kind == REFUSED:

@@ -53,6 +53,7 @@ class Join:
 
     url: str
     cluster_id: int
+    cluster_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ class Forming:
             return Wait(self._say(f"the listed members belong to different clusters ({which}): waiting until there is one", mono_ms))
         self._joins += 1
         seen, answer = clusters[self._joins % len(clusters)]
-        return Join(seen.url, answer.cluster_id)
+        return Join(seen.url, answer.cluster_id, answer.cluster_version)
 
     def _form(self, mono_ms: int) -> Decision:
         missing = [seen for seen in self._others if not self._agrees(seen.answer)]

@@ -49,6 +49,7 @@ class LoneNode:
         self.member_id = MEMBER_ID
         self.cluster_id = CLUSTER_ID
         self.leader_id = MEMBER_ID
+        self.cluster_version = "3.7.0"
         self.lessor.promote(self._now_ms(), 0)
 
     @staticmethod

@@ -11,7 +11,7 @@ from raftsched.rpc.etcd.cluster import ClusterService
 from raftsched.rpc.etcd.kv import KvService
 from raftsched.rpc.etcd.lease import LeaseService
 from raftsched.rpc.etcd.maintenance import MaintenanceService
-from raftsched.rpc.etcd.version import CLUSTER_VERSION, SERVER_VERSION
+from raftsched.rpc.etcd.version import SERVER_VERSION
 from raftsched.rpc.etcd.watch import WatchService
 from raftsched.rpc.metrics import Family, GrpcStats, Histogram, descriptor_families
 
@@ -79,9 +79,9 @@ def store_families(node: StoreNode) -> Iterator[Family]:
     member = f"{node.member_id:x}"
     status = node.status()
     yield _labelled("etcd_server_version", "Which version is running.", {"server_version": SERVER_VERSION})
-    yield _labelled(
-        "etcd_cluster_version", "Which version of the cluster is running.", {"cluster_version": CLUSTER_VERSION.rpartition(".")[0]}
-    )
+    if node.cluster_version:
+        version = node.cluster_version.rpartition(".")[0]
+        yield _labelled("etcd_cluster_version", "Which version of the cluster is running.", {"cluster_version": version})
     yield _labelled("etcd_server_id", "Server or member ID in hexadecimal format.", {"server_id": member})
     gauges = {
         "etcd_server_has_leader": float(bool(node.leader_id)),

@@ -3,5 +3,4 @@
 from typing import Final
 
 SERVER_VERSION: Final = "3.7.1"
-CLUSTER_VERSION: Final = "3.7.0"
 STORAGE_VERSION: Final = "3.7.0"

@@ -22,6 +22,7 @@ from raftsched.store.node.options import NodeOptions
 from raftsched.store.node.peering import Peering
 from raftsched.store.node.receiving import Receiving, install_received
 from raftsched.store.node.sinks import Waiter
+from raftsched.store.node.versions import check_version
 from raftsched.store.raft._kernel import Kernel
 from raftsched.store.reconfigure import Rules, View
 from raftsched.store.replica import LEADER, Event, ProposeChange, Transfer
@@ -52,7 +53,7 @@ class NodePort(Protocol):
 
 
 class Clustering:
-    """One member's dealings with the cluster; also a lone one's, who may get company."""
+    """One member's dealings with the cluster; also a lone one's, who may get company. FatalError: it is older than the cluster."""
 
     def __init__(
         self, node: NodePort, member: Member, options: NodeOptions, flusher: Flusher, peering: Peering | None, log: LogPort
@@ -79,6 +80,8 @@ class Clustering:
             wall_ms=node.wall_ms,
         )
         self._removed = False
+        self._version = options.cluster_version
+        check_version(self._version, self.membership.cluster_version)
         self._catch_up: CatchUp | None = None
         if peering is not None:
             outgoing = Outgoing(
@@ -112,6 +115,10 @@ class Clustering:
 
     def tick(self, mono_ms: int) -> None:
         """Now and then."""
+        try:
+            check_version(self._version, self.membership.cluster_version)
+        except FatalError as error:
+            self._node.fail(error)
         if self._peering is None or self._catch_up is None:
             return
         self.members_changed()  # names are published after a member was added

@@ -31,9 +31,10 @@ from raftsched.store.node.leases import Leases
 from raftsched.store.node.metrics import APPLY_BOUNDS, ETCD_DISK_BOUNDS, Histogram
 from raftsched.store.node.opening import Member, Opener
 from raftsched.store.node.options import Clock, NodeOptions, SystemClock
-from raftsched.store.node.peering import Network, Peering, version_key
+from raftsched.store.node.peering import Network, Peering
 from raftsched.store.node.sinks import AnswerTo, CompactionEnd, Nobody, Revocations, Waiter
 from raftsched.store.node.snapshots import Snapshots
+from raftsched.store.node.versions import FIRST, version_key
 from raftsched.store.quota import Quota
 from raftsched.store.raft._kernel import KernelError, Message
 from raftsched.store.replica import LEADER, Event, More, Output, Persist, Persisted, Propose, Read, Tick
@@ -544,7 +545,8 @@ class Node:
             attributes = membership.encode_attributes(self.member_id, options.name, options.client_urls)
             told.append(self._propose_and_wait(codec.MEMBER_ATTRIBUTES_SET, attributes))
         if not members.cluster_version:
-            version = membership.encode_version(options.cluster_version, self._draw_incarnation())
+            lowest = options.cluster_version if self._peering is None else self._peering.lowest_version(options.cluster_version)
+            version = membership.encode_version(lowest or FIRST, self._draw_incarnation())
             told.append(self._propose_and_wait(codec.CLUSTER_VERSION_SET, version))
         errors = [await one for one in told]
         return next(filter(None, errors), 0)
@@ -689,6 +691,10 @@ class Node:
 
     def members(self) -> Sequence[MemberInfo]:
         return self._member.applier.membership.members()
+
+    @property
+    def cluster_version(self) -> str:
+        return self._member.applier.membership.cluster_version
 
     # -- StoreNode: writes and reads
 

@@ -48,7 +48,13 @@ class Entering:
     async def find_birth(self, directory: DataDirectory) -> Birth:
         """Of an empty member, as soon as it is decided. Raises FatalError, NoSpaceError."""
         settling = Settling(
-            self._forming, own=self._own, listed=self._listed, ask=self._peering.port.ask, log=self._log, mono_ms=self._mono_ms
+            self._forming,
+            own=self._own,
+            listed=self._listed,
+            ask=self._peering.port.ask,
+            log=self._log,
+            mono_ms=self._mono_ms,
+            version=self._options.cluster_version,
         )
         decided = await settling.settle()
         if isinstance(decided, Form):
@@ -126,6 +132,7 @@ class Entering:
             members.incarnation,
             founding=founding,
             members=tuple(members.members() or self._first_members),
+            cluster_version=members.cluster_version,
         )
 
     def take_in(self, ask: JoinAsk) -> Awaitable[Answer]:

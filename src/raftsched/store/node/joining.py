@@ -21,6 +21,7 @@ from raftsched.store.asks import Granted, JoinAsk, Later, Look, Refused
 from raftsched.store.codec import WireError
 from raftsched.store.forming import Form, Forming, Join, Refuse
 from raftsched.store.membership import decode_json, encode_json
+from raftsched.store.node.versions import check_version
 from raftsched.types import MemberInfo
 
 LOOK_INTERVAL_MS: Final = 200
@@ -64,8 +65,11 @@ class Settling:
         ask: AskPeer,
         log: Log,
         mono_ms: Callable[[], int],
+        version: str = "",
     ) -> None:
+        """`version`: the own one, "" = joins any cluster."""
         self.forming = forming
+        self._version = version
         self._own = own
         self._urls = [url for one in listed if one != own for url in one.peer_urls]
         self._ask, self._log, self._mono_ms = ask, log, mono_ms
@@ -93,6 +97,8 @@ class Settling:
         if isinstance(decision, Refuse):
             raise FatalError(decision.line)
         if isinstance(decision, Join):
+            if self._version:
+                check_version(self._version, decision.cluster_version)
             granted = await self._join(decision)
             if granted is None:
                 await asyncio.sleep(JOIN_PAUSE_MS / 1000)

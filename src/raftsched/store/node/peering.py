@@ -13,6 +13,7 @@ from raftsched.store import membership
 from raftsched.store.codec import WireError
 from raftsched.store.membership import Membership
 from raftsched.store.node.opening import Member
+from raftsched.store.node.versions import cluster_version, version_key
 from raftsched.store.raft._kernel import Message
 from raftsched.store.replica import Persist
 from raftsched.store.transport.ports import BulkStream, PeerHandler
@@ -129,9 +130,10 @@ class Peering:
                 continue  # applies as a refused change
 
     def lowest_version(self, own: str) -> str | None:
-        """The lowest cluster version that a member could run, this one included; None while somebody's is not known."""
+        """The lowest cluster version that a member could run, this one included; None while somebody's is not known, or is not here: it may
+        come back older than it was."""
         versions = self.port.versions()
-        if any(one not in versions for one in self._known):
+        if any(one not in versions or not self.port.is_connected(one) for one in self._known):
             return None
         return min([own, *(cluster_version(versions[one]) for one in self._known)], key=version_key)
 
@@ -179,12 +181,3 @@ class Peering:
     async def close(self) -> None:
         self._deliver = None
         await self.port.close()
-
-
-def cluster_version(version: tuple[int, int, int]) -> str:
-    """As etcd writes it: major and minor, the patch is 0."""
-    return f"{version[0]}.{version[1]}.0"
-
-
-def version_key(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
