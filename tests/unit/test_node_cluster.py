@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from raftsched.errors import EtcdError, IncarnationOverError, StatusError
+from raftsched.errors import EtcdError, FatalError, IncarnationOverError, StatusError
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.store import codec
 from raftsched.store.membership import ADD_NODE, REMOVE_NODE
-from raftsched.store.node import Node, NodeOptions
+from raftsched.store.node import Node, NodeOptions, clustering
+from raftsched.store.node.opening import Member
 from raftsched.store.node.peering import PeerPort
+from raftsched.store.snapshot.install import Stored
 from raftsched.store.transport.peers import Peers
 from raftsched.store.transport.ports import PeerHandler
+from raftsched.store.wal.format import ConfState
 from raftsched.types import Result
 
 TTL_S = 60
@@ -291,6 +294,30 @@ def test_a_start_without_a_majority_can_be_given_up_and_leaves_nothing_open(tmp_
             await first.node.stop()
         await asyncio.gather(first.start_anew(), *(one.start_anew() for one in others))
         assert not (await first.put(b"k"))[0]
+        await three.stop()
+
+    asyncio.run(scenario())
+
+
+def test_one_snapshot_alone_is_installed_and_none_by_who_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[str] = []
+
+    def install(member: Member, _stored: Stored) -> str:
+        installed.append(f"{member.member_id:x}")
+        return ""
+
+    async def scenario() -> None:
+        monkeypatch.setattr(clustering, "install_received", install)
+        three = Three(tmp_path)
+        await three.start()
+        stored = Stored(index=1 << 20, term=9, conf_state=ConfState())
+        first, second = three.followers
+        first.node._clustering._on_received(stored)
+        first.node._clustering._on_received(stored)  # of an older leader's stream, say
+        second.node.fail(FatalError("the disk is gone"))
+        second.node._clustering._on_received(stored)
+        assert (installed, first.restarts) == ([f"{first.node.member_id:x}"], [first.node._ended])
+        assert (len(second.fatal), second.restarts) == (1, [])
         await three.stop()
 
     asyncio.run(scenario())

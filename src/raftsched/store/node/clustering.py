@@ -46,8 +46,8 @@ class NodePort(Protocol):
     def wall_ms(self) -> int: ...
     def wake(self) -> None: ...
     def read_barrier(self) -> Awaitable[None]: ...
-    def end_incarnation(self, line: str) -> None:
-        """Nothing is applied or written any more; a new incarnation is asked for."""
+    def end_incarnation(self, line: str) -> bool:
+        """Nothing is applied or written any more; a new incarnation is asked for. False: it was over before, or has failed."""
 
     def fail(self, error: Exception) -> None: ...
 
@@ -289,7 +289,8 @@ class Clustering:
 
     def _on_received(self, stored: Stored) -> None:
         """The last act of this incarnation; what the installation could not finish, the next one does."""
-        self._node.end_incarnation(f"a snapshot at entry {stored.index} was received, starting anew behind it")
+        if not self._node.end_incarnation(f"a snapshot at entry {stored.index} was received, starting anew behind it"):
+            return  # another stream was first: what it installed stays
         try:
             line = install_received(self._member, stored)
         except (FatalError, NoSpaceError) as error:

@@ -331,14 +331,17 @@ class Node:
         self._host.submit(More())
         self._schedule()
 
-    def end_incarnation(self, line: str) -> None:
-        """Nothing is applied or written any more: the directory changes under this node, and a new incarnation is asked for."""
-        if not self._ended and not self._failed:
-            self._ended = line
-            self._ready.set()  # `start` may still wait
-            self._snapshots.end()
-            self._loop.call_soon(self._answer_all)
-            self._on_restart(line)
+    def end_incarnation(self, line: str) -> bool:
+        """Nothing is applied or written any more: the directory changes under this node, and a new incarnation is asked for. False: it was
+        over before, or has failed."""
+        if self._ended or self._failed:
+            return False
+        self._ended = line
+        self._ready.set()  # `start` may still wait
+        self._snapshots.end()
+        self._loop.call_soon(self._answer_all)
+        self._on_restart(line)
+        return True
 
     def _schedule(self) -> None:
         if not self._pump_scheduled and not self._in_pump and (self._running or self._ended or self._failed):
