@@ -70,7 +70,6 @@ def test_the_survivor_of_a_lost_majority_is_brought_back_and_the_others_join_it(
     assert get(survivor, b"k") == b"kept"
     assert ids(survivor) == {survivor.name: before[survivor.name]}
     survivor.stop()
-    survivor.command.remove("--force-new-cluster")
     survivor.start(wait=False)
     survivor.wait_ready(60)
     wiped.wipe()
@@ -78,9 +77,29 @@ def test_the_survivor_of_a_lost_majority_is_brought_back_and_the_others_join_it(
     wiped.wait_ready(60)
     wait_for(lambda: len(ids(survivor)) == 2, 30, cluster.logs)
     assert ids(survivor)[wiped.name] != before[wiped.name]
+    survivor.stop()
+    survivor.start(wait=False)  # the flag was left where it is
+    survivor.wait_ready(60)
+    assert survivor.logs(1 << 20).count("--force-new-cluster: removed") == 1
+    assert "--force-new-cluster is ignored" in survivor.logs(1 << 20)
+    assert len(ids(survivor)) == 2
+    put(wiped, b"k", b"kept still")
+    survivor.stop()
+    survivor.command.remove("--force-new-cluster")
+    survivor.start(wait=False)
+    survivor.wait_ready(60)
+    assert len(ids(survivor)) == 2
+    survivor.stop()
+    survivor.command.append("--force-new-cluster")  # given again by mistake
+    survivor.start(wait=False)
+    assert "with this member a majority: refusing to begin another one" in end_of(survivor)
+    survivor.command.remove("--force-new-cluster")
+    survivor.start(wait=False)
+    survivor.wait_ready(60)
     late.start(wait=False)  # with the data of a member that is none any more
     assert "removed" in end_of(late)
-    assert get(survivor, b"k") == b"kept"
+    assert get(survivor, b"k") == b"kept still"
+    assert len(ids(survivor)) == 2
 
 
 def leave(member: Member) -> None:

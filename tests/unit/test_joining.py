@@ -10,7 +10,7 @@ from raftsched.store import asks, membership
 from raftsched.store.asks import Granted, InCluster, JoinAsk, Later, Listed, Look, Refused
 from raftsched.store.forming import Form, Forming
 from raftsched.store.membership import Membership
-from raftsched.store.node import beginning, joining, reception
+from raftsched.store.node import NodeOptions, beginning, joining, reception
 from raftsched.store.node.joining import Marker, Settling, promote_self
 from raftsched.store.node.reception import Reception, check_cluster, keep_checking
 from raftsched.store.transport.ports import JOIN
@@ -409,6 +409,63 @@ def test_the_survivor_is_alone_after_force_new_cluster(tmp_path: Path, applied_i
     _, again_gone = beginning.force_new_cluster(log, recovered, table, applied_index=applied_index, peer_urls=URLS)
     assert again_gone == []  # it is alone already
     log.close()
+
+
+def test_a_flag_that_stays_where_it_was_given_forces_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = founders(3)
+    log, recovered = opened(tmp_path)
+    beginning.write_first_entries(log, recovered, entries)
+    log.close()
+
+    def start(*, flag: bool) -> tuple[int, str]:
+        """(last index, line)"""
+        log, recovered = opened(tmp_path)
+        options = NodeOptions(data_dir=str(tmp_path), peer_urls=URLS, force_new_cluster=flag)
+        try:
+            found, line = beginning.force_once(tmp_path, options, log, recovered, applied([], 0), applied_index=0)
+        finally:
+            log.close()
+        return found.last_index, line
+
+    assert start(flag=False) == (3, "")
+    with monkeypatch.context() as patch:
+        patch.setattr(beginning, "write_durably", kill)
+        with pytest.raises(KeyboardInterrupt):
+            start(flag=True)  # what others lose is durable, the mark is not
+    last, line = start(flag=True)
+    assert (last, "goes on alone" in line) == (5, True)
+    log, recovered = opened(tmp_path)  # another joins
+    joined = membership.encode_change(membership.ADD_NODE, 9, membership.encode_json(MemberInfo(9, "", ("http://m9:1",), ())))
+    log.wait_durable(log.append(HardState(1, 0, 6), 6, [1], [joined], types=[1]), 5_000)
+    log.close()
+    last, line = start(flag=True)
+    assert (last, "is ignored" in line) == (6, True)
+    assert start(flag=False) == (6, "")
+    assert not beginning.was_forced(tmp_path)
+    last, line = start(flag=True)  # lost once more
+    assert (last, "removed 9;" in line) == (7, True)
+
+
+def kill(*_arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("size", "there", "refused"), [(3, 1, True), (3, 2, True), (3, 0, False), (5, 1, False), (5, 2, True), (2, 1, True), (2, 0, False)]
+)
+def test_nobody_goes_on_alone_while_a_majority_is_there(size: int, there: int, refused: bool) -> None:
+    site = Site()
+    listed = tuple(Listed(f"m{number}", (f"http://m{number}:1",)) for number in range(1, size + 1))
+    for one in listed[1 : 1 + there]:
+        Peer(site, one, list_=listed).has = in_cluster(one.name, ids=range(1, size + 1))
+    for one in listed[1 + there :]:
+        Peer(site, one, list_=listed)  # empty, and counts for nothing
+    others = [MemberInfo(0, one.name, one.peer_urls, ()) for one in listed[1:]]
+    if refused:
+        with pytest.raises(FatalError, match=r"m2.* answered, with this member a majority: refusing"):
+            run(reception.check_force("m1", others, site.ask))
+    else:
+        run(reception.check_force("m1", others, site.ask))
 
 
 def test_a_learner_or_a_stranger_to_its_own_data_becomes_the_voter(tmp_path: Path) -> None:

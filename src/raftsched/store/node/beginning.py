@@ -6,23 +6,58 @@ Must not know: asyncio, other members.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from raftsched.errors import FatalError, NoSpaceError
 from raftsched.store import membership
+from raftsched.store.backend.files import sync_directory, write_durably
 from raftsched.store.codec import WireError
 from raftsched.store.membership import Membership
+from raftsched.store.node.options import NodeOptions
 from raftsched.store.wal.log import Log
 from raftsched.store.wal.recovery import Recovered
 from raftsched.types import HardState, MemberInfo
 
 CONF_CHANGE: Final = 1
+FORCED_NAME: Final = "FORCED"
 TIMEOUT_MS: Final = 10_000
 
 
 def write_first_entries(log: Log, recovered: Recovered, entries: Sequence[bytes]) -> Recovered:
     """The founders' entries (`forming.Form.entries`): index 1 …, term 1, committed. Raises FatalError, NoSpaceError."""
     return _append(log, recovered, HardState(term=1, vote=0, commit=len(entries)), 1, 1, entries)
+
+
+def was_forced(directory: Path) -> bool:
+    """Whether the start before was asked for `--force-new-cluster` already."""
+    return (directory / FORCED_NAME).exists()
+
+
+def force_once(
+    directory: Path, options: NodeOptions, log: Log, recovered: Recovered, applied: Membership, *, applied_index: int
+) -> tuple[Recovered, str]:
+    """`force_new_cluster` if the options ask for it and did not at the start before: a flag that is left where it was given must not throw
+    out those who have joined since. The log as it is now, and a line if there is something to say. Raises as that does."""
+    marker = directory / FORCED_NAME
+    try:
+        if not options.force_new_cluster:
+            if marker.exists():
+                marker.unlink()
+                sync_directory(directory)
+            return recovered, ""
+        if marker.exists():
+            return recovered, (
+                "--force-new-cluster is ignored, it was done at an earlier start: take the flag away. "
+                "If a majority is lost for good once more, start once without it and then with it"
+            )
+        recovered, going = force_new_cluster(log, recovered, applied, applied_index=applied_index, peer_urls=options.peer_urls)
+        write_durably(marker, "done\n")  # nobody can have joined before: this member has not said a word yet
+    except OSError as error:
+        full = error.errno in {28, 122}  # ENOSPC, EDQUOT
+        raise (NoSpaceError if full else FatalError)(f"{error.filename or marker}: {error.strerror}") from error
+    gone = ", ".join(f"{one:x}" for one in going) or "nobody"
+    return recovered, f"--force-new-cluster: removed {gone}; this member goes on alone, start it without the flag from now on"
 
 
 def force_new_cluster(

@@ -23,6 +23,7 @@ from raftsched.store.birth import Birth
 from raftsched.store.codec import Headers, largest, text_field, varint_field
 from raftsched.store.host import ReplicationHost, host_configuration
 from raftsched.store.mvcc._store import MvccStore
+from raftsched.store.node.beginning import was_forced
 from raftsched.store.node.clustering import Clustering
 from raftsched.store.node.compaction import AutoCompactor, history_full
 from raftsched.store.node.entering import Entering
@@ -179,11 +180,15 @@ class Node:
     async def _find_birth(self, directory: DataDirectory) -> Birth | None:
         if directory.set_aside:
             self._log.warning(directory.set_aside)
+        if self._options.force_new_cluster and not directory.has_member:
+            raise FatalError(f"{directory.path}: --force-new-cluster needs the data of a cluster, and there are none")
         if self._network is None:
             return None
         self._peering = Peering(self._network, self._log, self.mono_ms, self._on_removed)
         self._entering = Entering(self._peering, self._options, self._log, self.mono_ms)
         await self._peering.port.start()
+        if self._options.force_new_cluster and not was_forced(directory.path):
+            await self._entering.check_force()
         return None if directory.has_member else await self._entering.find_birth(directory)
 
     async def _enter(self, member: Member) -> None:

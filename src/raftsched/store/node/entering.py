@@ -22,7 +22,7 @@ from raftsched.store.node.joining import Marker, Settling, promote_self
 from raftsched.store.node.opening import Member
 from raftsched.store.node.options import NodeOptions
 from raftsched.store.node.peering import Peering
-from raftsched.store.node.reception import Reception, check_cluster, keep_checking
+from raftsched.store.node.reception import Reception, check_cluster, check_force, keep_checking
 from raftsched.store.transport.ports import JOIN
 from raftsched.types import MemberInfo
 
@@ -62,6 +62,11 @@ class Entering:
             return Birth(own_id, decided.cluster_id, tuple(decided.entries))
         Marker(directory.path).write(decided.members)
         return Birth(decided.member_id, decided.cluster_id)
+
+    async def check_force(self) -> None:
+        """Raises FatalError if the listed members that are there need no `--force-new-cluster`."""
+        others = [MemberInfo(0, one.name, one.peer_urls, ()) for one in self._listed if one != self._own]
+        await check_force(self._own.name, others, self._peering.port.ask)
 
     def opened(self, member: Member, clustering: Clustering) -> None:
         """Raises FatalError: this member cannot read its marker."""

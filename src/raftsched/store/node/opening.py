@@ -25,7 +25,7 @@ from raftsched.store.codec import RequestIds
 from raftsched.store.lease import Lessor
 from raftsched.store.membership import Membership
 from raftsched.store.mvcc._store import MvccStore
-from raftsched.store.node.beginning import force_new_cluster, write_first_entries
+from raftsched.store.node.beginning import force_once, write_first_entries
 from raftsched.store.node.options import Clock, NodeOptions
 from raftsched.store.raft._kernel import Kernel, KernelError, Run
 from raftsched.store.replica import Replica
@@ -62,7 +62,7 @@ class Member:
     repaired: str
     mark_index: int  # of the last snapshot mark in the log
     changes: tuple[bytes, ...]  # configuration changes that the log holds behind what is applied
-    installed: str = ""  # what became of an installation that was cut short, for a log line
+    installed: str = ""  # what became of an installation that was cut short or of a forced beginning, for a log line
 
     def close(self) -> None:
         """Everything, whatever fails on the way. Raises FatalError."""
@@ -223,8 +223,7 @@ def assemble(
     applier = Applier(store, lessor, alarms, members, side)
     applier.applied_index = backend.applied_index
     applier.applied_term = backend.term
-    if options.force_new_cluster:
-        recovered, _ = force_new_cluster(log, recovered, members, applied_index=backend.applied_index, peer_urls=options.peer_urls)
+    recovered, forced = force_once(directory.path, options, log, recovered, members, applied_index=backend.applied_index)
     kernel, ids = _make_kernel(options, clock, backend, recovered, members, chance)
     replica = Replica(
         kernel,
@@ -249,7 +248,7 @@ def assemble(
         repaired=recovered.repaired,
         mark_index=recovered.mark.index,
         changes=tuple(recovered.datas[position] for position, kind in sorted(recovered.types.items()) if kind == CONF_CHANGE),
-        installed=installed,
+        installed="; ".join(filter(None, (installed, forced))),
     )
 
 

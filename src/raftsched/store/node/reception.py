@@ -2,12 +2,13 @@
 
     Reception        answers whoever asks, empty or not; passes JOIN on to the leader
     check_cluster()  before a member with data serves; keep_checking() until all have answered
+    check_force()    before one goes on alone
 
 Must not know: how asks travel, the kernel.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol
 
 from raftsched.errors import FatalError, PeerError
@@ -115,6 +116,22 @@ async def check_cluster(own_id: int, state: Callable[[], InCluster], ask: AskPee
         if not isinstance(verdict, Wait):
             return {one.member_id for one, answer in zip(others, answers, strict=True) if answer is None}
         await asyncio.sleep(LOOK_INTERVAL_MS / 1000)
+
+
+async def check_force(own_name: str, others: Iterable[MemberInfo], ask: AskPeer) -> None:
+    """Before `--force-new-cluster` is done. Raises FatalError if a majority of the cluster is there: then nothing is lost, and going on
+    alone would make a second cluster of it."""
+    payload = asks.encode_ask(Look(own_name))
+    answers = [answer for answer in await asyncio.gather(*(_look(one, payload, ask) for one in others)) if answer is not None]
+    there = {own_name, *(answer.name for answer in answers)}
+    for answer in answers:
+        voters = [one.name for one in answer.members if not one.is_learner]
+        if sum(one in there for one in voters) > len(voters) // 2:
+            names = ", ".join(sorted(there - {own_name}))
+            raise FatalError(
+                f"--force-new-cluster: of the cluster's members {names} answered, with "
+                "this member a majority: refusing to begin another one. Nothing was changed; start without the flag"
+            )
 
 
 async def keep_checking(own_id: int, state: Callable[[], InCluster], ask: AskPeer, *, log: Log, mono_ms: Callable[[], int]) -> None:
