@@ -321,3 +321,21 @@ def test_one_snapshot_alone_is_installed_and_none_by_who_has_failed(tmp_path: Pa
         await three.stop()
 
     asyncio.run(scenario())
+
+
+def test_a_stop_that_is_cancelled_still_gives_back_directory_and_port(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        three = Three(tmp_path)
+        await three.start()
+        one = three.followers[0]
+        one.node._clustering.hand_over = asyncio.Event().wait  # type: ignore[method-assign, assignment]
+        stopping = asyncio.create_task(one.node.stop())
+        await asyncio.sleep(0.05)
+        await one.node.stop()  # the same stop, not a second one
+        stopping.cancel()
+        await asyncio.gather(stopping, return_exceptions=True)
+        await one.start_anew()
+        assert not (await one.put(b"k"))[0]
+        await three.stop()
+
+    asyncio.run(scenario())

@@ -80,6 +80,7 @@ class Node:
         self._member: Member
         self._headers: Headers
         self._running = False
+        self._stopping = False
         self._failed = ""
         self._ready: asyncio.Event
         self._ended = ""  # why this incarnation is over, although nothing has failed
@@ -253,14 +254,22 @@ class Node:
 
     async def stop(self) -> None:
         """Proposes nothing more, answers what is under way, brings LMDB up to date, closes. Idempotent."""
-        if not self._running:
+        if not self._running or self._stopping:
             return
-        if not self._failed and not self._ended:
-            await self._clustering.hand_over()
-        self._running = False
-        if self._timer is not None:
-            self._timer.cancel()
-        await self._close_peering()
+        self._stopping = True
+        try:
+            if not self._failed and not self._ended:
+                await self._clustering.hand_over()
+        finally:  # also when it is cancelled: the directory and the port are wanted again
+            self._running = False
+            if self._timer is not None:
+                self._timer.cancel()
+            try:
+                await self._close_peering()
+            finally:
+                await self._stop_store()
+
+    async def _stop_store(self) -> None:
         self._loop.remove_reader(self._member.log.fd)
         try:
             if not self._failed and not self._ended:
