@@ -97,6 +97,14 @@ class Aged(One):
         return self.node._member.applier.membership.cluster_version
 
 
+def told_incarnation(one: Aged) -> int:
+    """What its handshakes say."""
+    peering = one.node._peering
+    assert peering is not None
+    assert isinstance(peering.port, Peers)
+    return peering.port._around.own.incarnation
+
+
 def test_a_rolling_upgrade(tmp_path: Path) -> None:
     async def all_show(members: list[Aged], version: str) -> None:
         await until(lambda: all(one.shown == version for one in members))
@@ -108,6 +116,8 @@ def test_a_rolling_upgrade(tmp_path: Path) -> None:
         await asyncio.gather(*(one.node.start() for one in members))
         try:
             await all_show(members, "3.7.0")
+            await until(lambda: all(told_incarnation(one) for one in members))
+            assert len({told_incarnation(one) for one in members}) == 1
             for upgraded in members[1:]:
                 for one in members:
                     assert not (await one.put(one.name.encode()))[0]
