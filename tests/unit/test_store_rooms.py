@@ -19,7 +19,7 @@ from raftsched.store.mvcc._store import MvccStore
 from raftsched.store.node.compaction import HOUR_MS, AutoCompactor, history_full
 from raftsched.store.quota import Quota
 from raftsched.store.raft._kernel import Kernel
-from raftsched.store.replica import More, Persisted, Propose, Read, Replica, Tick
+from raftsched.store.replica import Persisted, Propose, Read, Replica, Tick
 from raftsched.store.waiters import Waiters, Waiting
 from raftsched.types import MemberInfo
 
@@ -355,9 +355,7 @@ def test_a_write_waits_for_a_leader_as_long_as_a_request_may() -> None:
     rig.now_ms = 7_000
     output = rig.step(Tick())
     assert output.leader_changed
-    assert output.more
     assert rig.answers() == [(1, EtcdError.TIMEOUT)], "it had no id yet: certain, but told as etcd tells it"
-    rig.step(More())
     rig.sync()
     assert rig.answers()[1:] == [(2, 0)]
 

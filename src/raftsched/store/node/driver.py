@@ -109,7 +109,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         try:
             member = await self._open()
-        except BaseException:
+        except (Exception, asyncio.CancelledError):  # not GeneratorExit: then the loop is gone, and nothing can be awaited
             await self._close_peering()
             raise
         if member.repaired:
@@ -124,7 +124,7 @@ class Node:
             await self._until_ready(member)
             if not self._failed and not self._ended:
                 await self._announce()
-        except BaseException:
+        except (Exception, asyncio.CancelledError):
             await self.stop()
             raise
         if self._failed or self._ended:

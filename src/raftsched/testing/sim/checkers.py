@@ -255,7 +255,7 @@ class Leases:
 
 class Takeovers:
     """Who has lost a job does not trigger it any more once another has: ownership comes from the leadership keys, so the revision of
-    the newest of them that the owner knows never goes back from one trigger of a job to the next."""
+    their newest change, deletions among them, that the owner knows never goes back from one trigger of a job to the next."""
 
     def __init__(self) -> None:
         self._latest: dict[bytes, tuple[int, str]] = {}

@@ -9,13 +9,14 @@ import contextlib
 import hashlib
 import random
 import tempfile
+from bisect import bisect_right
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from pathlib import Path
 from typing import Any
 
 from raftsched.errors import FatalError
-from raftsched.scheduler.jobs.names import LEADERSHIP, prefix_end
+from raftsched.scheduler.jobs.names import LEADERSHIP
 from raftsched.testing.sim.checkers import Broken, History, Leases, OneHistory, OneLeader, OneLog, SameState, Takeovers, Watches
 from raftsched.testing.sim.clients import Client, Watching
 from raftsched.testing.sim.loop import SimLoop, Stuck
@@ -49,6 +50,7 @@ class World:
         self.one_leader = OneLeader()
         self.history, self.leases, self.ticks = History(), Leases(), Ticks()
         self.watches, self.takeovers = Watches(self.one_history), Takeovers()
+        self._leadership_revisions: list[int] = []
         self.machines: list[Machine] = []
         self.watching: list[Watching] = []
         self.quiet = False  # liveness: nothing fails any more, clients stop
@@ -218,8 +220,8 @@ class World:
         self.note(process.name, f"fires {name.decode()}")
         self._checked(self.ticks.delivered, process.name, name, job, counter, process.machine.clock.highest_ns)
         if self.options.fenced:
-            keys = process.node.mvcc.live(LEADERSHIP, prefix_end(LEADERSHIP), None, 100)
-            self._checked(self.takeovers.delivered, process.name, name, max((key.main for key in keys), default=0))
+            known = bisect_right(self._leadership_revisions, process.node.revision)
+            self._checked(self.takeovers.delivered, process.name, name, self._leadership_revisions[known - 1] if known else 0)
 
     # -- Observer
 
@@ -229,6 +231,9 @@ class World:
         self._checked(self.leases.applied, process.name, self.loop.now_ns, kind, entries)
 
     def changed(self, process: Process, changes: Sequence[Change], revision: int) -> None:
+        for change in changes:
+            if change.key.startswith(LEADERSHIP) and change.main > (self._leadership_revisions or [0])[-1]:
+                self._leadership_revisions.append(change.main)  # deletions too: a key that is gone is news as well
         fresh: list[list[Change]] = []
         self._checked(lambda: fresh.extend(self.one_history.changed(process.name, changes)))
         for batch in fresh:
