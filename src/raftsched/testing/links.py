@@ -8,8 +8,8 @@ arrives when the cut is healed. Root is not needed; a dead member refuses, as wi
 import asyncio
 import contextlib
 import os
+import socket
 import threading
-import weakref
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ CHUNK_BYTES = 1 << 16
 CHUNKS_MAX = 64  # in one direction of one connection, between its two ends
 OWNER_TRIES = 20
 OWNER_PAUSE_S = 0.005
-END_PAUSE_S = 0.05  # a connection accepted just now gets its task
 
 Pids = Callable[[], dict[int, int]]  # process id -> number of the member
 
@@ -33,14 +32,17 @@ class Direction:
 
 
 class Links:
-    """All proxies on one loop in a thread of its own. The methods without `_` are for other threads."""
+    """All proxies on one loop in a thread of its own. The methods without `_` are for other threads.
+
+    Bare sockets, each known from its first moment: streams lose one whose task is cancelled before its first step.
+    """
 
     def __init__(self, pids: Pids) -> None:
         self._pids = pids
         self._directions: dict[tuple[int, int], Direction] = {}
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[socket.socket] = []
+        self._sockets: set[socket.socket] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="links", daemon=True)
         self._thread.start()
@@ -84,15 +86,13 @@ class Links:
 
     async def _end(self) -> None:
         for server in self._servers:
+            self._loop.remove_reader(server)
             server.close()
-        await asyncio.sleep(END_PAUSE_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for writer in self._writers:
-            writer.transport.abort()
-        await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
-        await asyncio.sleep(0)
+        for one in self._sockets:
+            one.close()
 
     def _shut(self, source: int, target: int) -> None:
         self._direction(source, target).open.clear()
@@ -101,40 +101,52 @@ class Links:
         return self._directions.setdefault((source, target), Direction())
 
     async def _serve(self, member: int, advertised_port: int, listening_port: int) -> None:
-        async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            self._tasks.add(task)
-            self._writers.add(writer)
-            try:
-                await self._connect(member, listening_port, reader, writer)
-            except (OSError, asyncio.CancelledError):
-                pass  # either end went away, or the test is over
-            finally:
-                writer.close()
-                self._tasks.discard(task)
+        server = socket.create_server(("127.0.0.1", advertised_port), backlog=128)
+        server.setblocking(False)
+        self._servers.append(server)
+        self._loop.add_reader(server, self._accept, server, member, listening_port)
 
-        self._servers.append(await asyncio.start_server(accepted, "127.0.0.1", advertised_port))
+    def _accept(self, server: socket.socket, member: int, listening_port: int) -> None:
+        try:
+            near = server.accept()[0]
+        except OSError:
+            return  # it went away before it was taken
+        self._known(near)
+        task = self._loop.create_task(self._connect(member, listening_port, near))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _connect(self, member: int, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        dialler = await self._owner(writer.get_extra_info("peername")[1])
-        if dialler is None:
-            return
-        there = self._direction(dialler, member)
-        await there.open.wait()
-        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", port)
-        self._writers.add(to_writer)
-        ways = [
-            asyncio.ensure_future(pump(reader, to_writer, there)),
-            asyncio.ensure_future(pump(to_reader, writer, self._direction(member, dialler))),
-        ]
+    def _known(self, one: socket.socket) -> None:
+        one.setblocking(False)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sockets.add(one)
+
+    async def _connect(self, member: int, port: int, near: socket.socket) -> None:
+        far = socket.socket()
+        self._known(far)
+        try:
+            dialler = await self._owner(near.getpeername()[1])
+            if dialler is not None:
+                there = self._direction(dialler, member)
+                await there.open.wait()
+                await self._loop.sock_connect(far, ("127.0.0.1", port))
+                await self._both(near, far, there, self._direction(member, dialler))
+        except OSError:
+            pass  # either end went away
+        finally:
+            for one in (near, far):
+                self._sockets.discard(one)
+                one.close()
+
+    async def _both(self, near: socket.socket, far: socket.socket, there: Direction, back: Direction) -> None:
+        """Both ways of one connection, until the first of them ends."""
+        ways = [asyncio.ensure_future(pump(near, far, there)), asyncio.ensure_future(pump(far, near, back))]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            to_writer.close()
 
     async def _owner(self, port: int) -> int | None:
         """The member whose process has a socket on this local port; it is looked for again, as /proc may be behind a moment."""
@@ -147,7 +159,7 @@ class Links:
         return None
 
 
-async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction) -> None:
+async def pump(reader: socket.socket, writer: socket.socket, direction: Direction) -> None:
     """One way of one connection, until its sender ends; the end is held back by a cut as everything else."""
     queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(CHUNKS_MAX)
     loop = asyncio.get_running_loop()
@@ -156,7 +168,7 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direc
         chunk = b"-"
         while chunk:
             try:
-                chunk = await reader.read(CHUNK_BYTES)
+                chunk = await loop.sock_recv(reader, CHUNK_BYTES)
             except OSError:
                 chunk = b""
             await queue.put((loop.time(), chunk))
@@ -169,10 +181,10 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direc
             await direction.open.wait()
             if not chunk:
                 return
-            writer.write(chunk)
-            await writer.drain()
+            await loop.sock_sendall(writer, chunk)
     finally:
         taking.cancel()
+        await asyncio.gather(taking, return_exceptions=True)
 
 
 def socket_inode(port: int) -> str | None:
