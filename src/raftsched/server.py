@@ -204,6 +204,8 @@ class Server:
             self._api.close_streams()
         if self._service is not None:
             await self._retire(self._service)
+        for door in self._doors:
+            door.end_streams()  # a watch or a keep-alive goes on at another member; it would never end by itself
         drain_ms = limits.DRAIN_TIMEOUT_MS if self._reaches_majority else limits.DRAIN_ALONE_MS
         await asyncio.gather(*(door.drain(drain_ms) for door in self._doors))
         if self._node is not None:

@@ -193,6 +193,28 @@ def test_drain_lets_the_open_call_finish_and_refuses_new_ones() -> None:
         assert leaving.counters()["connections"] == 0
 
 
+def test_streams_end_when_they_are_told_to_and_calls_are_not_touched() -> None:
+    with EchoDoor() as leaving, grpc.insecure_channel(f"127.0.0.1:{leaving.port}") as channel:
+        held = unary(channel, "Batch").future(b"hold")
+        waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        waiting.put(b"before")
+        stream = channel.stream_stream("/test.Echo/Stream", same, same)
+        answers = stream(iter(waiting.get, None))
+        assert next(answers) == b"before"
+        until(lambda: bool(leaving.held))
+        leaving.loop.call_soon_threadsafe(leaving.engine.end_streams)
+        until(lambda: leaving.closed == [14])
+        for one in (answers, stream(iter([b"late"]))):
+            with pytest.raises(grpc.RpcError) as caught:
+                next(one)
+            assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, "server is shutting down")
+        assert leaving.closed == [14], "a handler was made for the late one"
+        leaving.loop.call_soon_threadsafe(leaving.engine.reply, leaving.held[0][0], b"answer")
+        assert held.result(5) == b"answer"
+        assert unary(channel, "Unary")(b"echo", timeout=5) is not None
+        waiting.put(None)
+
+
 def test_drain_cuts_what_does_not_end() -> None:
     with EchoDoor() as leaving, grpc.insecure_channel(f"127.0.0.1:{leaving.port}") as channel:
         waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()

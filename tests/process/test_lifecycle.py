@@ -1,10 +1,13 @@
 """How the process starts, stops and fails, as tools that launch it see it (spec/scheduler.md §2.5, §12)."""
 
+import queue
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -12,6 +15,7 @@ from serving import Clients
 
 from raftsched.pb.dapr import scheduler_pb2
 from raftsched.pb.etcd import rpc_pb2
+from raftsched.pb.wellknown import health_pb2, health_pb2_grpc
 from raftsched.testing.process import ServerProcess
 
 pytestmark = pytest.mark.process
@@ -41,17 +45,42 @@ def test_a_signal_ends_it_with_zero(tmp_path: Path, number: signal.Signals) -> N
 
 
 def test_open_streams_do_not_delay_the_stop(tmp_path: Path) -> None:
+    """Each ends at once, with the code at which its clients go to another member (etcd) or connect anew (a sidecar)."""
     server = ServerProcess(tmp_path / "server").start()
     clients = Clients(server)
-    silent = clients.scheduler.WatchJobs(iter(lambda: time.sleep(60), None))  # a stream that never sends its first message
-    watch = clients.watch.Watch(iter(lambda: time.sleep(60), None))
-    time.sleep(0.2)  # let both streams reach the server: there is nothing to poll for
-    begin = time.monotonic()
-    assert server.stop() == 0
-    assert time.monotonic() - begin < 15
-    silent.cancel()
-    watch.cancel()
+    ask = rpc_pb2.LeaseKeepAliveRequest(ID=clients.lease.LeaseGrant(rpc_pb2.LeaseGrantRequest(TTL=60), timeout=10).ID)
+    create = rpc_pb2.WatchRequest(create_request=rpc_pb2.WatchCreateRequest(key=b"k"))
+    initial = scheduler_pb2.WatchJobsRequest(initial=scheduler_pb2.WatchJobsRequestInitial(app_id="app", namespace="default"))
+    etcd, ours = (grpc.StatusCode.UNAVAILABLE, "server is shutting down"), (grpc.StatusCode.UNKNOWN, "server is closing")
+    with grpc.insecure_channel(server.client_address) as channel:
+        streams = {
+            "watch": (clients.watch.Watch(open_ended(create)), etcd),
+            "silent watch": (clients.watch.Watch(open_ended()), etcd),
+            "keep-alive": (clients.lease.LeaseKeepAlive(open_ended(ask)), etcd),
+            "health": (health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()), etcd),
+            "jobs": (clients.scheduler.WatchJobs(open_ended(initial)), ours),
+            "silent jobs": (clients.scheduler.WatchJobs(open_ended()), ours),
+            "hosts": (clients.scheduler.WatchHosts(scheduler_pb2.WatchHostsRequest()), ours),
+        }
+        for name in ("watch", "keep-alive", "health", "hosts"):
+            next(streams[name][0])
+        time.sleep(0.2)  # let the others reach the server: they are answered nothing
+        begin = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begin < 3  # 0.05 s; the limit of a drain is 5 s
+        for name, (stream, expected) in streams.items():
+            with pytest.raises(grpc.RpcError):
+                list(stream)
+            assert (stream.code(), stream.details()) == expected, name
     clients.close()
+
+
+def open_ended(*messages: Any) -> Iterator[Any]:
+    """These, and then nothing for as long as the call lives."""
+    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for message in messages:
+        waiting.put(message)
+    return iter(waiting.get, None)
 
 
 def test_a_fresh_directory_is_small_and_private(server: ServerProcess) -> None:
@@ -130,8 +159,6 @@ def test_a_job_fires_and_its_keys_go(clients: Clients) -> None:
     )
     initial = scheduler_pb2.WatchJobsRequest(initial=scheduler_pb2.WatchJobsRequestInitial(app_id="app", namespace="default"))
     outgoing: list[scheduler_pb2.WatchJobsRequest] = [initial]
-    import queue
-
     requests: queue.Queue[scheduler_pb2.WatchJobsRequest | None] = queue.Queue()
     requests.put(outgoing[0])
     stream = clients.scheduler.WatchJobs(iter(requests.get, None))

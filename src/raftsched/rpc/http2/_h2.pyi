@@ -143,6 +143,9 @@ class Engine:
         """An empty host = all addresses. OSError as from `loop.create_server`."""
 
     async def listen_unix(self, path: str) -> asyncio.Server: ...
+    def end_streams(self) -> None:
+        """Every streaming call ends as UNAVAILABLE behind what was pushed to it, also those that come until the next `listen`."""
+
     async def drain(self, timeout_ms: int) -> None:
         """Close the listeners, GOAWAY in two steps, wait for open streams up to the limit, then cut with UNAVAILABLE.
         Afterwards no connection is left."""

@@ -220,13 +220,21 @@ cdef class BaseConnection:
             self.transport.close()
         return 0
 
+    cdef int end_connection_streams(self) except -1:
+        cdef door_stream *stream = self.core.streams
+        while stream != NULL:
+            if stream.kind == KIND_STREAM and stream.method != NULL:
+                stream_end(stream)
+            stream = stream.next
+        connection_dirty(self.core)
+        return 0
+
     cdef int cut_connection(self) except -1:
         cdef door_stream *stream = self.core.streams
-        cdef const char *text = "server is shutting down"
         if self.core.phase != PHASE_HTTP2:
             return 0
         while stream != NULL:  # finishing does not unlink: nghttp2 closes it later
-            stream_finish(stream, 14, text, 23)
+            stream_end(stream)
             if stream.kind == KIND_UNARY and stream.owner != NULL:
                 (<object>stream.owner).cancel()
             stream = stream.next

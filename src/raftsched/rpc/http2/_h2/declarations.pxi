@@ -115,6 +115,7 @@ cdef extern from "native/session.h":
     void stream_kick(door_stream *stream)
     void stream_reply(door_stream *stream, PyObject *header, PyObject *message)
     void stream_finish(door_stream *stream, int status, const char *text, size_t length)
+    void stream_end(door_stream *stream)
     void stream_consumed(door_stream *stream)
     void stream_delivered(door_stream *stream)
     void stream_release(door_engine *engine, door_stream *stream)

@@ -18,7 +18,7 @@ cdef class Engine:
     cdef set connections, servers
     cdef bytearray read_buffer
     cdef object read_view
-    cdef bint scheduled, draining, inside_tick
+    cdef bint scheduled, draining, streams_ended, inside_tick
     cdef object deadline_timer, sweep_timer, drained
     cdef double deadline_at, sweep_interval_s, server_ping_idle_s, server_ping_timeout_s, first_request_timeout_s
     cdef size_t write_bytes, paused_bytes
@@ -289,7 +289,9 @@ cdef class Engine:
             messages = take_object(&stream.message)
             if stream.connection != NULL:
                 stream_delivered(stream)
-        if events & EVENT_OPEN and not events & EVENT_CLOSED:
+        if events & EVENT_OPEN and self.streams_ended and stream.connection != NULL:
+            stream_end(stream)  # nobody is told that it began
+        elif events & EVENT_OPEN and not events & EVENT_CLOSED:
             face = self.stream_face(stream)
             put_object(&stream.owner, face)
             stream.opened = born = 1
@@ -526,7 +528,7 @@ cdef class Engine:
     # -- listeners and lifecycle
 
     async def listen(self, str host, int port, *, ssl=None):
-        self.draining = False
+        self.draining = self.streams_ended = False
         server = await self.loop.create_server(
             self.make_connection, host or None, port, ssl=ssl, backlog=1024, ssl_handshake_timeout=20 if ssl else None
         )
@@ -566,6 +568,12 @@ cdef class Engine:
         self.sweep_timer = self.loop.call_later(self.sweep_interval_s, self.sweep) if self.connections else None
         if self.core.dirty_count:
             self.schedule()
+
+    def end_streams(self):
+        self.streams_ended = True
+        for connection in list(self.connections):
+            (<BaseConnection>connection).end_connection_streams()
+        self.schedule()
 
     async def drain(self, int timeout_ms):
         cdef double give_up

@@ -155,6 +155,9 @@ static void stream_finish(door_stream *stream, int status, const char *text, siz
 
 static void stream_fail(door_stream *stream, int status, const char *text) { stream_finish(stream, status, text, strlen(text)); }
 
+/* The server stops. 14, for clients go to another member at this code alone. */
+static void stream_end(door_stream *stream) { stream_fail(stream, 14, "server is shutting down"); }
+
 /* Unary answer. */
 static void stream_reply(door_stream *stream, PyObject *header, PyObject *message) {
   if (stream->finished) return;
