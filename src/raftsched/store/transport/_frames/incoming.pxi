@@ -1,64 +1,22 @@
 # From bytes to frames, and from frames and parts to messages.
 
-cdef class Bytes:
-    """A growing buffer: what was taken from the front makes room before memory is asked for."""
-    cdef uint8_t* data
-    cdef size_t start, end, capacity
-
-    def __dealloc__(self):
-        free(self.data)
-
-    cdef size_t length(self) noexcept:
-        return self.end - self.start
-
-    cdef int append(self, const uint8_t* data, size_t length, size_t most=SIZE_MAX) except -1:
-        """`most`: how much will ever be held."""
-        cdef size_t capacity = self.capacity
-        cdef uint8_t* bigger
-        if self.start and (self.start == self.end or capacity - self.end < length):
-            memmove(self.data, self.data + self.start, self.end - self.start)
-            self.end -= self.start
-            self.start = 0
-        if capacity - self.end < length:
-            capacity = max(min(2 * capacity, most), self.end + length, <size_t>4096)
-            bigger = <uint8_t*>realloc(self.data, capacity)
-            if bigger == NULL:
-                raise MemoryError
-            self.data = bigger
-            self.capacity = capacity
-        memcpy(self.data + self.end, data, length)
-        self.end += length
-        return 0
-
-    cdef void take(self, size_t length) noexcept:
-        self.start += length
-        if self.start == self.end:
-            self.start = self.end = 0
-
-    cdef void release(self) noexcept:
-        free(self.data)
-        self.data = NULL
-        self.start = self.end = self.capacity = 0
-
-
 cdef class Decoder:
     """The frames of one connection. `feed` takes what the socket gave, `take` gives what is complete."""
-    cdef Bytes raw, parts
-    cdef uint64_t total            # of the message in parts; 0 = none
+    cdef Bytes raw
+    cdef Assembly parts            # None = no message is in parts
     cdef public uint64_t message_bytes_max
     cdef public Py_ssize_t payload_bytes_max
     cdef bint broken
 
     def __init__(self, *, Py_ssize_t payload_bytes_max=FRAME_PAYLOAD_BYTES_MAX, uint64_t message_bytes_max):
         self.raw = Bytes()
-        self.parts = Bytes()
         self.payload_bytes_max = payload_bytes_max
         self.message_bytes_max = message_bytes_max
 
     @property
     def buffered(self):
         """Bytes fed and not yet taken, those of unfinished messages included."""
-        return self.raw.length() + self.parts.length()
+        return self.raw.length() + (0 if self.parts is None else self.parts.came)
 
     def feed(self, data, Py_ssize_t count=-1):
         cdef Py_buffer view
@@ -81,7 +39,7 @@ cdef class Decoder:
         except WireError:
             self.broken = True
             self.raw.release()
-            self.parts.release()
+            self.parts = None
             raise
         if self.raw.start == self.raw.end and self.raw.capacity > 1 << 20:
             self.raw.release()
@@ -113,19 +71,20 @@ cdef class Decoder:
         return True
 
     cdef int part(self, uint8_t kind, const uint8_t* at, size_t length, list found) except -1:
-        if (kind == KIND_PART_FIRST) != (self.total == 0) or (kind == KIND_PART_FIRST and length <= 8) or not length:
+        cdef uint64_t total
+        if (kind == KIND_PART_FIRST) != (self.parts is None) or (kind == KIND_PART_FIRST and length <= 8) or not length:
             raise WireError("a part out of order")
         if kind == KIND_PART_FIRST:
-            self.total = get_u32(at) | <uint64_t>get_u32(at + 4) << 32
+            total = get_u32(at) | <uint64_t>get_u32(at + 4) << 32
             at += 8
             length -= 8
-            if self.total > self.message_bytes_max or not self.total:
+            if total > self.message_bytes_max or not total:
                 raise WireError("an oversize message")
-        if length > self.total - self.parts.length():
+            self.parts = Assembly(total)
+        if length > self.parts.total - self.parts.came:
             raise WireError("a part beyond the end of its message")
-        self.parts.append(at, length, self.total)
-        if self.parts.length() == self.total:
-            found.append(take_message(self.parts.data, self.total))
-            self.total = 0
-            self.parts.release()
+        self.parts.feed(at, length)
+        if self.parts.came == self.parts.total:
+            found.append(self.parts.message())
+            self.parts = None
         return 0

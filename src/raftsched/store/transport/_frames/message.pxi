@@ -109,27 +109,40 @@ cdef uint8_t* put_message(uint8_t* at, Message message) except NULL:
     return at
 
 
+cdef bint is_run_head(const uint64_t* head, uint64_t left, Py_ssize_t entries) noexcept:
+    """First index, term, kind and count, with `left` bytes behind them, after so many entries of earlier runs."""
+    if not head[3] or head[3] > <uint64_t>(ENTRIES_MAX - entries) or head[3] > left:
+        return False
+    return head[0] <= <uint64_t>INT64_MAX and head[1] <= <uint64_t>INT64_MAX and head[2] <= 255
+
+
 cdef tuple take_run(wire_span body, Py_ssize_t* entries):
     """None = malformed."""
     cdef wire_reader reader = wire_open(body)
-    cdef uint64_t first, term, kind, count, i
+    cdef uint64_t head[4]
     cdef wire_span entry
-    cdef list items
-    if wire_varint(&reader, &first) or wire_varint(&reader, &term) or wire_varint(&reader, &kind) or wire_varint(&reader, &count):
+    cdef uint64_t i
+    cdef list items = []
+    for i in range(4):
+        if wire_varint(&reader, &head[i]):
+            return None
+    if not is_run_head(head, reader.end - reader.at, entries[0]):
         return None
-    if not count or count > <uint64_t>(ENTRIES_MAX - entries[0]) or count > <uint64_t>(reader.end - reader.at):
-        return None
-    if first > <uint64_t>INT64_MAX or term > <uint64_t>INT64_MAX or kind > 255:
-        return None
-    items = []
-    for i in range(count):
+    for i in range(head[3]):
         if wire_bytes(&reader, &entry):
             return None
         items.append(PyBytes_FromStringAndSize(<const char*>entry.data, entry.length))
     if reader.at != reader.end:
         return None
-    entries[0] += count
-    return (<int64_t>first, <int64_t>term, <int>kind, items)
+    entries[0] += head[3]
+    return (<int64_t>head[0], <int64_t>head[1], <int>head[2], items)
+
+
+cdef Message checked_message(const uint64_t* numbers, list runs):
+    """Raises WireError."""
+    if numbers[0] > <uint64_t>INT32_MAX or numbers[10] > 1:
+        raise WireError("a field is out of range")
+    return message_of(numbers, runs)
 
 
 cdef Message take_message(const uint8_t* data, size_t length):
@@ -162,9 +175,7 @@ cdef Message take_message(const uint8_t* data, size_t length):
             raise WireError("an unknown field is malformed")
     if got < 0:
         raise WireError("a tag is malformed")
-    if numbers[0] > <uint64_t>INT32_MAX or numbers[10] > 1:
-        raise WireError("a field is out of range")
-    return message_of(numbers, runs)
+    return checked_message(numbers, runs)
 
 
 def encode(Message message not None):

@@ -23,11 +23,19 @@ cdef extern from "../native/wire.h" nogil:
     uint8_t* wire_put_varint(uint8_t* at, uint64_t value)
     uint8_t* wire_put_int(uint8_t* at, uint8_t tag, uint64_t value)
 
+cdef extern from "Python.h":
+    PyObject* new_bytes "PyBytes_FromStringAndSize"(const char* data, Py_ssize_t length)
+    char* bytes_data "PyBytes_AS_STRING"(PyObject* data)
+    int _PyBytes_Resize(PyObject** data, Py_ssize_t length) except -1
+    void Py_XDECREF(PyObject* object)
+
 cdef enum:
     HEAD_BYTES = 9
     FRAME_PAYLOAD_BYTES_MAX = (4 << 20) - 9   # a frame is at most 4 MiB
     PART_PAYLOAD_BYTES = 256 << 10            # 2 ms at 1 Gbit/s: what a heartbeat waits for behind a part
     BIG_ENTRY_BYTES = 16 << 10                # a copy of it costs more than a piece of its own
+    FIELD_BYTES_MAX = 4 << 10                 # in a message in parts: of a field that is no run
+    FIRST_BYTES = 64 << 10                    # of an entry that is not whole yet
     KIND_MESSAGE = 1
     KIND_PART_FIRST = 2     # u64: bytes of the whole message; then the first of them
     KIND_PART = 3           # the next bytes
