@@ -43,7 +43,7 @@ class Log:
 
 
 class Host:
-    """`members.ChangeHost` on a `Log`."""
+    """`members.ChangeHost` and `Identity` on a `Log`."""
 
     def __init__(self, log: Log, member_id: int) -> None:
         self.log, self.member_id, self.cluster_id = log, member_id, CLUSTER
@@ -51,7 +51,7 @@ class Host:
         self.requests: list[tuple[int, int]] = []
         self.broken: PeerError | bytes | None = None
         self.proposed: list[int] = []
-        self.changes = MembershipChanges(self, Rules(), cluster_token="t", request_timeout_ms=500)
+        self.changes = MembershipChanges(self, self, Rules(), cluster_token="t", request_timeout_ms=500)
         log.hosts[member_id] = self
         log.matches.setdefault(member_id, 100)
 

@@ -12,6 +12,7 @@ from raftsched.pb.etcd import rpc_pb2
 from raftsched.store import codec
 from raftsched.store.membership import ADD_NODE, REMOVE_NODE
 from raftsched.store.node import Node, NodeOptions, clustering
+from raftsched.store.node.announcing import Announcing
 from raftsched.store.node.opening import Member
 from raftsched.store.node.peering import PeerPort
 from raftsched.store.snapshot.install import Stored
@@ -151,7 +152,7 @@ def test_after_the_end_of_an_incarnation_everybody_is_answered_and_nothing_is_wr
             async with asyncio.timeout(1):
                 with pytest.raises(StatusError, match="server stopped"):
                     await node.read_barrier()
-                assert await node._propose_and_wait(codec.PUT, b"") == EtcdError.STOPPED
+                assert await node.propose_and_wait(codec.PUT, b"") == EtcdError.STOPPED
                 assert await node._clustering.propose_change(b"", node._replica.ids.take()) == EtcdError.STOPPED
             looks.clear()
             await asyncio.sleep(0.7)
@@ -162,16 +163,18 @@ def test_after_the_end_of_an_incarnation_everybody_is_answered_and_nothing_is_wr
     asyncio.run(scenario())
 
 
-def test_a_start_that_is_overtaken_by_a_snapshot_ends(tmp_path: Path) -> None:
+def test_a_start_that_is_overtaken_by_a_snapshot_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         three = Three(tmp_path)
-        late = three.all[0]
+        late, first, publish = three.all[0], three.all[0].node, Announcing.publish
 
-        async def publish() -> int:
-            late.node.end_incarnation("over")
+        async def overtaken(announcing: Announcing) -> int:
+            if announcing._node is not first:
+                return await publish(announcing)
+            first.end_incarnation("over")
             return EtcdError.TIMEOUT
 
-        late.node._publish = publish  # type: ignore[method-assign]
+        monkeypatch.setattr(Announcing, "publish", overtaken)
         begun = asyncio.gather(*(one.node.start() for one in three.all[1:]))
         try:
             async with asyncio.timeout(20):

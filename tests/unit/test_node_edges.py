@@ -221,14 +221,14 @@ async def test_stop_ends_a_defragment_that_waits(tmp_path: Path) -> None:
 
 async def test_start_fails_when_the_log_does_while_it_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(tmp_path)
-    propose = rig.node._propose_and_wait
+    propose = rig.node.propose_and_wait
 
     def break_first(kind: int, message: bytes):
         future = propose(kind, message)
         rig.node.fail(FatalError("cannot sync wal/0.wal: Input/output error"))
         return future
 
-    monkeypatch.setattr(rig.node, "_propose_and_wait", break_first)
+    monkeypatch.setattr(rig.node, "propose_and_wait", break_first)
     with pytest.raises(FatalError, match="cannot sync"):
         async with asyncio.timeout(5):
             await rig.node.start()

@@ -210,6 +210,11 @@ class Replica:
         return kernel.applied == kernel.commit and len(kernel.voter_ids) == 1 and kernel.committed_in_term
 
     @property
+    def is_alone(self) -> bool:
+        """It is the only voter; there may be learners."""
+        return self.kernel.voter_ids == {self.kernel.id}
+
+    @property
     def pending(self) -> int:
         """Proposals that wait for their answer, in batches."""
         return len(self.waiters) + len(self._leaderless)

@@ -8,15 +8,15 @@ import asyncio
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from raftsched.errors import EtcdError, FatalError, IncarnationOverError, NoSpaceError, PeerCode, PeerError, status_of
+from raftsched.errors import FatalError, IncarnationOverError, NoSpaceError, PeerCode, PeerError
 from raftsched.limits import FENCE_SILENT_MS
 from raftsched.ports import Log as LogPort
 from raftsched.store import codec, membership
-from raftsched.store.membership import ADD_LEARNER, ADD_NODE, REMOVE_NODE, Membership
+from raftsched.store.membership import REMOVE_NODE, Membership
 from raftsched.store.node.catch_up import CatchUp
 from raftsched.store.node.flush import Flusher
 from raftsched.store.node.leaving import Leaving
-from raftsched.store.node.members import Change, MembershipChanges, decode_request, encode_members
+from raftsched.store.node.members import Identity, MembershipChanges, decode_request, encode_members
 from raftsched.store.node.opening import Member
 from raftsched.store.node.options import NodeOptions
 from raftsched.store.node.peering import Peering
@@ -29,12 +29,12 @@ from raftsched.store.replica import LEADER, Event, ProposeChange, Transfer
 from raftsched.store.snapshot.install import Stored
 from raftsched.store.snapshot.outgoing import Outgoing
 from raftsched.store.transport.ports import CHANGE_MEMBERS, PROMOTE, SNAPSHOT
-from raftsched.types import MemberInfo, ResultSink
+from raftsched.types import ResultSink
 
 LOOK_S = 0.005  # how often a transfer of leadership is looked at
 
 
-class NodePort(Protocol):
+class NodePort(Identity, Protocol):
     """What is used of the driver."""
 
     def take_event(self, event: Event, *, at_once: bool = False) -> None:
@@ -60,6 +60,7 @@ class Clustering:
     ) -> None:
         self._node = node
         self._member = member
+        self._own_id = member.member_id
         self._kernel: Kernel = member.replica.kernel
         self._peering = peering
         self._log = log
@@ -68,7 +69,9 @@ class Clustering:
         self._names: set[str] = set()
         self._gone_ms: dict[str, int] = {}
         rules = Rules(strict=options.strict_reconfig_check, learners_max=options.learners_max)
-        self.changes = MembershipChanges(self, rules, cluster_token=options.cluster_token, request_timeout_ms=options.request_timeout_ms)
+        self.changes = MembershipChanges(
+            node, self, rules, cluster_token=options.cluster_token, request_timeout_ms=options.request_timeout_ms
+        )
         self.leaving = Leaving(
             member.directory.path,
             member.member_id,
@@ -126,7 +129,7 @@ class Clustering:
         self._catch_up.tick(mono_ms)
         self._receiving.tick(mono_ms)
         self.leaving.tick()
-        if self.leaving.left_before and self.membership.was_removed(self.member_id):
+        if self.leaving.left_before and self.membership.was_removed(self._own_id):
             self.removed()
         connected = {one for one in self._peering.others() if self._peering.port.is_connected(one)}
         self._connected_since = {one: self._connected_since.get(one, mono_ms) for one in connected}
@@ -168,34 +171,7 @@ class Clustering:
     def counters(self) -> Mapping[str, float]:
         return {} if self._catch_up is None else {**self._catch_up.counters(), **self._receiving.counters()}
 
-    # -- `ports.MemberNode`
-
-    async def change_members(self, change: int, member_id: int, peer_urls: Sequence[str], *, is_learner: bool) -> Sequence[MemberInfo]:
-        kind = ADD_LEARNER if change == ADD_NODE and is_learner else change
-        if kind == REMOVE_NODE:
-            await self._leave_lead(member_id)
-        return await self.changes.change(Change(kind, member_id, tuple(peer_urls)))
-
-    async def leave(self) -> Sequence[MemberInfo]:
-        """See `ports.MemberNode`."""
-        return await self.leaving.leave(lambda: self.change_members(REMOVE_NODE, self.member_id, (), is_learner=False))
-
-    async def _leave_lead(self, member_id: int) -> None:
-        """A leader that is to be removed leads no more: once the others have applied its removal they do not hear whom it names."""
-        if member_id == self.member_id:
-            await self.hand_over()
-
-    async def promote(self, member_id: int) -> Sequence[MemberInfo]:
-        return await self.changes.change(Change(ADD_NODE, member_id, promotion=True))
-
-    async def move_leader(self, member_id: int) -> None:
-        kernel = self._kernel
-        if kernel.state != LEADER:
-            raise status_of(EtcdError.NOT_LEADER)
-        if member_id not in kernel.voter_ids:
-            raise status_of(EtcdError.BAD_LEADER_TRANSFEREE)
-        if not await self.transfer(member_id):
-            raise status_of(EtcdError.TIMEOUT_LEADER_TRANSFER)
+    # -- who leads
 
     async def transfer(self, member_id: int) -> bool:
         """Whether that voter leads within an election timeout."""
@@ -219,21 +195,9 @@ class Clustering:
     def reaches_majority(self) -> bool:
         """Whether this member and those that it is connected to are a majority of the voters: else nothing is committed."""
         voters = self._kernel.voter_ids
-        return 2 * sum(one == self.member_id or self._reaches(one) for one in voters) > len(voters)
+        return 2 * sum(one == self._own_id or self._reaches(one) for one in voters) > len(voters)
 
     # -- ChangeHost
-
-    @property
-    def member_id(self) -> int:
-        return self._member.member_id
-
-    @property
-    def cluster_id(self) -> int:
-        return self._member.cluster_id
-
-    @property
-    def leader_id(self) -> int:
-        return self._kernel.leader
 
     @property
     def membership(self) -> Membership:
@@ -249,15 +213,13 @@ class Clustering:
         now_ms, kernel = self._node.mono_ms(), self._kernel
         matches = {member: found[0] for member, found in kernel.matches().items()}
         if kernel.state == LEADER:
-            matches[self.member_id] = kernel.last_index
+            matches[self._own_id] = kernel.last_index
         connected = {member: now_ms - since_ms for member, since_ms in self._connected_since.items()}
-        return View(self.member_id, self.membership.members(), connected, matches)
+        return View(self._own_id, self.membership.members(), connected, matches)
 
     def silent_ms(self) -> Mapping[int, int]:
         fence, now_ms = self._member.replica.fence, self._node.mono_ms()
-        return {
-            one.member_id: fence.silent_ms(one.member_id, now_ms) for one in self.membership.members() if one.member_id != self.member_id
-        }
+        return {one.member_id: fence.silent_ms(one.member_id, now_ms) for one in self.membership.members() if one.member_id != self._own_id}
 
     def take_id(self) -> int:
         return self._member.replica.ids.take()
@@ -280,7 +242,7 @@ class Clustering:
 
     async def _on_change(self, _sender: int, payload: bytes) -> bytes:
         change = decode_request(payload)
-        if change.kind == REMOVE_NODE and change.member_id == self.member_id:
+        if change.kind == REMOVE_NODE and change.member_id == self._own_id:
             await self.hand_over()
             return encode_members(await self.changes.change(change))  # the new leader does it
         return await self.changes.on_request(payload)

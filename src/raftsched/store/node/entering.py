@@ -16,9 +16,10 @@ from raftsched.store.backend.directory import DataDirectory
 from raftsched.store.birth import Birth
 from raftsched.store.codec import WireError
 from raftsched.store.forming import Form, Forming
-from raftsched.store.membership import Membership, bucket_key, encode_json, make_member_id
+from raftsched.store.membership import ADD_NODE, Membership, bucket_key, encode_json, make_member_id
 from raftsched.store.node.clustering import Clustering
 from raftsched.store.node.joining import Marker, Settling, promote_self
+from raftsched.store.node.members import Change
 from raftsched.store.node.opening import Member
 from raftsched.store.node.options import NodeOptions
 from raftsched.store.node.peering import Peering
@@ -105,14 +106,14 @@ class Entering:
         assert self._member is not None
         assert self._clustering is not None
         member, clustering = self._member, self._clustering
-        members = member.applier.membership
+        members, promotion = member.applier.membership, Change(ADD_NODE, member.member_id, promotion=True)
 
         def is_voter() -> bool:
             me = members.member(member.member_id)
             return me is not None and not me.is_learner
 
         try:
-            await promote_self(marker, is_voter, lambda: clustering.promote(member.member_id), log=self._log, mono_ms=self._mono_ms)
+            await promote_self(marker, is_voter, lambda: clustering.changes.change(promotion), log=self._log, mono_ms=self._mono_ms)
         except FatalError as error:
             fail(error)
 

@@ -1,7 +1,6 @@
 """Changes of the members, from the one who asks to the answer: etcd's checks, the proposal, its result; forwarding; joining.
 
-The leader checks and proposes; a follower sends the change to it (`CHANGE_MEMBERS`, `PROMOTE`). The driver delegates and implements
-`ChangeHost`.
+The leader checks and proposes; a follower sends the change to it (`CHANGE_MEMBERS`, `PROMOTE`). `Clustering` is the `ChangeHost`.
 
 Invariant: between a check and its proposal nothing is awaited, so what was checked is what is proposed; a change is answered only when it
 was applied here. Must not know: how a change is replicated, sockets.
@@ -59,8 +58,8 @@ class Change:
     promotion: bool = False
 
 
-class ChangeHost(Protocol):
-    """What the changes need of the node."""
+class Identity(Protocol):
+    """What the changes need of `ports.StoreNode`."""
 
     @property
     def member_id(self) -> int: ...
@@ -68,6 +67,11 @@ class ChangeHost(Protocol):
     def cluster_id(self) -> int: ...
     @property
     def leader_id(self) -> int: ...
+
+
+class ChangeHost(Protocol):
+    """What else they need."""
+
     @property
     def membership(self) -> Membership: ...
     def mono_ms(self) -> int: ...
@@ -128,7 +132,16 @@ def decode_members(payload: bytes) -> list[MemberInfo]:
 class MembershipChanges:
     """See the module's text."""
 
-    def __init__(self, host: ChangeHost, rules: Rules, *, cluster_token: str, request_timeout_ms: int = limits.REQUEST_TIMEOUT_MS) -> None:
+    def __init__(
+        self,
+        own: Identity,
+        host: ChangeHost,
+        rules: Rules,
+        *,
+        cluster_token: str,
+        request_timeout_ms: int = limits.REQUEST_TIMEOUT_MS,
+    ) -> None:
+        self._own = own
         self._host = host
         self._rules = rules
         self._cluster_token = cluster_token
@@ -144,10 +157,10 @@ class MembershipChanges:
             if urls is None:
                 raise status_of(EtcdError.BAD_MEMBER_URLS)
             change = Change(change.kind, change.member_id, urls)
-        leader = self._host.leader_id
+        leader = self._own.leader_id
         if not leader:
             raise status_of(EtcdError.NO_LEADER)
-        if leader == self._host.member_id:
+        if leader == self._own.member_id:
             return await self._lead(change, self._rules)
         return await self._forward(leader, change)
 
@@ -157,7 +170,7 @@ class MembershipChanges:
             change = decode_request(payload)
         except WireError as error:
             raise PeerError(EtcdError.MALFORMED, str(error)) from error
-        if self._host.leader_id != self._host.member_id:
+        if self._own.leader_id != self._own.member_id:
             raise PeerError(EtcdError.NO_LEADER, "not the leader any more")  # not passed on: two members could send it to and fro
         try:
             return encode_members(await self._lead(change, self._rules))
@@ -237,7 +250,7 @@ class MembershipChanges:
 
     async def _take_in(self, name: str, peer_urls: tuple[str, ...]) -> Answer:
         host, lenient = self._host, Rules(strict=False, learners_max=self._rules.learners_max)
-        if host.leader_id != host.member_id:
+        if self._own.leader_id != self._own.member_id:
             return Later("the leader changed")
         plan = plan_join(name, peer_urls, host.view(), host.silent_ms(), self._rules)
         if plan.later:
@@ -250,7 +263,7 @@ class MembershipChanges:
             member_id = next(one.member_id for one in members if one.peer_urls == peer_urls)
         if error := await host.publish(member_id, name, ()):
             raise status_of(error)
-        return Granted(member_id, host.cluster_id, tuple(host.membership.members()), is_learner=True)
+        return Granted(member_id, self._own.cluster_id, tuple(host.membership.members()), is_learner=True)
 
 
 async def _done(error: EtcdError) -> int:

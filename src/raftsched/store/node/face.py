@@ -1,0 +1,215 @@
+"""What a node shows that needs no turn of the pump: who it is, the cluster and its changes, leases, maintenance, figures.
+
+`Node` adds its life, writes and reads, and is a `ports.StoreNode` and a `ports.MemberNode` with it.
+Must not know: when anything is proposed or applied.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+
+from raftsched.errors import EtcdError, FatalError, GrpcCode, StatusError, status_of
+from raftsched.ports import StoreStatus
+from raftsched.store.codec import Headers
+from raftsched.store.host import ReplicationHost
+from raftsched.store.membership import ADD_LEARNER, ADD_NODE, REMOVE_NODE
+from raftsched.store.mvcc._store import MvccStore
+from raftsched.store.node.clustering import Clustering
+from raftsched.store.node.figures import Figures, Samples
+from raftsched.store.node.flush import Flusher
+from raftsched.store.node.leases import Leases
+from raftsched.store.node.members import Change
+from raftsched.store.node.opening import Member
+from raftsched.store.node.options import Clock, NodeOptions
+from raftsched.store.quota import Quota
+from raftsched.store.raft._kernel import Kernel
+from raftsched.store.replica import LEADER, Replica
+from raftsched.types import MemberInfo
+
+
+class Face(ABC):
+    """See the module's text. The driver fills in what is named here before anything is asked."""
+
+    _options: NodeOptions
+    _clock: Clock
+    _member: Member
+    _replica: Replica
+    _kernel: Kernel
+    _store: MvccStore
+    _headers: Headers
+    _quota: Quota
+    _flusher: Flusher
+    _host: ReplicationHost
+    _clustering: Clustering
+    _leases: Leases
+    _figures: Figures
+
+    @abstractmethod
+    def fail(self, error: Exception) -> None: ...
+    @abstractmethod
+    def read_barrier(self) -> Awaitable[None]: ...
+    @property
+    @abstractmethod
+    def is_up(self) -> bool:
+        """Whether it is started, has not failed, and its incarnation is not over."""
+
+    # -- time
+
+    def mono_ms(self) -> int:
+        return self._clock.mono_ns() // 1_000_000
+
+    def mono_ns(self) -> int:
+        return self._clock.mono_ns()
+
+    def wall_ms(self) -> int:
+        return self._clock.wall_ms()
+
+    # -- identity
+
+    @property
+    def member_id(self) -> int:
+        return self._member.member_id
+
+    @property
+    def cluster_id(self) -> int:
+        return self._member.cluster_id
+
+    @property
+    def term(self) -> int:
+        return self._kernel.term
+
+    @property
+    def leader_id(self) -> int:
+        return self._kernel.leader
+
+    @property
+    def revision(self) -> int:
+        return self._store.revision
+
+    @property
+    def mvcc(self) -> MvccStore:
+        return self._store
+
+    @property
+    def host(self) -> ReplicationHost:
+        """For its status alone."""
+        return self._host
+
+    def header(self, revision: int) -> bytes:
+        return self._headers.encode(revision)
+
+    def members(self) -> Sequence[MemberInfo]:
+        return self._member.applier.membership.members()
+
+    @property
+    def cluster_version(self) -> str:
+        return self._member.applier.membership.cluster_version
+
+    # -- the cluster's changes
+
+    async def change_members(self, change: int, member_id: int, peer_urls: Sequence[str], *, is_learner: bool) -> Sequence[MemberInfo]:
+        """See `ports.MemberNode`."""
+        if change == REMOVE_NODE and member_id == self.member_id:
+            await self._clustering.hand_over()  # once the others have applied its removal they do not hear whom it names
+        kind = ADD_LEARNER if change == ADD_NODE and is_learner else change
+        return await self._clustering.changes.change(Change(kind, member_id, tuple(peer_urls)))
+
+    async def leave(self) -> Sequence[MemberInfo]:
+        """See `ports.MemberNode`."""
+        return await self._clustering.leaving.leave(lambda: self.change_members(REMOVE_NODE, self.member_id, (), is_learner=False))
+
+    async def promote(self, member_id: int) -> Sequence[MemberInfo]:
+        """See `ports.MemberNode`."""
+        return await self._clustering.changes.change(Change(ADD_NODE, member_id, promotion=True))
+
+    async def move_leader(self, member_id: int) -> None:
+        """See `ports.MemberNode`."""
+        if self._kernel.state != LEADER:
+            raise status_of(EtcdError.NOT_LEADER)
+        if member_id not in self._kernel.voter_ids:
+            raise status_of(EtcdError.BAD_LEADER_TRANSFEREE)
+        if not await self._clustering.transfer(member_id):
+            raise status_of(EtcdError.TIMEOUT_LEADER_TRANSFER)
+
+    @property
+    def reaches_majority(self) -> bool:
+        """Whether this member and those that it is connected to are a majority: else nothing is committed, and who stops need not wait."""
+        return self.is_up and self._clustering.reaches_majority
+
+    # -- who is alive
+
+    def fence_ms(self) -> int:
+        """See `ports.StoreNode`."""
+        return self._replica.fence.until_ms(self._kernel.applied)
+
+    def peers(self) -> Sequence[int]:
+        """See `ports.StoreNode`."""
+        return self._replica.fence.present(self.mono_ms(), self._options.election_ms_min)
+
+    def dead(self, names: Collection[str]) -> Collection[str]:
+        """See `ports.StoreNode`."""
+        return self._clustering.dead(names)
+
+    # -- leases
+
+    def next_lease_id(self) -> int:
+        lease = self._replica.ids.lease_id()
+        while self._member.applier.lessor.exists(lease):  # the clock was set back between two lives
+            lease = self._replica.ids.lease_id()
+        return lease
+
+    async def lease_renew(self, lease: int) -> int:
+        """See `ports.StoreNode`."""
+        return await self._leases.renew(lease)
+
+    async def lease_time_to_live(self, lease: int, *, keys: bool) -> tuple[int, int, Sequence[bytes]]:
+        """See `ports.StoreNode`."""
+        return await self._leases.time_to_live(lease, keys=keys)
+
+    async def lease_ids(self) -> Sequence[int]:
+        await self.read_barrier()
+        return self._member.applier.lessor.ids()
+
+    # -- maintenance
+
+    def alarms(self) -> Sequence[tuple[int, int]]:
+        return self._member.applier.alarms.raised()
+
+    def status(self) -> StoreStatus:
+        backend = self._member.backend
+        return StoreStatus(
+            db_size=backend.size_bytes,
+            db_size_in_use=backend.in_use_bytes,
+            quota=self._quota.limit_bytes,
+            raft_index=self._kernel.commit,
+            applied_index=self._kernel.applied,
+            is_learner=self.member_id in self._kernel.learner_ids,
+        )
+
+    async def scrubbed(self) -> None:
+        await self._flusher.scrubbed()
+
+    async def defragment(self) -> None:
+        try:
+            await self._flusher.defragment()
+        except FatalError as error:
+            self.fail(error)
+            raise StatusError(GrpcCode.INTERNAL, str(error)) from error
+
+    async def hash(self) -> int:
+        return await self._flusher.hash()
+
+    async def hash_kv(self, revision: int) -> tuple[int, int, int]:
+        """See `ports.StoreNode`."""
+        return await self._flusher.hash_kv(revision)
+
+    async def settle(self) -> None:
+        """Done when all that is applied now is in LMDB (before a snapshot is taken)."""
+        await self._flusher.settle()
+
+    def counters(self) -> Mapping[str, float]:
+        """See `ports.StoreNode`."""
+        return {**self._figures.counters(self._member, self._quota, self._flusher), **self._clustering.counters()}
+
+    def histograms(self) -> Mapping[str, Samples]:
+        """See `ports.StoreNode`."""
+        return self._figures.histograms(self._flusher)

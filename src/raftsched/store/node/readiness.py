@@ -1,0 +1,63 @@
+"""When a node that starts may serve: once it knows that it has applied everything that was committed before.
+
+Must not know: who waits for it, how a read is confirmed.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from raftsched.errors import NoSpaceError
+from raftsched.ports import Log as LogPort
+from raftsched.store.node.opening import Member
+
+START_TIMEOUT_S = 60.0
+WAIT_TOLD_S = 10.0
+
+Barrier = Callable[[Callable[[int], None]], None]
+"""Calls back with an error, or 0 once everything that was committed before is applied here."""
+
+
+class Readiness:
+    """Of one start. Made on the loop."""
+
+    def __init__(self, member: Member, barrier: Barrier, mono_ms: Callable[[], int], log: LogPort) -> None:
+        self._member, self._barrier, self._mono_ms, self._log = member, barrier, mono_ms, log
+        self._event = asyncio.Event()
+        self._asked = False
+        self.over = False
+        """Ready, or never will be."""
+
+    def end(self) -> None:
+        """Nobody needs to wait any longer."""
+        self.over = True
+        self._event.set()
+
+    def look(self) -> None:
+        """After each turn, until it is over."""
+        replica = self._member.replica
+        if replica.readable:
+            self.end()
+        elif replica.kernel.leader and not self._asked:
+            self._asked = True
+            self._barrier(self._on_barrier)
+
+    def _on_barrier(self, error: int) -> None:
+        self._asked = False
+        if not error:
+            self.end()
+
+    async def wait(self) -> str:
+        """Until it is over; "", or why it never will be. A member of several waits for its quorum without limit, and says so. Raises
+        NoSpaceError."""
+        member, kernel, began_ms = self._member, self._member.replica.kernel, self._mono_ms()
+        while not self.over:
+            try:
+                await asyncio.wait_for(self._event.wait(), WAIT_TOLD_S)
+            except TimeoutError:
+                if member.log.no_space:
+                    raise NoSpaceError(f"the log in {member.log.directory} cannot be written: no space on the disk") from None
+                if not member.replica.is_alone:
+                    self._log.warning("waiting for a quorum of the cluster", leader=f"{kernel.leader:x}", term=kernel.term)
+                elif self._mono_ms() - began_ms >= START_TIMEOUT_S * 1000:
+                    return f"{member.directory.path}: no leader after {START_TIMEOUT_S:.0f} s"
+        return ""
