@@ -29,6 +29,7 @@ from raftsched.scheduler.bridge.embedded import EmbeddedKv
 from raftsched.scheduler.service import SchedulerService
 from raftsched.store.backend.directory import DirectoryInUseError
 from raftsched.store.node import Node, NodeOptions
+from raftsched.store.node.leaving import LEFT_LINE
 from raftsched.store.node.versions import cluster_version
 from raftsched.store.transport.peers import Peers
 from raftsched.store.transport.ports import PeerHandler
@@ -336,6 +337,9 @@ class Supervisor:
                 break
             if isinstance(failure, FatalError | ConfigError):
                 await self._close_fixed()
+                if str(failure) == LEFT_LINE:  # as asked: who starts it again on a failure alone must not make it join anew
+                    self._log.info(f"Scheduler server ends: {failure}")
+                    return 0
                 self._logs.service().fatal(f"Fatal error running scheduler: {failure}")
                 return 1
             if isinstance(failure, IncarnationOverError):

@@ -37,13 +37,21 @@ def make_cluster(folder: Path, count: int = 3, *, linked: bool = False, args: tu
 @contextmanager
 def under_load(cluster: Cluster) -> Iterator[StoreLoad]:
     """Both APIs' load for as long as the block takes; afterwards no checker may have found anything."""
-    stores = [one.client_address for one in cluster.members]
-    jobs = None if OF_ETCD else JobLoad([one.scheduler_address for one in cluster.members], stores, recurring=10, pause_s=0.2)
+    with running_under_load(cluster) as run:
+        yield run.store
+
+
+@contextmanager
+def running_under_load(cluster: Cluster) -> Iterator[Run]:
+    """The same; whose block may `connect` and `disconnect` members."""
+    members = cluster.members[: cluster.size]
+    stores = [one.client_address for one in members]
+    jobs = None if OF_ETCD else JobLoad([one.scheduler_address for one in members], stores, recurring=10, pause_s=0.2)
     run = Run(cluster, jobs, StoreLoad(stores, slower=SLOWER), seed=0)
     try:
         if jobs is not None:
             jobs.start()
-        yield run.store
+        yield run
     except BaseException:
         run.store.stop()
         raise

@@ -1,13 +1,9 @@
 """`raftsched member …` against a cluster and a Kubernetes API made for the test: output, exit codes, and when leaving removes nothing."""
 
 import json
-import ssl
-import threading
 from collections.abc import Iterator
 from concurrent import futures
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -16,6 +12,7 @@ import trustme
 from raftsched.cli import kube, member
 from raftsched.cli.app import run
 from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
+from raftsched.testing.kubernetes import KubernetesApi
 
 NAME = "dapr-scheduler-server"
 
@@ -90,54 +87,17 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     server.stop(None).wait()
 
 
-class Api:
-    """A Kubernetes API that knows one StatefulSet, and this pod's service account."""
-
-    def __init__(self, folder: Path) -> None:
-        self.code, self.body, self.seen = 200, b"", [("", "")]
-        self.scale(3)
-        api = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                api.seen.append((self.path, self.headers["Authorization"]))
-                self.send_response(api.code)
-                self.send_header("Content-Length", str(len(api.body)))
-                self.end_headers()
-                self.wfile.write(api.body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        authority = trustme.CA()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1").configure_cert(context)
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
-        self.port = self.server.server_address[1]
-        self.folder = folder
-        authority.cert_pem.write_to_path(str(folder / "ca.crt"))
-        (folder / "namespace").write_text("dapr-system\n")
-        (folder / "token").write_text("secret")
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def scale(self, replicas: object, **spec: object) -> None:
-        self.body = json.dumps({"kind": "StatefulSet", "spec": {"replicas": replicas, **spec}}).encode()
-
-
 @pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    made = Api(tmp_path)
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(made.port))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # the API is never asked through one
-    monkeypatch.setenv("no_grpc_proxy", "127.0.0.1")
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
+    with KubernetesApi(tmp_path) as made:
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # the API is never asked through one
+        monkeypatch.setenv("no_grpc_proxy", "127.0.0.1")
+        yield made
 
 
-def leave(api: Api | None, name: str, *words: str) -> int:
+def leave(api: KubernetesApi | None, name: str, *words: str) -> int:
     folder = [f"--service-account-dir={api.folder}"] if api else []
     return run(["member", "leave", "--id", name, *folder, *words])
 
@@ -231,7 +191,7 @@ def test_the_name_is_that_of_the_host_if_none_is_given(cluster: Cluster, monkeyp
     assert cluster.ordinals == [0]
 
 
-def test_only_an_ordinal_that_is_scaled_away_is_removed(cluster: Cluster, api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_an_ordinal_that_is_scaled_away_is_removed(cluster: Cluster, api: KubernetesApi, capsys: pytest.CaptureFixture[str]) -> None:
     for ordinal in range(3):
         assert leave(api, f"{NAME}-{ordinal}", "--if-scaled-down") == 0
     assert cluster.calls == []
@@ -244,7 +204,7 @@ def test_only_an_ordinal_that_is_scaled_away_is_removed(cluster: Cluster, api: A
     assert cluster.ordinals == [0, 1]
 
 
-def test_ordinals_may_start_elsewhere_and_zero_replicas_keep_all(cluster: Cluster, api: Api) -> None:
+def test_ordinals_may_start_elsewhere_and_zero_replicas_keep_all(cluster: Cluster, api: KubernetesApi) -> None:
     api.scale(1, ordinals={"start": 1})
     assert leave(api, f"{NAME}-1", "--if-scaled-down") == 0
     assert len(cluster.members) == 3
@@ -274,7 +234,7 @@ def test_ordinals_may_start_elsewhere_and_zero_replicas_keep_all(cluster: Cluste
     ],
 )
 def test_what_the_api_does_not_tell_removes_nothing(
-    cluster: Cluster, api: Api, capsys: pytest.CaptureFixture[str], code: int, body: bytes, words: str
+    cluster: Cluster, api: KubernetesApi, capsys: pytest.CaptureFixture[str], code: int, body: bytes, words: str
 ) -> None:
     api.code, api.body = code, body
     assert leave(api, f"{NAME}-2", "--if-scaled-down") == 0
@@ -286,7 +246,7 @@ def test_what_the_api_does_not_tell_removes_nothing(
 
 
 def test_what_the_pod_does_not_have_removes_nothing(
-    cluster: Cluster, api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, api: KubernetesApi, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def told(name: str = f"{NAME}-2") -> str:
         assert leave(api, name, "--if-scaled-down") == 0

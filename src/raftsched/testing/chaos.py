@@ -23,7 +23,7 @@ from typing import Any
 
 import grpc
 
-from raftsched.testing.cluster import Cluster
+from raftsched.testing.cluster import Cluster, Member
 from raftsched.testing.job_load import JobLoad
 from raftsched.testing.nemesis import Nemesis
 from raftsched.testing.store_load import StoreLoad
@@ -60,6 +60,18 @@ class Run:
             cluster.close()
             raise
         return cls(cluster, jobs, store, seed)
+
+    def connect(self, member: Member) -> None:
+        """A member came: the load goes to it as well."""
+        assert self.jobs is not None
+        self.jobs.store_addresses.append(member.client_address)  # the store's clients share the list
+        self.jobs.connect(member.scheduler_address)
+
+    def disconnect(self, member: Member) -> None:
+        """A member went for good."""
+        assert self.jobs is not None
+        self.jobs.store_addresses.remove(member.client_address)
+        self.jobs.disconnect(member.scheduler_address)
 
     def finish(self, folder: Path) -> list[str]:
         """Ends the load on a whole cluster; everything that is wrong, one text each. The histories are kept in `folder`."""

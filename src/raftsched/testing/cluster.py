@@ -29,15 +29,22 @@ class Member(ServerProcess):
     """One `raftsched serve` of several; `number` is the ordinal in its name."""
 
     stop_code = 0  # of a stop in order
+    scheme = "http"  # between members
 
     def __init__(self, directory: Path, number: int, advertised: Sequence[int], listening: int, args: Sequence[str] = ()) -> None:
         super().__init__(directory)
         self.number = number
         self.name = member_name(number)
         self.paused = False
-        listed = ",".join(f"{member_name(other)}=http://127.0.0.1:{port}" for other, port in enumerate(advertised))
-        self.command = [word for word in self.command if not word.startswith(("--id=", "--etcd-initial-cluster="))]
-        self.command += [f"--id={self.name}", f"--etcd-initial-cluster={listed}", f"--peer-listen-address=127.0.0.1:{listening}", *args]
+        self.command = [word for word in self.command if not word.startswith("--id=")]
+        self.command += [f"--id={self.name}", f"--peer-listen-address=127.0.0.1:{listening}", *args]
+        self.list_members(advertised)
+
+    def list_members(self, advertised: Sequence[int]) -> None:
+        """The members that the next start is told of: ordinals from 0, by their peer ports."""
+        listed = ",".join(f"{member_name(other)}={self.scheme}://127.0.0.1:{port}" for other, port in enumerate(advertised))
+        self.command = [word for word in self.command if not word.startswith("--etcd-initial-cluster=")]
+        self.command.append(f"--etcd-initial-cluster={listed}")
 
     @property
     def running(self) -> bool:
@@ -117,20 +124,32 @@ def member_name(number: int) -> str:
 
 
 class Cluster:
-    """Members 0 … `count`-1. `etcd` is the program of a real etcd, None = raftsched; `args` go to every member."""
+    """Members 0 … `count`-1. `etcd` is the program of a real etcd, None = raftsched; `args` go to every member.
+
+    `first`: how many there are to begin with; the others are there to `grow`. `size` is how many there are to be now.
+    """
 
     def __init__(
-        self, directory: Path, count: int = 3, *, etcd: Path | None = None, linked: bool = False, args: Sequence[str] = ()
+        self,
+        directory: Path,
+        count: int = 3,
+        *,
+        first: int | None = None,
+        etcd: Path | None = None,
+        linked: bool = False,
+        args: Sequence[str] = (),
     ) -> None:
+        self.size = count if first is None else first
         self.advertised = free_ports(count)
         listening = free_ports(count) if linked else self.advertised
         self.members: list[Member] = []
         for number in range(count):
             folder = directory / f"member-{number}"
+            listed = self.advertised[: max(self.size, number + 1)]
             self.members.append(
-                Member(folder, number, self.advertised, listening[number], args)
+                Member(folder, number, listed, listening[number], args)
                 if etcd is None
-                else EtcdMember(etcd, folder, number, self.advertised, listening[number], args)
+                else EtcdMember(etcd, folder, number, listed, listening[number], args)
             )
         self.links: Links | None = Links(self._pids) if linked else None
         if self.links is not None:
@@ -142,15 +161,36 @@ class Cluster:
 
     @property
     def majority(self) -> int:
-        return len(self.members) // 2 + 1
+        return self.size // 2 + 1
 
     def start(self, *, wait: bool = True) -> Self:
-        """All members that are not running; with `wait`, until every one is ready."""
-        started = [one.start(wait=False) for one in self.members if one.process is None]
+        """All of the `size` members that are not running; with `wait`, until every one is ready."""
+        started = [one.start(wait=False) for one in self.members[: self.size] if one.process is None]
         if wait:
             for one in started:
                 one.wait_ready(LEADER_TIMEOUT_S)
         return self
+
+    def grow(self, size: int, timeout_s: float = LEADER_TIMEOUT_S) -> list[Member]:
+        """As a StatefulSet that is scaled up: new members start with the wider list, those that run are left alone. The new ones, once
+        they vote."""
+        joining = self.members[self.size : size]
+        for one in joining:
+            one.list_members(self.advertised[:size])
+            one.start(wait=False)
+        self.size = size
+        deadline = time.monotonic() + timeout_s
+        for one in joining:
+            one.wait_ready(timeout_s)
+            while (answer := one.status()) is None or answer.isLearner:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{one.name} has no vote within {timeout_s} s\n{self.logs()}")
+                time.sleep(POLL_S)
+        return joining
+
+    def shrink(self, size: int) -> None:
+        """The others have left: nothing is expected of them any more."""
+        self.size = size
 
     def close(self) -> None:
         """Kills what still runs; logs and data stay."""
@@ -175,7 +215,7 @@ class Cluster:
 
     def leader_now(self) -> Member | None:
         """Whom a majority of all members take for the leader of the latest term; None when there is no such member."""
-        answers = [(one, one.status()) for one in self.members if one.running and not one.paused]
+        answers = [(one, one.status()) for one in self.members[: self.size] if one.running and not one.paused]
         told = [(one, answer) for one, answer in answers if answer is not None and answer.leader]
         for one, answer in told:
             same = sum(other.leader == answer.header.member_id and other.raftTerm == answer.raftTerm for _, other in told)

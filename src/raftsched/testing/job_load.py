@@ -46,7 +46,7 @@ class Stream(threading.Thread):
 
     def __init__(self, address: str, deliveries: list[tuple[int, str]]) -> None:
         super().__init__(name=f"stream-{address}", daemon=True)
-        self._address = address
+        self.address = address
         self._deliveries = deliveries
         self._stopping = threading.Event()
         self._call: Any = None
@@ -56,7 +56,7 @@ class Stream(threading.Thread):
             requests: queue.SimpleQueue[scheduler_pb2.WatchJobsRequest | None] = queue.SimpleQueue()
             initial = scheduler_pb2.WatchJobsRequestInitial(app_id=APP, namespace="default")
             requests.put(scheduler_pb2.WatchJobsRequest(initial=initial))
-            with grpc.insecure_channel(self._address) as channel:
+            with grpc.insecure_channel(self.address) as channel:
                 try:
                     self._call = scheduler_pb2_grpc.SchedulerStub(channel).WatchJobs(iter(requests.get, None))
                     for trigger in self._call:
@@ -151,8 +151,8 @@ class Shot:
 class JobLoad:
     """Recurring jobs from the start, one-shots all the time; `finish` waits for what is due and checks."""
 
-    addresses: Sequence[str]  # of the scheduler API
-    store_addresses: Sequence[str]
+    addresses: list[str]  # of the scheduler API
+    store_addresses: list[str]  # read anew at each use, as `addresses`: may change under the load
     recurring: int = 40
     pause_s: float = 0.05
     shots: dict[str, Shot] = field(default_factory=dict)
@@ -174,6 +174,19 @@ class JobLoad:
                 time.sleep(0.1)
         self._thread = threading.Thread(target=self._shoot, name="one-shots", daemon=True)
         self._thread.start()
+
+    def connect(self, address: str) -> None:
+        """A scheduler came: as a sidecar that is told of it by WatchHosts."""
+        self.addresses.append(address)
+        self._streams.append(Stream(address, self.deliveries))
+        self._streams[-1].start()
+
+    def disconnect(self, address: str) -> None:
+        """A scheduler went for good."""
+        self.addresses.remove(address)
+        for stream in [one for one in self._streams if one.address == address]:
+            self._streams.remove(stream)
+            stream.stop()
 
     def _schedule(self, name: str, turn: int, **fields: Any) -> bool:
         """Whether it was acknowledged; one that exists already was so by an earlier try whose answer was lost."""

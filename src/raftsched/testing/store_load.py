@@ -209,7 +209,7 @@ CLIENTS: dict[type[Client], tuple[int, float, Model]] = {
 
 
 class StoreLoad:
-    """All kinds of clients at once; `stop`, then `violations`."""
+    """All kinds of clients at once; `stop`, then `violations`. `addresses` may change: clients look when they go to another member."""
 
     def __init__(self, addresses: Sequence[str], *, slower: float = 1.0) -> None:
         self.recorders = {kind: Recorder() for kind in CLIENTS}
@@ -241,6 +241,11 @@ class StoreLoad:
         if (pair := revisions_out_of_order(everything)) is not None:
             found.append(f"revisions contradict the order of the answers:\n    {pair[0]}\n    {pair[1]}")
         return found
+
+    @property
+    def writes(self) -> int:
+        """Acknowledged so far."""
+        return sum(len(recorder.answered_ns) for recorder in self.recorders.values())
 
     @staticmethod
     def now_ns() -> int:
