@@ -22,6 +22,7 @@ from bench.load.jobs import number
 from bench.load.store import KV, PUT, RANGE, go_benchmark, revision
 from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
 from raftsched.testing.cluster import Cluster, Member
+from raftsched.testing.rebalancing import Rebalancing, quantile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import tools
@@ -33,6 +34,9 @@ FAILOVER_JOBS = 30
 FAILOVER_AFTER_S = 6
 PROBE_S = 0.01
 PROBE_TIMEOUT_S = 5.0
+REBALANCED_JOBS = 300
+REBALANCE_ROUNDS = 3
+QUIET_S = 10.0
 CATCH_UP_BYTES = 1 << 30
 CATCH_UP_VALUE_BYTES = 1 << 20
 CATCH_UP_TIMEOUT_S = 600
@@ -241,6 +245,26 @@ def catch_up_rows(folder: Path, scale: int) -> Iterator[Answer]:
     yield "three members: a follower catches up 1 GiB", "time, and p99 of others' puts (for information)", told, None
 
 
+def rebalancing_rows(ours: Cluster, rounds: int) -> Iterator[Answer]:
+    """Each member in turn stops in order and comes back; ticks of jobs that keep their owner meanwhile, and of those that move."""
+    load = Rebalancing(ours, REBALANCED_JOBS)
+    load.start()
+    load.during("quiet", lambda: None, QUIET_S)
+    for member in ours.members * rounds:
+        load.during("change", member.stop)
+        load.during("change", member.start)
+    found = load.finish()
+    quiet, change = quantile(found["quiet"].unmoved_ms, 0.99), found["change"]
+    p99, worst = quantile(change.unmoved_ms, 0.99), max(change.moved_ms)
+    told = (
+        f"unmoved p99 {p99:.1f} ms, max {max(change.unmoved_ms):.1f} ms of {len(change.unmoved_ms):,} (in quiet p99 {quiet:.1f} ms); "
+        f"moved p99 {quantile(change.moved_ms, 0.99):.0f} ms, max {worst:.0f} ms of {len(change.moved_ms):,}; missed {change.missed}"
+    )
+    met = p99 < 50 and worst < 1000 and not change.missed
+    what = f"three members: lateness of {REBALANCED_JOBS} jobs @every 1s while replicas leave and join"
+    yield what, "unmoved p99 < 50 ms, moved max < 1 s", told, met
+
+
 def rows(folder: Path, quick: bool) -> Iterable[Answer]:
     scale = 10 if quick else 1
     etcd = tools.etcd()
@@ -256,4 +280,6 @@ def rows(folder: Path, quick: bool) -> Iterable[Answer]:
         with Cluster(folder / "jobs") as ours:
             yield from steady_rows(ours, scale)
             yield from orphan_rows(ours, FAILOVER_KILLS // scale)
+    with Cluster(folder / "moves") as ours:
+        yield from rebalancing_rows(ours, 1 if quick else REBALANCE_ROUNDS)
     yield from catch_up_rows(folder / "behind", scale)
