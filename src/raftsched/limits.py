@@ -12,7 +12,10 @@ MESSAGE_BYTES_MAX: Final = 2**31 - 1  # Dapr's send and receive limit
 TXN_OPS_MAX: Final = 128  # etcd --max-txn-ops; Dapr's serve: 10_000
 TXN_DEPTH_MAX: Final = 128  # transactions inside transactions (native/request.h); deeper: malformed. etcd: bounded by the ops alone
 PROPOSALS_PENDING_MAX: Final = 5_000  # committed - applied (etcd); beyond: "etcdserver: too many requests"
+PROPOSALS_WAITING_MAX: Final = 100_000  # appended or sent to the leader, not yet answered; beyond: "etcdserver: too many requests". A batch alone is taken
 LEADERLESS_BYTES_MAX: Final = 64 << 20  # proposals that wait for a leader; beyond: "etcdserver: too many requests". One is always taken
+FORWARD_BYTES_MAX: Final = 1 << 20  # of proposals in one message to the leader; beyond: several messages. One is always taken
+FORWARD_ENTRIES_MAX: Final = 4_096
 READS_ASKED_MAX: Final = 100_000  # linearizable reads that wait for a leader; beyond: "etcdserver: too many requests"
 REQUEST_TIMEOUT_MS: Final = 7_000  # etcd: 5 s + 2 x election timeout; beyond: "etcdserver: request timed out"
 

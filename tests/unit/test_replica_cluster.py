@@ -16,7 +16,21 @@ from raftsched.store.lease import Lessor
 from raftsched.store.membership import Membership
 from raftsched.store.mvcc._store import MvccStore
 from raftsched.store.raft._kernel import Kernel, Message
-from raftsched.store.replica import LEADER, Event, More, Output, Persisted, Propose, ProposeChange, Read, Received, Replica, Tick, Transfer
+from raftsched.store.replica import (
+    LEADER,
+    Event,
+    More,
+    Output,
+    Persisted,
+    Propose,
+    ProposeChange,
+    Read,
+    Received,
+    Replica,
+    Tick,
+    Transfer,
+    Unsent,
+)
 from raftsched.types import MemberInfo, Result
 
 APPEND = 3
@@ -140,16 +154,18 @@ def test_what_is_proposed_before_there_is_a_leader_goes_to_the_first(group: Grou
     assert [member.answers() for member in group.members.values()] == [[(1, 0)], [(2, 0)], [(3, 0)]]
 
 
-def test_a_forwarded_proposal_that_never_came_is_lost_when_a_new_leader_has_committed(group: Group) -> None:
+def test_a_forwarded_proposal_that_never_came_is_asked_again_when_a_new_leader_has_committed(group: Group) -> None:
     leader = group.elect()
     follower = group.others(leader)[0]
     group.lost = lambda message: message.type == PROPOSE
     follower.put(7, b"k")
     group.run()
     group.lost = lambda message: leader.id in (message.to, message.sender)
-    group.elect(but=leader.id)
-    assert follower.answers() == [(7, EtcdError.LEADER_CHANGED)]
-    assert follower.keys() == []
+    new = group.elect(but=leader.id)
+    group.tick(2, but=leader.id)
+    assert follower.answers() == [(7, 0)]
+    assert follower.keys() == [b"k"]
+    assert new.replica.applier.store.revision == 2, "once"
 
 
 def test_a_deposed_leader_tells_what_was_lost_and_keeps_what_was_not(group: Group) -> None:
@@ -319,6 +335,109 @@ def test_writes_wait_while_leadership_is_moving(group: Group) -> None:
     assert leader.got == []
     group.tick(40)  # it did not move
     assert leader.answers() == [(1, 0)]
+
+
+def sent_proposals(one: One) -> list[Message]:
+    return [message for output in one.outputs for message in output.send if message.type == PROPOSE]
+
+
+def test_writes_on_a_follower_wait_while_leadership_is_moving(group: Group) -> None:
+    """The leader refuses them; before, so did the follower, with "too many requests"."""
+    leader = group.elect()
+    to, follower = group.others(leader)
+    group.lost = lambda message: message.type == 14
+    leader.step(Transfer(to.id))
+    for token in range(3):
+        follower.put(token, b"k%d" % token)
+        group.run()
+    assert follower.got == []
+    assert len(sent_proposals(follower)) == 1, "who hands over is not asked again in the same tick"
+    group.lost = lambda _message: False
+    group.tick(40)  # it did not move: the leader takes them again
+    assert follower.answers() == [(0, 0), (1, 0), (2, 0)]
+    assert follower.replica.applier.store.revision == 4, "each once"
+    assert len(sent_proposals(follower)) < 40
+
+
+def test_writes_on_a_follower_go_to_the_leader_that_took_over(group: Group) -> None:
+    leader = group.elect()
+    to, follower = group.others(leader)
+    leader.step(Transfer(to.id))
+    follower.put(1, b"k")  # arrives where leadership leaves
+    group.run()
+    group.tick(3)
+    assert to.leads
+    assert follower.answers() == [(1, 0)]
+    assert follower.replica.applier.store.revision == 2
+
+
+def test_a_follower_waits_for_a_transfer_no_longer_than_a_request_may_take(group: Group) -> None:
+    leader = group.elect()
+    to, follower = group.others(leader)
+    group.lost = lambda message: message.type == 14
+    begun_ms = group.now_ms
+    leader.step(Transfer(to.id))
+    follower.put(1, b"k")
+    group.run()
+    while not follower.got and group.now_ms < begun_ms + 20_000:
+        leader.step(Transfer(to.id))
+        group.tick()
+        group.lost = lambda message: message.type == 14 or (message.type == PROPOSE and leader.kernel.transferee == 0)
+    assert follower.answers()[0][1] in (EtcdError.TIMEOUT, EtcdError.TIMEOUT_LEADER_FAILURE)
+    assert group.now_ms - begun_ms <= 7_100
+
+
+def test_proposals_that_surely_were_not_sent_are_refused_or_asked_again_at_once(group: Group) -> None:
+    leader = group.elect()
+    follower = group.others(leader)[0]
+    group.lost = lambda message: message.type == PROPOSE
+    for token in (1, 2):
+        follower.put(token, b"k%d" % token)
+    group.run()
+    full, broken = sent_proposals(follower)
+    group.lost = lambda _message: False
+    follower.step(Unsent(full.context, full=True))
+    assert follower.answers() == [(1, EtcdError.TOO_MANY_REQUESTS)]
+    follower.step(Unsent(broken.context, full=False), Unsent(broken.context, full=False))
+    group.run()
+    assert follower.answers() == [(1, EtcdError.TOO_MANY_REQUESTS), (2, 0)]
+    assert follower.keys() == [b"k2"]
+    follower.step(Unsent(broken.context, full=True))  # nobody waits for it any more
+    assert len(follower.got) == 2
+
+
+def test_what_waits_again_keeps_its_place_and_its_deadline(group: Group) -> None:
+    leader = group.elect()
+    follower = group.others(leader)[0]
+    group.lost = lambda message: message.type == PROPOSE
+    follower.put(1, b"first")
+    group.run()
+    group.now_ms += 1_000
+    connected = False
+    follower.replica.reaches = lambda _member: connected
+    follower.put(2, b"second")
+    follower.step(Unsent(sent_proposals(follower)[0].context, full=False))
+    connected, group.lost = True, lambda _message: False
+    follower.step(Tick())
+    group.run()
+    assert follower.answers() == [(1, 0), (2, 0)]
+
+
+def test_much_that_is_forwarded_goes_in_several_messages(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_module.limits, "FORWARD_BYTES_MAX", 1_000)
+    monkeypatch.setattr(replica_module.limits, "FORWARD_ENTRIES_MAX", 4)
+    leader = group.elect()
+    follower = group.others(leader)[0]
+    sizes = [10, 400, 400, 400, 2_000, 10, 10, 10, 10, 10, 10]
+    follower.step(Propose(codec.PUT, [put(b"k%02d" % at, bytes(size)) for at, size in enumerate(sizes)], list(range(len(sizes))), follower))
+    group.run()
+    assert [len(message.runs[0][3]) for message in sent_proposals(follower)] == [3, 1, 1, 4, 2]
+    group.tick()
+    assert sorted(follower.answers()) == [(token, 0) for token in range(len(sizes))]
+    follower.outputs.clear()
+    follower.put(99, b"k")
+    follower.step(Propose(codec.PUT, [put(b"k", bytes(2_000))], [100], follower))
+    assert [len(message.runs[0][3]) for message in sent_proposals(follower)] == [1, 1]
 
 
 def test_what_waits_for_a_leader_is_bounded_in_bytes(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:

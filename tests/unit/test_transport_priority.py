@@ -103,6 +103,33 @@ def test_one_message_beyond_the_bound_goes_when_nothing_else_is_there() -> None:
     assert PEER_CONTROL_QUEUE_BYTES_MAX < PEER_QUEUE_BYTES_MAX
 
 
+def propose(number: int, size: int) -> Message:
+    return Message(PROPOSE, 2, 1, 5, context=number, runs=[(1, 5, 0, [bytes(size)])])
+
+
+def test_a_forwarded_proposal_is_refused_and_never_dropped_behind_its_senders_back() -> None:
+    queue = SendQueue(bulk_bytes_max=1 << 20)
+    assert queue.put_message(propose(1, 600_000))
+    assert queue.put_message(append(1, bytes(300_000)))
+    assert queue.put_message(append(2, bytes(400_000))), "in the place of the first append"
+    assert (queue.dropped, [one.context for one in queue.unsent()]) == (1, [1])
+    assert not queue.put_message(propose(2, 600_000)), "told at once"
+    assert queue.put_message(propose(3, 400_000)), "in the place of the other append"
+    assert [one.context for one in queue.unsent()] == [1, 3]
+
+
+def test_a_proposal_of_which_a_part_is_missing_surely_never_came() -> None:
+    queue = SendQueue()
+    queue.put_message(propose(1, 2 * PART_BYTES + 100))
+    queue.put_message(append(1, b"entry"))
+    queue.put_message(propose(2, 100))
+    for unsent in ([1, 2], [1, 2], [2]):  # the third part is the last
+        queue.collect(1)
+        assert [one.context for one in queue.unsent()] == unsent
+    queue.collect(1 << 20)
+    assert queue.unsent() == []
+
+
 class SlowLink:
     """A proxy that lets LINK_BYTES_PER_S through, with small buffers."""
 
@@ -244,4 +271,28 @@ async def test_heartbeats_beside_a_bulk_stream() -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await close_members([one, other])
+
+
+async def test_proposals_that_never_left_are_told_when_the_connection_ends() -> None:
+    """The other side reads nothing: what its socket took is unknown, the rest is not."""
+    one, other = await start_members(1, 2)
+    try:
+        inbound = other.peers._acceptor._inbound[1].connection._transport
+        assert inbound is not None
+        inbound.pause_reading()
+        numbers = range(1, 41)
+        assert all(one.peers.send(2, propose(number, 1 << 20)) for number in numbers)
+        outlet = one.peers._links[2]._outlet
+        assert outlet is not None
+        connection = outlet._connection
+        await until(lambda: connection.paused)
+        connection.end("cut")
+        await until(lambda: bool(one.handler.unsent))
+        told = [message.context for receiver, message in one.handler.unsent if receiver == 2]
+        assert told == list(range(told[0], 41))
+        assert 1 <= told[0] < 40
+        await until(lambda: one.peers.is_connected(2))
+        assert not {message.context for _, message in other.handler.messages} & set(told), "none of them came"
+    finally:
         await close_members([one, other])

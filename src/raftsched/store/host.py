@@ -146,11 +146,10 @@ class ReplicationHost(SyncObj):  # type: ignore[misc]
 
     # -- status
 
-    def send(self, message: Message) -> None:
-        """Hands a message to the transport; loss is normal."""
+    def send(self, message: Message) -> bool:
+        """Hands a message to the transport; loss is normal. False: it surely was not sent."""
         node = self._members.get(message.to)
-        if node is not None:
-            self._transport.send(node, message)
+        return node is not None and bool(self._transport.send(node, message))
 
     def _publish(self) -> None:
         """Feeds pysyncobj's status attributes; the kernel never reads them back."""

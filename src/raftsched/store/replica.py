@@ -10,6 +10,8 @@ Must not know: sockets, disks, the asyncio loop, clocks (`mono_ms` comes with ea
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from raftsched import limits
@@ -23,15 +25,17 @@ from raftsched.store.waiters import SEQUENCE_MASK, Reply, Waiters, Waiting
 from raftsched.types import HardState, Result, ResultSink
 
 LEADER = 3
+PROPOSE: Final = 2
 BEATS: Final = frozenset({8, 9})  # heartbeats and their answers
 CATCH_UP_ENTRIES = 5_000  # etcd's --snapshot-catchup-entries: kept in memory for followers
 CATCH_UP_BYTES = 64 << 20
 
-# What the kernel's negative answers to a proposal mean to a client.
+# The kernel's negative answers to a proposal, and what they mean to a client.
+NOBODY, MOVING, FULL = -1, -2, -3
 PROPOSE_ERRORS: Final[dict[int, EtcdError]] = {
-    -1: EtcdError.NO_LEADER,
-    -2: EtcdError.TOO_MANY_REQUESTS,  # leadership is moving: over in a moment
-    -3: EtcdError.TOO_MANY_REQUESTS,
+    NOBODY: EtcdError.NO_LEADER,
+    MOVING: EtcdError.TOO_MANY_REQUESTS,  # over in a moment
+    FULL: EtcdError.TOO_MANY_REQUESTS,
 }
 
 # -- events
@@ -46,6 +50,10 @@ class Propose(NamedTuple):
     tokens: Sequence[int]
     sink: ResultSink
     term: int = 0
+
+    def cut(self, start: int, stop: int) -> "Propose":
+        """Some of the requests, with their tokens."""
+        return self._replace(messages=self.messages[start:stop], tokens=self.tokens[start:stop])
 
 
 class ProposeChange(NamedTuple):
@@ -85,11 +93,18 @@ class Received(NamedTuple):
     message: Message
 
 
+class Unsent(NamedTuple):
+    """What was forwarded under this sequence surely never left: the queue to the leader was `full`, or the connection broke before."""
+
+    sequence: int
+    full: bool
+
+
 class More(NamedTuple):
     """Go on with what the last step left (`Output.more`)."""
 
 
-Event = Propose | ProposeChange | Read | Transfer | Tick | Persisted | Received | More
+Event = Propose | ProposeChange | Read | Transfer | Tick | Persisted | Received | Unsent | More
 
 
 class Persist(NamedTuple):
@@ -146,6 +161,7 @@ class Replica:
         self._leaderless_bytes = 0
         self._leader = 0
         self._leader_term = 0
+        self._moving = (0, 0)  # a leader and its term that takes nothing now, since it hands over; asked again at the next tick
         self._led_term = 0
         self._elected_ms = -(1 << 40)
         self._held: deque[tuple[int, int]] = deque()  # applied runs that memory may still hold: (last index, bytes)
@@ -160,6 +176,7 @@ class Replica:
             Transfer: self._transfer,
             Tick: self._tick,
             Received: self._received,
+            Unsent: self._unsent,
             More: lambda _event, _output, _mono_ms: None,
         }
 
@@ -195,7 +212,7 @@ class Replica:
             self._stamp(ready.messages, mono_ms)
         output.catch_ups = ready.catch_ups
         for sequence, error in ready.refusals:
-            self.waiters.refuse(sequence, self._refused(PROPOSE_ERRORS[error]), output.replies)
+            self._not_taken(sequence, error, output)
         if ready.committed:
             self._apply(ready.committed, output, mono_ms)
         for context, index in ready.read_states:
@@ -238,25 +255,70 @@ class Replica:
     def _has_leader(self) -> bool:
         """One that takes proposals of this member."""
         kernel = self.kernel
-        return not kernel.transferee if kernel.state == LEADER else kernel.leader != 0 and self.reaches(kernel.leader)
+        if kernel.state == LEADER:
+            return not kernel.transferee
+        return kernel.leader != 0 and (kernel.leader, kernel.term) != self._moving and self.reaches(kernel.leader)
 
     def _pass_on(self, event: Propose, output: Output, mono_ms: int, deadline_ms: int) -> None:
         """To the log, or to the leader, with ids of this member: whoever appends it, it is answered at its own apply here."""
+        if self.kernel.state != LEADER:
+            for part in self._parts(event):
+                self._pass_part(part, output, mono_ms, deadline_ms)
+        else:
+            self._pass_part(event, output, mono_ms, deadline_ms)
+
+    def _pass_part(self, event: Propose, output: Output, mono_ms: int, deadline_ms: int) -> None:
         kernel = self.kernel
+        leads = kernel.state == LEADER
         first_id = self.ids.take(len(event.messages))
         entries = wrap(event.kind, event.messages, first_id)
         longest, _ = largest(entries)
         if longest > self._request_bytes_max:
             self._propose_fitting(event, entries, output, mono_ms, deadline_ms)
             return
-        first = kernel.propose(entries) if kernel.state == LEADER else -int(not kernel.forward(entries, first_id & SEQUENCE_MASK))
+        first = kernel.propose(entries) if leads else -int(not kernel.forward(entries, first_id & SEQUENCE_MASK))
         if first < 0:
             self._refuse(event, PROPOSE_ERRORS[first], output)
             return
         self.entries_proposed_total += len(entries)
-        asked_ms = deadline_ms - self._request_timeout_ms
-        waiting = Waiting(first_id, event.tokens, event.sink, term=kernel.term, asked_ms=asked_ms, deadline_ms=deadline_ms)
-        self.waiters.add(waiting)
+        times = {"asked_ms": deadline_ms - self._request_timeout_ms, "deadline_ms": deadline_ms}
+        sent = None if leads else (event.kind, event.messages)
+        self.waiters.add(Waiting(first_id, event.tokens, event.sink, term=kernel.term, messages=sent, **times))
+
+    @staticmethod
+    def _parts(event: Propose) -> list[Propose]:
+        """What goes to the leader in one message each: one request at least."""
+        count = len(event.messages)
+        if count == 1 or (count <= limits.FORWARD_ENTRIES_MAX and largest(event.messages)[1] <= limits.FORWARD_BYTES_MAX):
+            return [event]
+        edges, size_bytes = [0], 0
+        for at, message in enumerate(event.messages):
+            size_bytes += len(message)
+            if at > edges[-1] and (size_bytes > limits.FORWARD_BYTES_MAX or at - edges[-1] >= limits.FORWARD_ENTRIES_MAX):
+                edges.append(at)
+                size_bytes = len(message)
+        return [event.cut(start, stop) for start, stop in pairwise([*edges, count])]
+
+    def _unsent(self, event: Unsent, output: Output, _mono_ms: int) -> None:
+        self._not_taken(event.sequence, FULL if event.full else NOBODY, output)
+
+    def _not_taken(self, sequence: int, why: int, output: Output) -> None:
+        """Surely not proposed. Who hands over, or whose connection broke, is waited for; who is overloaded is not asked again."""
+        if why == FULL:
+            self.waiters.refuse(sequence, self._refused(PROPOSE_ERRORS[why]), output.replies)
+            return
+        if why == MOVING:
+            self._moving = (self.kernel.leader, self.kernel.term)
+        waiting = self.waiters.withdraw(sequence)
+        if waiting is not None:
+            self._ask_again([waiting], output)
+
+    def _ask_again(self, sent: Sequence[Waiting], output: Output) -> None:
+        """What was forwarded and surely is in no log waits for a leader, within its time."""
+        for one in sent:
+            if one.messages is not None:
+                self._wait_for_leader(Propose(*one.messages, one.tokens, one.sink), output, one.deadline_ms)
+        self._leaderless = deque(sorted(self._leaderless, key=itemgetter(0)))  # who came first asks first
 
     def _refuse(self, event: Propose, error: EtcdError, output: Output) -> None:
         self.proposals_failed_total += len(event.tokens)
@@ -308,7 +370,9 @@ class Replica:
         self.applier.lessor.set_time(mono_ms)
         for first, term, kind, entries in runs:
             if term != self.applier.applied_term:
-                self.waiters.lose(term, self._refused(EtcdError.LEADER_CHANGED), output.replies)
+                lost = self.waiters.lose(term, self._refused(EtcdError.LEADER_CHANGED), output.replies)
+                if lost:
+                    self._ask_again(lost, output)
             ids, results = self.applier.apply(first, term, kind, entries)
             output.applied += len(entries)
             size_bytes = largest(entries)[1]
@@ -366,6 +430,7 @@ class Replica:
 
     def _tick(self, _event: Tick, output: Output, mono_ms: int) -> None:
         self.kernel.tick()
+        self._moving = (0, 0)
         self.waiters.expire(mono_ms, self._timed_out, output.replies)
         while self._leaderless and self._leaderless[0][0] <= mono_ms:
             deadline_ms, event = self._leaderless.popleft()

@@ -19,10 +19,21 @@ Reply = tuple[ResultSink, Sequence[int], Sequence[Result]]
 class Waiting:
     """Proposals of one event that are not all answered yet."""
 
-    __slots__ = ("answered", "asked_ms", "count", "deadline_ms", "done", "first_id", "sink", "term", "tokens")
+    __slots__ = ("answered", "asked_ms", "count", "deadline_ms", "done", "first_id", "messages", "sink", "term", "tokens")
 
-    def __init__(self, first_id: int, tokens: Sequence[int], sink: ResultSink, *, term: int, asked_ms: int, deadline_ms: int) -> None:
-        """`term`: in which they were appended, or sent to a leader that takes them in this term alone."""
+    def __init__(
+        self,
+        first_id: int,
+        tokens: Sequence[int],
+        sink: ResultSink,
+        *,
+        term: int,
+        asked_ms: int,
+        deadline_ms: int,
+        messages: tuple[int, Sequence[bytes]] | None = None,
+    ) -> None:
+        """`term`: in which they were appended, or sent to a leader that takes them in this term alone. `messages`: kind and requests of
+        what was sent to the leader, which may have to be sent again."""
         self.first_id = first_id
         self.count = len(tokens)
         self.tokens = tokens
@@ -30,6 +41,7 @@ class Waiting:
         self.term = term
         self.asked_ms = asked_ms
         self.deadline_ms = deadline_ms
+        self.messages = messages
         self.answered = 0
         self.done: set[int] | None = None  # positions answered, once they were not answered all at a time
 
@@ -107,18 +119,32 @@ class Waiters:
             if reply is not None:
                 replies.append(reply)
 
-    def lose(self, term: int, result: Result, replies: list[Reply]) -> None:
-        """An entry of `term` is applied: what an older term left behind is in the log before it, or nowhere and never will be."""
+    def lose(self, term: int, result: Result, replies: list[Reply]) -> list[Waiting]:
+        """An entry of `term` is applied: what an older term left behind is in the log before it, or nowhere and never will be. Returns what
+        was sent to a leader, unanswered: the caller asks again for it."""
+        again = []
         while self._waiting and (self._waiting[0].full or self._waiting[0].term < term):
-            reply = self._waiting.popleft().give_up(result)
-            if reply is not None:
+            waiting = self._waiting.popleft()
+            if waiting.messages is not None and not waiting.answered:
+                again.append(waiting)
+            elif (reply := waiting.give_up(result)) is not None:
                 replies.append(reply)
+        return again
 
     def refuse(self, suffix: int, result: Result, replies: list[Reply]) -> None:
         """The leader did not take what was sent to it under this sequence (the first id without the member's part)."""
-        for waiting in self._waiting:
-            if waiting.first_id & SEQUENCE_MASK == suffix:
-                reply = waiting.give_up(result)
-                if reply is not None:
-                    replies.append(reply)
-                return
+        waiting = self._sent(suffix)
+        reply = waiting.give_up(result) if waiting is not None else None
+        if reply is not None:
+            replies.append(reply)
+
+    def withdraw(self, suffix: int) -> Waiting | None:
+        """The same, but whoever waits is not answered: the caller asks again for it. None: nobody waits any more."""
+        waiting = self._sent(suffix)
+        if waiting is None or waiting.answered:
+            return None
+        waiting.answered = waiting.count
+        return waiting
+
+    def _sent(self, suffix: int) -> Waiting | None:
+        return next((waiting for waiting in self._waiting if waiting.first_id & SEQUENCE_MASK == suffix), None)

@@ -39,6 +39,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.messages: list[tuple[int, Message]] = []
+        self.unsent: list[tuple[int, Message]] = []
         self.requests: list[tuple[int, int, bytes]] = []
         self.asks: list[bytes] = []
         self.removed: set[int] = set()
@@ -48,6 +49,9 @@ class Recorder:
 
     def on_message(self, sender: int, message: Message) -> None:
         self.messages.append((sender, message))
+
+    def on_unsent(self, receiver: int, message: Message) -> None:
+        self.unsent.append((receiver, message))
 
     async def on_request(self, sender: int, kind: int, payload: bytes) -> bytes:
         self.requests.append((sender, kind, payload))

@@ -39,7 +39,7 @@ from raftsched.store.node.snapshots import Snapshots
 from raftsched.store.node.upkeep import Upkeep
 from raftsched.store.quota import Quota
 from raftsched.store.raft._kernel import KernelError, Message
-from raftsched.store.replica import Event, More, Output, Persist, Persisted, Propose, Read, Tick
+from raftsched.store.replica import PROPOSE, Event, More, Output, Persist, Persisted, Propose, Read, Tick, Unsent
 from raftsched.types import Result, ResultSink
 
 PRIVILEGED = frozenset({codec.DELETE_RANGE, codec.COMPACTION, codec.LEASE_REVOKE, codec.ALARM})  # may use the reserve of a full disk
@@ -208,6 +208,7 @@ class Node(Face):
         if self._peering is not None:
             self._leases.serve(self._peering.requests)
             self._replica.reaches = self._peering.port.is_connected
+            self._peering.unsent = lambda message: self.take_event(Unsent(message.context, full=False))
 
     async def stop(self) -> None:
         """Proposes nothing more, answers what is under way, brings LMDB up to date, closes. Idempotent."""
@@ -341,7 +342,8 @@ class Node(Face):
                 if self._peering is not None and self._peering.note(output.persist):
                     self._members_changed()
             for message in output.send:
-                self._host.send(message)
+                if not self._host.send(message) and message.type == PROPOSE:
+                    self._host.submit(Unsent(message.context, full=self._replica.reaches(message.to)))
             if output.applied:
                 self._applied(output)
         finally:

@@ -63,6 +63,7 @@ class Peering:
         self._known: Mapping[int, Sequence[str]] = {}
         self._lingering: dict[int, tuple[Sequence[str], int]] = {}  # (URLs, until)
         self._reached: Mapping[int, Sequence[str]] = {}
+        self.unsent: Callable[[Message], None] = lambda _message: None
         self.requests: dict[int, Request] = {}
         self.bulk: dict[int, Callable[[int, BulkStream], Awaitable[None]]] = {}
         self.answer_ask: Callable[[bytes], Awaitable[bytes]] | None = None
@@ -142,6 +143,9 @@ class Peering:
     def on_message(self, sender: int, message: Message) -> None:
         if self._deliver is not None:
             self._deliver(sender, message)
+
+    def on_unsent(self, _receiver: int, message: Message) -> None:
+        self.unsent(message)
 
     async def on_request(self, sender: int, kind: int, payload: bytes) -> bytes:
         handler = self.requests.get(kind)

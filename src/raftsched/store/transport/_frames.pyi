@@ -30,6 +30,10 @@ class Parts:
     """A long message on its way out, frame by frame."""
 
     def __init__(self, message: Message) -> None: ...
+    @property
+    def left(self) -> int:
+        """Bytes of the message that `next` has not given yet."""
+
     def next(self) -> bytes | None:
         """The next frame; None behind the last."""
 

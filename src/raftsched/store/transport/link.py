@@ -122,6 +122,8 @@ class Link:
             self._connection = self._outlet = None
             self._stats.connected = 0
             self._asked.lost()
+            for message in outlet.queue.unsent():
+                self._around.handler.on_unsent(self.member_id, message)
 
     def _ping(self, connection: Connection, outlet: Outlet) -> None:
         now = asyncio.get_running_loop().time()

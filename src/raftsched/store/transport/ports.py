@@ -54,6 +54,10 @@ class PeerHandler(Protocol):
     def on_message(self, sender: int, message: Message) -> None:
         """`sender` is the member at the other end, and the message's own."""
 
+    def on_unsent(self, receiver: int, message: Message) -> None:
+        """Forwarded proposals that `send` had taken: the connection ended before anything of theirs, or all of it, had left. The other side
+        surely never had them."""
+
     async def on_request(self, sender: int, kind: int, payload: bytes) -> bytes:
         """At most PEER_REQUEST_BYTES_MAX bytes. PeerError goes to the asker. Cancelled when the asker is gone or its time is up."""
 

@@ -1,7 +1,7 @@
 """What one connection has still to send: control first, bounded in bytes, the oldest message lost when it is full.
 
-Invariant: frames (requests, answers, pings) are never dropped once taken; messages keep their order among those of their queue. Nothing of
-the control queue waits behind more than one part of a message. Must not know: sockets, time.
+Invariant: frames (requests, answers, pings) and forwarded proposals are never dropped once taken; other messages keep their order among
+those of their queue. Nothing of the control queue waits behind more than one part of a message. Must not know: sockets, time.
 """
 
 from collections import deque
@@ -10,6 +10,7 @@ from raftsched.limits import PEER_CONTROL_QUEUE_BYTES_MAX, PEER_QUEUE_BYTES_MAX
 from raftsched.store.raft._kernel import Message
 from raftsched.store.transport._frames import PART_BYTES, Parts, frames, size_bytes
 
+PROPOSE = 2
 APPEND = 3
 OVERHEAD_BYTES = 128  # of an item in the queue: a heartbeat's object is larger than its bytes
 Item = Message | bytes
@@ -32,7 +33,7 @@ class _Queue:
 
     def drop_oldest_message(self) -> bool:
         for position, (item, size) in enumerate(self.items):
-            if not isinstance(item, bytes):
+            if not isinstance(item, bytes) and item.type != PROPOSE:
                 del self.items[position]
                 self.size_bytes -= size
                 return True
@@ -46,6 +47,7 @@ class SendQueue:
         self._control = _Queue(control_bytes_max)
         self._bulk = _Queue(bulk_bytes_max)
         self._parts: Parts | None = None
+        self._in_parts: Message | None = None
         self._parts_bytes = 0
         self.dropped = 0
 
@@ -102,11 +104,16 @@ class SendQueue:
             part = self._parts.next()
             if part is not None:
                 return part, len(part)
-            self._parts, self._parts_bytes = None, 0
+            self._parts, self._in_parts, self._parts_bytes = None, None, 0
         if not self._bulk.items:
             return None
         item, size = self._bulk.pop()
         if isinstance(item, bytes) or size <= PART_BYTES:
             return item, size
-        self._parts, self._parts_bytes = Parts(item), size
+        self._parts, self._in_parts, self._parts_bytes = Parts(item), item, size
         return self._next_bulk()
+
+    def unsent(self) -> list[Message]:
+        """The forwarded proposals of which something has not been collected yet, in order."""
+        waiting = [self._in_parts if self._parts is not None and self._parts.left else None, *(item for item, _ in self._bulk.items)]
+        return [item for item in waiting if isinstance(item, Message) and item.type == PROPOSE]

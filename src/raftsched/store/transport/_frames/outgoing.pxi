@@ -97,17 +97,22 @@ cdef list message_pieces(Message message):
 cdef class Parts:
     """A long message on its way out, frame by frame. Holds its entries, not a copy of them."""
     cdef list pieces
-    cdef Py_ssize_t left, piece, offset
+    cdef Py_ssize_t left_bytes, piece, offset
     cdef bint begun
 
     def __init__(self, Message message not None):
         self.pieces = message_pieces(message)
         for piece in self.pieces:
-            self.left += PyBytes_GET_SIZE(piece)
+            self.left_bytes += PyBytes_GET_SIZE(piece)
+
+    @property
+    def left(self):
+        """Bytes of the message that `next` has not given yet."""
+        return self.left_bytes
 
     def next(self):
         """The next frame; None behind the last."""
-        cdef Py_ssize_t length = min(self.left, <Py_ssize_t>PART_PAYLOAD_BYTES), extra = 0 if self.begun else 8
+        cdef Py_ssize_t length = min(self.left_bytes, <Py_ssize_t>PART_PAYLOAD_BYTES), extra = 0 if self.begun else 8
         cdef bytes out
         cdef uint8_t* at
         if length == 0 and self.begun:
@@ -115,8 +120,8 @@ cdef class Parts:
         out = PyBytes_FromStringAndSize(NULL, HEAD_BYTES + extra + length)
         at = <uint8_t*>PyBytes_AS_STRING(out)
         if extra:
-            put_u32(at + HEAD_BYTES, <uint32_t>self.left)
-            put_u32(at + HEAD_BYTES + 4, <uint32_t>(self.left >> 32))
+            put_u32(at + HEAD_BYTES, <uint32_t>self.left_bytes)
+            put_u32(at + HEAD_BYTES + 4, <uint32_t>(self.left_bytes >> 32))
         self.copy(at + HEAD_BYTES + extra, length)
         put_head(at, <uint32_t>(extra + length), KIND_PART_FIRST if extra else KIND_PART)
         self.begun = True
@@ -124,7 +129,7 @@ cdef class Parts:
 
     cdef int copy(self, uint8_t* at, Py_ssize_t length) except -1:
         cdef Py_ssize_t size
-        self.left -= length
+        self.left_bytes -= length
         while length:
             piece = <bytes>self.pieces[self.piece]
             size = min(length, PyBytes_GET_SIZE(piece) - self.offset)
