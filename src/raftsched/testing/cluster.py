@@ -29,10 +29,13 @@ class Member(ServerProcess):
     """One `raftsched serve` of several; `number` is the ordinal in its name."""
 
     stop_code = 0  # of a stop in order
-    scheme = "http"  # between members
 
-    def __init__(self, directory: Path, number: int, advertised: Sequence[int], listening: int, args: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, number: int, advertised: Sequence[int], listening: int, args: Sequence[str] = (), scheme: str = "http"
+    ) -> None:
+        """`scheme`: of the members' URLs; https needs `--peer-*` among `args`."""
         super().__init__(directory)
+        self.scheme = scheme
         self.number = number
         self.name = member_name(number)
         self.paused = False
@@ -138,6 +141,7 @@ class Cluster:
         etcd: Path | None = None,
         linked: bool = False,
         args: Sequence[str] = (),
+        scheme: str = "http",
     ) -> None:
         self.size = count if first is None else first
         self.advertised = free_ports(count)
@@ -147,7 +151,7 @@ class Cluster:
             folder = directory / f"member-{number}"
             listed = self.advertised[: max(self.size, number + 1)]
             self.members.append(
-                Member(folder, number, listed, listening[number], args)
+                Member(folder, number, listed, listening[number], args, scheme)
                 if etcd is None
                 else EtcdMember(etcd, folder, number, listed, listening[number], args)
             )
