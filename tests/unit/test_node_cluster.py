@@ -196,11 +196,31 @@ def test_a_removed_members_scheduler_is_called_dead_by_the_leader_alone(tmp_path
         try:
             leader = three.leader.node
             gone = three.followers[0]
-            await asyncio.sleep(0.6)  # names are looked at now and then
             await leader.change_members(REMOVE_NODE, gone.node.member_id, (), is_learner=False)
             await until(lambda: gone.name in leader.dead([gone.name]), 5)
             other = next(one for one in three.followers if one is not gone)
             assert not other.node.dead([gone.name])
+        finally:
+            await three.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_member_that_had_its_name_for_a_moment_only_is_dead_once_it_is_removed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        three = Three(tmp_path, strict_reconfig_check=False)
+        await three.start()
+        try:
+            leader = three.leader.node
+            leader._next_upkeep_ms = 1 << 60  # nobody looks at the table in between
+            urls = [f"http://127.0.0.1:{free_ports(1)[0]}"]
+            members = await leader.change_members(ADD_NODE, 0, urls, is_learner=True)
+            added = next(one.member_id for one in members if not one.name)
+            assert not await leader._clustering.publish(added, "brief", ())
+            await leader.change_members(REMOVE_NODE, added, (), is_learner=False)
+            assert not leader.dead(["brief"]), "its fence may not have passed yet"
+            leader._next_upkeep_ms = 0
+            await until(lambda: "brief" in leader.dead(["brief"]), 3)
         finally:
             await three.stop()
 

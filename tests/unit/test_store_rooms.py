@@ -5,7 +5,7 @@ import json
 import pytest
 
 from raftsched.errors import CorruptError, EtcdError
-from raftsched.limits import PROPOSALS_PENDING_MAX
+from raftsched.limits import MEMBERS_MAX, PROPOSALS_PENDING_MAX
 from raftsched.pb.etcd import membership_pb2, raft_internal_pb2, rpc_pb2
 from raftsched.pb.raft.raft_pb2 import ConfChange
 from raftsched.store import alarm, codec, membership
@@ -17,6 +17,7 @@ from raftsched.store.lease import Lessor
 from raftsched.store.membership import Membership
 from raftsched.store.mvcc._store import MvccStore
 from raftsched.store.node.compaction import HOUR_MS, AutoCompactor, history_full
+from raftsched.store.node.gone import Gone
 from raftsched.store.quota import Quota
 from raftsched.store.raft._kernel import Kernel
 from raftsched.store.replica import Persisted, Propose, Read, Replica, Tick
@@ -234,6 +235,39 @@ def test_history_is_bounded_by_records_and_by_space() -> None:
     assert history_full(300_000, 100_000, 1 << 30, 2 << 30)
     assert not history_full(300_000, 100_000, 1 << 28, 2 << 30)
     assert not history_full(100_000, 0, 1 << 40, 1)
+
+
+# -- who is gone
+
+
+def test_a_name_is_gone_from_the_look_that_misses_it_until_somebody_has_it_again() -> None:
+    gone = Gone()
+    gone.look(["a", "b", ""], [], 1_000)
+    gone.look(["a", ""], [], 2_000)
+    gone.look(["a"], ["b"], 2_500)
+    assert gone.for_ms(900, 2_899) == set()
+    assert gone.for_ms(900, 2_900) == {"b"}
+    gone.look(["a", "b"], [], 3_000)
+    assert gone.for_ms(0, 9_000) == set()
+
+
+def test_who_was_named_and_removed_between_two_looks_is_gone_too() -> None:
+    gone, table = Gone(), Membership(lambda _write: None)
+    change = membership.encode_change(membership.ADD_LEARNER, 9, membership.encode_json(MemberInfo(9, "", ("http://x:1",), ())))
+    gone.look([one.name for one in table.members()], table.take_departed(), 1_000)
+    table.apply_change(change)
+    table.apply_attributes(membership.encode_attributes(9, "brief", ()))
+    table.apply_change(membership.encode_change(membership.REMOVE_NODE, 9))
+    gone.look([one.name for one in table.members()], table.take_departed(), 1_100)
+    assert gone.for_ms(900, 2_000) == {"brief"}
+    assert not table.take_departed(), "told once"
+
+
+def test_the_names_that_are_gone_are_bounded() -> None:
+    gone = Gone()
+    for number in range(MEMBERS_MAX + 10):
+        gone.look([], [f"m{number}"], number)
+    assert gone.for_ms(0, 10_000) == {f"m{number}" for number in range(10, MEMBERS_MAX + 10)}
 
 
 # -- who waits for what

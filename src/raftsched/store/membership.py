@@ -6,11 +6,13 @@ Must not know: Raft's quorum (the kernel has its own configuration), sockets.
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from raftsched.errors import CorruptError, EtcdError
+from raftsched.limits import MEMBERS_MAX
 from raftsched.store.codec import WireError, bytes_field, fields, numbers, text_field, varint, varint_field
 from raftsched.types import MemberInfo
 
@@ -114,6 +116,7 @@ class Membership:
         self._write = write
         self._members: dict[int, MemberInfo] = {}
         self._removed: set[int] = set()
+        self._departed: deque[str] = deque(maxlen=MEMBERS_MAX)
         self.cluster_version = ""
         self.incarnation = 0
         """What tells this cluster from another that was begun with the same list; 0 = not known yet."""
@@ -153,6 +156,11 @@ class Membership:
         """Sorted."""
         return sorted(self._removed)
 
+    def take_departed(self) -> Sequence[str]:
+        """Names of members whose removal was applied since the last call."""
+        names, self._departed = self._departed, deque(maxlen=MEMBERS_MAX)
+        return tuple(names)
+
     def _store(self, member: MemberInfo) -> None:
         self._members[member.member_id] = member
         self._write(("members", bucket_key(member.member_id), encode_json(member)))
@@ -187,7 +195,7 @@ class Membership:
         change, member_id, context, _ = decode_change(data)
         known = self._members.get(member_id)
         if change == REMOVE_NODE:
-            del self._members[member_id]
+            self._departed.append(self._members.pop(member_id).name)
             self._write(("members", bucket_key(member_id), None))
             self._removed.add(member_id)
             self._write(("members_removed", bucket_key(member_id), b"removed"))

@@ -15,6 +15,7 @@ from raftsched.store import codec, membership
 from raftsched.store.membership import REMOVE_NODE, Membership
 from raftsched.store.node.catch_up import CatchUp
 from raftsched.store.node.flush import Flusher
+from raftsched.store.node.gone import Gone
 from raftsched.store.node.leaving import Leaving
 from raftsched.store.node.members import Identity, MembershipChanges, decode_request, encode_members
 from raftsched.store.node.opening import Member
@@ -66,8 +67,7 @@ class Clustering:
         self._log = log
         self._election_ms = options.election_ms_max
         self._connected_since: dict[int, int] = {}
-        self._names: set[str] = set()
-        self._gone_ms: dict[str, int] = {}
+        self._gone = Gone()
         rules = Rules(strict=options.strict_reconfig_check, learners_max=options.learners_max)
         self.changes = MembershipChanges(
             node, self, rules, cluster_token=options.cluster_token, request_timeout_ms=options.request_timeout_ms
@@ -124,7 +124,7 @@ class Clustering:
             self._node.fail(error)
         if self._peering is None or self._catch_up is None:
             return
-        self.members_changed()  # names are published after a member was added
+        self.look_who_is_gone()  # a name may also be given up
         self._peering.tick()
         self._catch_up.tick(mono_ms)
         self._receiving.tick(mono_ms)
@@ -134,13 +134,9 @@ class Clustering:
         connected = {one for one in self._peering.others() if self._peering.port.is_connected(one)}
         self._connected_since = {one: self._connected_since.get(one, mono_ms) for one in connected}
 
-    def members_changed(self) -> None:
-        """Remembers since when a removed member is gone: its name still holds what its scheduler could not give up."""
-        names = {one.name for one in self.membership.members()}
-        now_ms = self._node.mono_ms()
-        self._gone_ms = {name: since for name, since in self._gone_ms.items() if name not in names}
-        self._gone_ms |= {name: now_ms for name in self._names - names if name}
-        self._names = names
+    def look_who_is_gone(self) -> None:
+        """After each change that was applied."""
+        self._gone.look({one.name for one in self.membership.members()}, self.membership.take_departed(), self._node.mono_ms())
 
     def dead(self, names: Collection[str]) -> Collection[str]:
         """See `ports.StoreNode`. A removed member is told nothing any more, so that its fence passes as that of a silent one."""
@@ -149,8 +145,7 @@ class Clustering:
         now_ms = self._node.mono_ms()
         found = [self.membership.member(one) for one in self._member.replica.fence.dead(now_ms)]
         dead = {one.name for one in found if one is not None}
-        dead |= {name for name, since_ms in self._gone_ms.items() if now_ms - since_ms >= FENCE_SILENT_MS}
-        return dead & set(names)
+        return (dead | self._gone.for_ms(FENCE_SILENT_MS, now_ms)) & set(names)
 
     def removed(self) -> None:
         """It is certain that this member was removed: the node ends, or begins anew without data if it wanted to leave."""

@@ -463,6 +463,7 @@ class Node(Face):
             return
         self._peering.refresh()
         self._host.set_members(self._peering.others())
+        self._clustering.look_who_is_gone()
 
     def _received(self, sender: int, message: Message) -> None:
         """A peer's message: the next turn takes it, before what clients asked."""

@@ -166,7 +166,7 @@ def members_behind(member: Member) -> list[MemberInfo]:
     """The members with every change that the log holds behind what is applied."""
     applied, table = member.applier.membership, Membership(lambda _write: None)
     table.load([(bucket_key(one.member_id), encode_json(one)) for one in applied.members()], (), None)
-    for change in member.changes:
+    for _, change in member.changes:
         try:
             table.apply_change(change)
         except WireError:

@@ -61,7 +61,7 @@ class Member:
     fresh: bool
     repaired: str
     mark_index: int  # of the last snapshot mark in the log
-    changes: tuple[bytes, ...]  # configuration changes that the log holds behind what is applied
+    changes: tuple[tuple[int, bytes], ...]  # (index, change): configuration changes that the log holds behind what is applied
     installed: str = ""  # what became of an installation that was cut short or of a forced beginning, for a log line
 
     def close(self) -> None:
@@ -247,7 +247,11 @@ def assemble(
         fresh=fresh,
         repaired=recovered.repaired,
         mark_index=recovered.mark.index,
-        changes=tuple(recovered.datas[position] for position, kind in sorted(recovered.types.items()) if kind == CONF_CHANGE),
+        changes=tuple(
+            (recovered.first_index + position, recovered.datas[position])
+            for position, kind in sorted(recovered.types.items())
+            if kind == CONF_CHANGE
+        ),
         installed="; ".join(filter(None, (installed, forced))),
     )
 

@@ -1,10 +1,10 @@
 """A member among the others: connections follow the membership, and what arrives goes to whom it is for.
 
-Invariant: nobody is dialled who is neither in the applied membership nor in a change that this member has in its log.
+Invariant: nobody is dialled who is neither in the applied membership nor in a change that this member's log holds behind what is applied.
 Must not know: frames and sockets (store/transport), what a request of another room means.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from raftsched.errors import ETCD_STATUS, EtcdError, PeerCode, PeerError, StatusError
@@ -57,8 +57,10 @@ class Peering:
         self._on_removed = on_removed
         self._deliver: Callable[[int, Message], None] | None = None
         self._membership: Membership | None = None
+        self._applied: Callable[[], int] = lambda: 0
         self._own_id = 0
-        self._pending: dict[int, tuple[str, ...]] = {}  # members of changes in the log that are not applied yet
+        self._promised: dict[int, tuple[str, ...]] = {}  # members that this one was told of, and has not applied
+        self._pending: dict[int, tuple[int, tuple[str, ...]]] = {}  # by index: (member, URLs) of additions in the log that are not applied
         self._mono_ms = mono_ms
         self._known: Mapping[int, Sequence[str]] = {}
         self._lingering: dict[int, tuple[Sequence[str], int]] = {}  # (URLs, until)
@@ -74,6 +76,7 @@ class Peering:
     def join(self, member: Member, deliver: Callable[[int, Message], None]) -> None:
         """The member is open: from here on it speaks as itself."""
         self._own_id, self._membership, self._deliver = member.member_id, member.applier.membership, deliver
+        self._applied = lambda: member.applier.applied_index
         self.note_changes(member.changes)
         self.port.join(cluster_id=member.cluster_id, member_id=member.member_id)
         self.port.set_incarnation(self._membership.incarnation)
@@ -81,7 +84,7 @@ class Peering:
 
     def expect(self, members: Sequence[MemberInfo]) -> None:
         """Members that this one was told of, before its log tells it."""
-        self._pending |= {one.member_id: one.peer_urls for one in members}
+        self._promised |= {one.member_id: one.peer_urls for one in members}
 
     def others(self) -> Collection[int]:
         """Who is reached."""
@@ -91,8 +94,10 @@ class Peering:
         """The membership may have changed: connections follow."""
         assert self._membership is not None
         known: dict[int, Sequence[str]] = {one.member_id: one.peer_urls for one in self._membership.members()}
-        self._pending = {one: urls for one, urls in self._pending.items() if one not in known and not self._membership.was_removed(one)}
-        known = self._pending | known
+        self._promised = {one: urls for one, urls in self._promised.items() if one not in known and not self._membership.was_removed(one)}
+        applied = self._applied()
+        self._pending = {index: found for index, found in self._pending.items() if index > applied}  # refused, if it is not in the table
+        known = self._promised | dict(self._pending.values()) | known
         known.pop(self._own_id, None)
         self._linger(known)
         reached = {one: urls for one, (urls, _) in self._lingering.items()} | known
@@ -115,18 +120,23 @@ class Peering:
             self.refresh()
 
     def note(self, persist: Persist) -> bool:
-        """Entries that go to the log: a change in force needs its member reached before it is applied. Whether there is one."""
-        changes = [entry for _, _, kind, entries in persist.entries if kind == CONF_CHANGE for entry in entries]
-        if changes:
-            self.note_changes(changes)
-        return bool(changes)
+        """Entries that go to the log: a change in force needs its member reached before it is applied, and no longer than it is in force.
+        Whether there is a change."""
+        runs = persist.entries
+        changes = [found for first, _, kind, entries in runs if kind == CONF_CHANGE for found in enumerate(entries, first)]
+        cut = [index for index in self._pending if index >= runs[0][0]] if self._pending and runs else []
+        for index in cut:  # another leader's entries stand there now: that addition never was
+            del self._pending[index]
+        self.note_changes(changes)
+        return bool(changes or cut)
 
-    def note_changes(self, changes: Sequence[bytes]) -> None:
-        for entry in changes:
+    def note_changes(self, changes: Iterable[tuple[int, bytes]]) -> None:
+        """By index."""
+        for index, entry in changes:
             try:
                 change, member_id, context, _ = membership.decode_change(entry)
                 if change in (membership.ADD_NODE, membership.ADD_LEARNER) and context:
-                    self._pending[member_id] = membership.decode_json(context).peer_urls
+                    self._pending[index] = member_id, membership.decode_json(context).peer_urls
             except WireError:
                 continue  # applies as a refused change
 
