@@ -519,3 +519,57 @@ async def test_who_learns_its_incarnation_late_hears_no_other_one_any_more(same:
             assert not late.handler.told_removed
     finally:
         await close_members(members)
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_who_were_both_without_an_incarnation_tell_each_other(same: bool) -> None:
+    members = await start_members(1, 2)
+    one, other = members
+    streams: list[BulkStream] = []
+
+    async def keep(_sender: int, stream: BulkStream) -> None:
+        streams.append(stream)
+        await stream.receive()
+
+    other.handler.bulk = keep
+    try:
+        await one.peers.open_bulk(2, 1)
+        await until(lambda: bool(streams))
+        one.peers.set_incarnation(9)
+        await asyncio.sleep(0.1)
+        assert one.peers.is_connected(2), "the other one does not know its own yet"
+        other.peers.set_incarnation(9 if same else 7)
+        if same:
+            await asyncio.sleep(0.1)
+            assert one.peers.is_connected(2)
+            assert other.peers.is_connected(1)
+            assert not one.log.causes() + other.log.causes()
+        else:
+            await until(lambda: not one.peers.is_connected(2) and not other.peers.is_connected(1))
+            await until(lambda: {"wrong incarnation of the cluster", "dial: wrong incarnation of the cluster"} & set(other.log.causes()))
+            with pytest.raises(PeerError):
+                await streams[0].send(b"x")
+            await asyncio.sleep(0.3)
+            assert not one.peers.is_connected(2), "nor again"
+    finally:
+        await close_members(members)
+
+
+async def test_an_incarnation_that_is_learned_while_dialling_is_told_too() -> None:
+    one, other = members = [await Member(number).start() for number in (1, 2)]
+    begun = one.peers._around.nonce
+
+    def learn(count: int) -> bytes:
+        other.peers.set_incarnation(7)  # the dialer has said nothing yet, but looked
+        return begun(count)
+
+    one.peers._around.nonce = learn
+    one.peers.set_incarnation(9)
+    try:
+        meet(members)
+        await until(lambda: "wrong incarnation of the cluster" in one.log.causes())
+        await asyncio.sleep(0.2)
+        assert not other.peers.is_connected(1)
+        assert not one.peers.is_connected(2)
+    finally:
+        await close_members(members)

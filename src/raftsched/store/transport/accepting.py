@@ -122,6 +122,9 @@ class Acceptor:
         inbound.start()
 
     def _gone(self, inbound: Inbound) -> None:
+        if inbound.connection.ended == handshake.WRONG_INCARNATION:
+            for stream in [one for one in self._streams if one.member_id == inbound.sender]:
+                stream.abort()
         if self._inbound.get(inbound.sender) is inbound:
             del self._inbound[inbound.sender]
 
@@ -180,13 +183,10 @@ class Acceptor:
 
     # -- from above
 
-    def drop_incarnations(self) -> None:
-        """The own incarnation became known: ends what belongs to those who said that theirs is another one."""
+    def tell_incarnation(self) -> None:
+        """The own one became known: tells the others, and ends what belongs to those who said that theirs is another one."""
         for inbound in list(self._inbound.values()):
-            if not inbound.who.is_of(self._around.own.incarnation):
-                inbound.connection.end(handshake.WRONG_INCARNATION)
-                for stream in [one for one in self._streams if one.member_id == inbound.sender]:
-                    stream.abort()
+            inbound.tell_incarnation()
 
     def drop_strangers(self) -> None:
         """Ends what belongs to those who are no longer in `members`."""

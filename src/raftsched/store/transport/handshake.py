@@ -33,6 +33,7 @@ PING: Final = 32
 PONG: Final = 33
 REQUEST: Final = 34
 RESPONSE: Final = 35
+KNOWN: Final = 36
 DATA: Final = 48
 END: Final = 49
 
@@ -49,6 +50,7 @@ _CHALLENGE: Final = Struct(f"<8s{NONCE_BYTES}s")
 _HELLO: Final = Struct(f"<8s{NONCE_BYTES}sHHQQQ3HBIQ")
 _WELCOME: Final = Struct("<8sHQQ3HQ")
 _REFUSED: Final = Struct("<8sHQQ")
+_KNOWN: Final = Struct("<Q")
 
 WRONG_INCARNATION: Final = "wrong incarnation of the cluster"
 
@@ -109,6 +111,15 @@ def welcome(own: Identity) -> bytes:
 
 def refused(own: Identity, code: int, dialer_id: int) -> bytes:
     return frame(REFUSED, _REFUSED.pack(MAGIC, code, own.cluster_id, dialer_id))
+
+
+def known(incarnation: int) -> bytes:
+    """Said later on a control connection by who said 0 in the handshake."""
+    return frame(KNOWN, _KNOWN.pack(incarnation))
+
+
+def read_known(payload: bytes) -> int:
+    return int(_unpack(_KNOWN, KNOWN, (KNOWN, payload))[0])
 
 
 def read_answer(item: object) -> Identity | tuple[int, int, int]:

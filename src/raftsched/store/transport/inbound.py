@@ -5,6 +5,7 @@ Invariant: a message whose sender is not the member at the other end, or that is
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from raftsched.limits import PEER_IDLE_TIMEOUT_MS, PEER_PING_MS
@@ -39,6 +40,16 @@ class Inbound:
         self._watch()
         self.connection.attach(self._on_item, self._on_end, self._outlet.schedule)
 
+    def tell_incarnation(self) -> None:
+        """The own one became known."""
+        if not self._outlet.send_frame(handshake.known(self._around.own.incarnation)):
+            self._full()
+        self._check_incarnation()
+
+    def _check_incarnation(self) -> None:
+        if not self.who.is_of(self._around.own.incarnation):
+            self.connection.end(handshake.WRONG_INCARNATION)
+
     def _count(self, count: int) -> None:
         self._stats.received_bytes += count
 
@@ -68,6 +79,9 @@ class Inbound:
     def _on_frame(self, kind: int, payload: bytes) -> None:
         if kind == handshake.REQUEST:
             self._answered.asked(payload)
+        elif kind == handshake.KNOWN:
+            self.who = replace(self.who, incarnation=handshake.read_known(payload))
+            self._check_incarnation()
         elif kind == handshake.PING and len(payload) <= 64:
             if not self._outlet.send_frame(frame(handshake.PONG, payload)):
                 self._full()

@@ -5,6 +5,7 @@ Invariant: messages are sent on no other connection; while there is none they ar
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from struct import Struct
 from typing import Final
 
@@ -59,8 +60,13 @@ class Link:
         """The member is there: dial now."""
         self._hurry.set()
 
-    def check_incarnation(self) -> None:
+    def tell_incarnation(self) -> None:
         """The own one became known."""
+        if self._outlet is not None:
+            self._outlet.send_frame(handshake.known(self._around.own.incarnation))
+        self._check_incarnation()
+
+    def _check_incarnation(self) -> None:
         if self._connection is not None and self._who is not None and not self._who.is_of(self._around.own.incarnation):
             self._connection.end(handshake.WRONG_INCARNATION)
 
@@ -78,11 +84,12 @@ class Link:
             try:
                 url = self.urls[attempt % len(self.urls)] if self.urls else ""
                 attempt += 1
+                said = self._around.own.incarnation
                 connection, who = await dial(self._around, url, receiver_id=self.member_id, purpose=handshake.CONTROL)
                 self._who = who
                 self._on_version(self.member_id, who.version)
                 since = loop.time()
-                cause = await self._live(connection)
+                cause = await self._live(connection, is_told=said == self._around.own.incarnation)
                 self._around.report.refuse("lost the connection to a peer", cause, f"{self.member_id:x}")
                 attempt -= 1  # the same URL again
                 if loop.time() - since >= _STABLE_S:
@@ -102,8 +109,8 @@ class Link:
         except TimeoutError:
             pass
 
-    async def _live(self, connection: Connection) -> str:
-        """Until the connection ends; why it did."""
+    async def _live(self, connection: Connection, *, is_told: bool) -> str:
+        """Until the connection ends; why it did. `is_told`: the other side knows the own incarnation as this one does."""
         ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         outlet = Outlet(connection, self._stats)
         self._connection, self._outlet = connection, outlet
@@ -112,6 +119,8 @@ class Link:
         connection.attach(self._on_item, ended.set_result, outlet.schedule)
         self._stats.connected = 1
         self._around.report.info("connected to a peer", peer=f"{self.member_id:x}", remote=connection.remote)
+        if not is_told:
+            self.tell_incarnation()
         try:
             while not connection.ended:
                 self._ping(connection, outlet)
@@ -146,6 +155,9 @@ class Link:
     def _on_frame(self, kind: int, payload: bytes) -> None:
         if kind == handshake.RESPONSE:
             self._asked.answered(payload)
+        elif kind == handshake.KNOWN and self._who is not None:
+            self._who = replace(self._who, incarnation=handshake.read_known(payload))
+            self._check_incarnation()
         elif kind == handshake.PONG and len(payload) == _STAMP.size:
             self._pong(payload)
         else:

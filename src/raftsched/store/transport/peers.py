@@ -85,13 +85,13 @@ class Peers:
         self._around.report.local = member_id
 
     def set_incarnation(self, incarnation: int) -> None:
-        """Of the cluster, as soon as it is known; 0 = not yet. Who said meanwhile that it is of another one is heard no more."""
+        """Of the cluster, as soon as it is known; 0 = not yet. The others are told; who is of another one is heard no more."""
         if incarnation == self._around.own.incarnation:
             return
         self._around.own = replace(self._around.own, incarnation=incarnation)
-        self._acceptor.drop_incarnations()
-        for link in self._links.values():
-            link.check_incarnation()
+        self._acceptor.tell_incarnation()
+        for link in list(self._links.values()):
+            link.tell_incarnation()
 
     def update(self, members: Mapping[int, Sequence[str]]) -> None:
         """The other members and their peer URLs: connects to new ones, again to those whose URLs changed, drops the rest."""
