@@ -324,6 +324,24 @@ def test_what_an_older_term_left_behind_is_lost_and_no_more() -> None:
     assert sink.got == [(1, "applied"), (2, "lost"), (3, "applied")]
 
 
+def test_who_waits_is_bounded_and_a_batch_alone_may_be_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raftsched.limits.PROPOSALS_WAITING_MAX", 3)
+    waiters, sink, replies = Waiters(), Sink(), []
+    assert waiters.has_room(100)
+    waiters.add(waiting(100, [1, 2], sink, 10))
+    assert waiters.has_room(1)
+    assert not waiters.has_room(2)
+    waiters.add(waiting(102, [3], sink, 20))
+    assert not waiters.has_room(1)
+    waiters.resolve([(100, 0, 2)], ["a", "b"], replies)
+    assert waiters.has_room(2)
+    waiters.expire(20, lambda _asked_ms: "late", replies)
+    assert waiters.has_room(3)
+    waiters.add(waiting(103, [4, 5, 6], sink, 30, term=1))
+    waiters.lose(2, "lost", replies)
+    assert waiters.has_room(3)
+
+
 def test_a_refusal_names_its_batch_by_the_first_id() -> None:
     waiters, sink, member = Waiters(), Sink(), 0x1234 << 48
     waiters.add(waiting(member | 100, [1, 2], sink, 10))
@@ -368,6 +386,24 @@ class ReplicaRig:
 
     def answers(self) -> list[tuple[int, int]]:
         return [(token, result[0]) for token, result in self.sink.got]
+
+
+def test_a_replica_takes_no_more_proposals_than_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that hangs, or followers that are gone: what comes until somebody notices must not grow without bound."""
+    rig = ReplicaRig()
+    rig.step(Tick())
+    rig.sync()
+    monkeypatch.setattr("raftsched.limits.PROPOSALS_WAITING_MAX", 4)
+    rig.put(0, 1)
+    rig.put(2, 3)
+    rig.put(4, 5)
+    assert rig.answers() == [(4, EtcdError.TOO_MANY_REQUESTS), (5, EtcdError.TOO_MANY_REQUESTS)]
+    assert rig.replica.proposals_failed_total == 2
+    rig.sync()
+    rig.put(6, 7)
+    rig.sync()
+    late = [(token, EtcdError.OK) for token in (0, 1, 2, 3, 6, 7)]
+    assert rig.answers()[2:] == late, "there is room again"
 
 
 def test_a_write_is_answered_when_it_is_synced_and_applied() -> None:

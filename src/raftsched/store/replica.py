@@ -270,6 +270,9 @@ class Replica:
     def _pass_part(self, event: Propose, output: Output, mono_ms: int, deadline_ms: int) -> None:
         kernel = self.kernel
         leads = kernel.state == LEADER
+        if not self.waiters.has_room(len(event.messages)):
+            self._refuse(event, EtcdError.TOO_MANY_REQUESTS, output)
+            return
         first_id = self.ids.take(len(event.messages))
         entries = wrap(event.kind, event.messages, first_id)
         longest, _ = largest(entries)

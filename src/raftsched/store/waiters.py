@@ -1,6 +1,6 @@
 """Who waits for which request: proposals by their ids, answered when their own entry was applied here.
 
-Invariant: each token is answered once; an answer is matched by id, never by position in the log.
+Invariant: each token is answered once; an answer is matched by id, never by position in the log; for whom there is no room does not wait.
 Must not know: Raft, clocks (times come as arguments).
 """
 
@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from raftsched import limits
 from raftsched.store.apply import IdRun
 from raftsched.types import Result, ResultSink
 
@@ -74,12 +75,24 @@ class Waiters:
 
     def __init__(self) -> None:
         self._waiting: deque[Waiting] = deque()
+        self._requests = 0  # in `_waiting`, those that are answered included
 
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def has_room(self, count: int) -> bool:
+        """Whether that many more requests may wait. A batch that waits alone may be of any size."""
+        return self._requests + count <= limits.PROPOSALS_WAITING_MAX or not self._waiting
+
     def add(self, waiting: Waiting) -> None:
+        """Whoever adds has asked for room."""
         self._waiting.append(waiting)
+        self._requests += waiting.count
+
+    def _pop(self) -> Waiting:
+        waiting = self._waiting.popleft()
+        self._requests -= waiting.count
+        return waiting
 
     def _find(self, request_id: int) -> Waiting | None:
         if not self._waiting:
@@ -107,14 +120,14 @@ class Waiters:
                     if reply is not None:
                         replies.append(reply)
                     while self._waiting and self._waiting[0].full:
-                        self._waiting.popleft()
+                        self._pop()
                 at += count
                 request_id += count
 
     def expire(self, mono_ms: int, result: Callable[[int], Result], replies: list[Reply]) -> None:
         """Those whose time is over; `result(asked_ms)`: the outcome is unknown."""
         while self._waiting and (self._waiting[0].full or self._waiting[0].deadline_ms <= mono_ms):
-            waiting = self._waiting.popleft()
+            waiting = self._pop()
             reply = waiting.give_up(result(waiting.asked_ms))
             if reply is not None:
                 replies.append(reply)
@@ -124,7 +137,7 @@ class Waiters:
         was sent to a leader, unanswered: the caller asks again for it."""
         again = []
         while self._waiting and (self._waiting[0].full or self._waiting[0].term < term):
-            waiting = self._waiting.popleft()
+            waiting = self._pop()
             if waiting.messages is not None and not waiting.answered:
                 again.append(waiting)
             elif (reply := waiting.give_up(result)) is not None:
