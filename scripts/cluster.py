@@ -2,8 +2,8 @@
 
     python scripts/cluster.py [--members 3] [--data DIR] [-- flags for every member]
 
-A member that ends by itself, or is killed, is started again after some seconds; one that ends three times in a row right after its
-start is left alone. Ctrl-C stops all of them in order; a second one kills what is left.
+A member that fails or is killed is started again after some seconds; one that ends three times in a row right after its start is left
+alone, as is one that ends with 0: it was asked to stop, or to leave. Ctrl-C stops all of them in order; a second one kills what is left.
 """
 
 import argparse
@@ -40,7 +40,7 @@ In another terminal:
   etcdctl endpoint status --cluster -w table
   etcdctl put greeting hello
   raftsched job schedule hello --schedule '@every 1s' --data '{{"text": "hi"}}'
-  for port in {schedulers}; do raftsched job watch --address localhost:$port & done    # as a sidecar: a stream to each member
+  raftsched job watch --address localhost:{scheduler}      # as a sidecar: it is told of all members, a stream to each
   kill -9 $(cat {data}/0/pid)      # the others go on; it is back after {restart:.0f} s
 
 Ctrl-C stops all members.
@@ -103,6 +103,11 @@ class Member:
         """Starts it again when it has been down long enough; whether it runs or will."""
         if self.process.poll() is None:
             return True
+        if self.process.returncode == 0:
+            if self.ended is None:
+                self.ended = time.monotonic()
+                self.say("was asked to end: left alone")
+            return False
         now = time.monotonic()
         if self.ended is None:
             self.ended = now
@@ -156,8 +161,8 @@ def guide(count: int, data: Path, shift: int) -> str:
         for one, row in enumerate(rows)
     ]
     endpoints = ",".join(f"localhost:{ports(one, shift)['etcd-client-port']}" for one in range(count))
-    schedulers = " ".join(str(ports(one, shift)["port"]) for one in range(count))
-    return GUIDE.format(count=count, data=data, table="\n".join(rows), endpoints=endpoints, schedulers=schedulers, restart=RESTART_S)
+    scheduler = ports(0, shift)["port"]
+    return GUIDE.format(count=count, data=data, table="\n".join(rows), endpoints=endpoints, scheduler=scheduler, restart=RESTART_S)
 
 
 def main() -> int:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from serving import fetch, wait_for
 
+from raftsched.cli.app import run as command
+
 pytestmark = pytest.mark.process
 SCRIPT = Path(__file__).parents[2] / "scripts" / "cluster.py"
 
@@ -44,6 +46,9 @@ def test_three_members_by_one_command(tmp_path: Path) -> None:
         wait_for(lambda: healthy(health[1]), 40, log.read_text)
         assert int((data / "1" / "pid").read_text()) != pids[1]
         pids[1] = int((data / "1" / "pid").read_text())
+        leave = ["member", "leave", "--id=dapr-scheduler-server-2", f"--address=127.0.0.1:{32379 + shift}"]
+        assert command(leave) == 0
+        wait_for(lambda: "2 | was asked to end: left alone" in log.read_text(), 20, log.read_text)
     finally:
         manager.send_signal(signal.SIGINT)
         code = manager.wait(60)

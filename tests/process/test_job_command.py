@@ -12,9 +12,11 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from serving import metrics, wait_for
 
 from raftsched import cli
 from raftsched.cli.app import run
+from raftsched.testing.cluster import Cluster
 from raftsched.testing.process import ServerProcess
 
 pytestmark = pytest.mark.process
@@ -211,4 +213,74 @@ def test_a_watch_goes_on_after_the_server_was_killed(tmp_path: Path) -> None:
             code, errors = watching.wait(), watching.stderr.read()
             guard.cancel()
     assert (code, len(before) + len(after)) == (0, 40)
-    assert errors.startswith("the stream broke, trying again: ")
+    assert errors.startswith(f"the stream of {server.scheduler_address} broke, trying again: ")
+
+
+class Watching:
+    """`job watch` as a process, its lines read by a thread."""
+
+    def __init__(self, *words: str, address: str) -> None:
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command("watch", *words, address=address), stdout=pipe, stderr=pipe, text=True, env={})
+        self.lines: list[str] = []
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(json.loads(line)["name"])
+
+    def seen(self, names: set[str], timeout_s: float = 20) -> None:
+        """Until each has come once more."""
+        begin = len(self.lines)
+        wait_for(lambda: set(self.lines[begin:]) >= names, timeout_s, lambda: f"only {sorted(set(self.lines[begin:]))}")
+
+    def end(self, number: int) -> tuple[int, str]:
+        """Exit code and standard error."""
+        self.process.send_signal(number)
+        code = self.process.wait(TIMEOUT_S)
+        self._thread.join()
+        assert self.process.stderr is not None
+        assert self.process.stdout is not None
+        errors = self.process.stderr.read()
+        self.process.stderr.close()
+        self.process.stdout.close()
+        return code, errors
+
+
+@pytest.mark.slow
+def test_a_watch_follows_all_replicas(tmp_path: Path) -> None:
+    """Those that there are, also when one goes or comes back; and after the one that it was told of has gone."""
+    with Cluster(tmp_path) as cluster:
+        first, second, third = cluster.members
+        names = {f"tick-{number}" for number in range(12)}
+        for name in names:
+            ok(third, "schedule", name, "-s", "@every 1s")
+        watching = Watching("-o", "json", address=first.scheduler_address)
+        try:
+            watching.seen(names)
+            second.stop()
+            watching.seen(names)
+            second.start()
+            wait_for(lambda: len(sidecars_of(second)) > 0, 20, "the one that came back is not followed")
+            first.kill()  # it was asked for the others
+            watching.seen(names)
+            third.stop()
+            first.start()
+            cluster.leader()
+            watching.seen(names)
+            alone = Watching("-o", "json", "--single", address=first.scheduler_address)
+            wait_for(lambda: alone.lines, 10, "nothing from the one replica")
+            assert alone.end(signal.SIGINT)[0] == 0
+            assert set(alone.lines) < names
+        finally:
+            code, errors = watching.end(signal.SIGINT)
+    assert code == 0
+    assert "Traceback" not in errors
+    assert f"the stream of {first.scheduler_address} broke, trying again: " in errors
+
+
+def sidecars_of(server: ServerProcess) -> dict[str, float]:
+    """What its metrics say of connected sidecars, if there are any."""
+    return {name: value for name, value in metrics(server.metrics_port).items() if "sidecars_connected" in name and value}

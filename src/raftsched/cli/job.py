@@ -47,6 +47,7 @@ ADDRESS, NAMESPACE, APP_ID, TIMEOUT_S = "localhost:50006", "default", "cli", 30.
 def scheduler(address: str) -> Iterator[scheduler_pb2_grpc.SchedulerStub]:
     """A stub on a channel of its own."""
     options = [("grpc.max_receive_message_length", MESSAGE_BYTES_MAX), ("grpc.max_send_message_length", MESSAGE_BYTES_MAX)]
+    options += [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1_000)]
     with grpc.insecure_channel(address, options=options) as channel:
         yield scheduler_pb2_grpc.SchedulerStub(channel)
 
@@ -210,6 +211,9 @@ def watch(
     ] = None,
     count: Annotated[int | None, typer.Option("--count", "-c", min=1, help="End after so many triggers.")] = None,
     fail: Annotated[bool, typer.Option("--fail", help="Answer FAILED instead of SUCCESS, to see the retries.")] = False,
+    single: Annotated[
+        bool, typer.Option("--single", help="Only the replica at --address, for a forwarded port: the others are not looked for.")
+    ] = False,
     namespace: Namespace = NAMESPACE,
     app_id: AppId = APP_ID,
     address: Address = ADDRESS,
@@ -217,6 +221,7 @@ def watch(
 ) -> None:
     """Receive the triggers of an app live, print and acknowledge each. Ctrl-C ends.
 
+    The replica at --address tells where the others are, and all of them are followed, also those that come later.
     While this runs it is a consumer like any other: what it acknowledges is done.
     """
     initial = scheduler_pb2.WatchJobsRequestInitial(namespace=namespace, app_id=app_id, actor_types=actor_types or [])
@@ -225,9 +230,7 @@ def watch(
     if sys.stderr.isatty():
         print(f"waiting for triggers of {plain(app_id)} in {plain(namespace)}; Ctrl-C ends", file=sys.stderr)
     try:
-        while not watcher.finished:
-            with scheduler(address) as stub:
-                watcher.follow(stub)
+        watcher.follow(address, scheduler, single=single)
     except KeyboardInterrupt:
         raise typer.Exit from None
 
