@@ -16,6 +16,7 @@ from raftsched.store.backend.directory import DataDirectory
 from raftsched.store.node import catch_up as names
 from raftsched.store.node.catch_up import CatchUp
 from raftsched.store.raft._kernel import Kernel, Message
+from raftsched.store.snapshot import part
 from raftsched.store.snapshot.incoming import Incoming
 from raftsched.store.snapshot.outgoing import Outgoing
 from raftsched.store.transport.ports import SNAPSHOT
@@ -442,6 +443,40 @@ def test_an_interrupted_snapshot_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
         counters = cluster.service.counters()
         assert (counters[names.SUCCESSES], counters[names.FAILURES], counters[names.COPIES]) == (1, 2, 1)
         assert any("goes on where it stopped" in line for line in cluster.lines.lines)
+
+    play(tmp_path, story)
+
+
+def test_a_snapshot_goes_on_after_a_restart_of_its_receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed twice on the way, each time for longer than the leader tries: it comes back to the same copy, and to what was synced."""
+    monkeypatch.setattr(limits, "SNAPSHOT_CHUNK_BYTES", 512)
+    monkeypatch.setattr(limits, "SNAPSHOT_SYNC_BYTES", 1024)
+    monkeypatch.setattr(names, "ATTEMPTS", 2)
+
+    async def story(cluster: Cluster) -> None:
+        offsets: list[int] = []
+
+        async def install_after_kills(stream: MemoryStream) -> None:
+            if len(cluster.streams) in (3, 5):  # two attempts were in vain
+                kept = part.read(cluster.theirs.incoming_path)
+                assert kept is not None
+                offsets.append(kept.offset_bytes)
+                cluster.incoming = Incoming(cluster.theirs, is_wanted=lambda _offer: "", mono_ns=mono_ns, log=cluster.lines)
+            await cluster.install(stream)
+
+        cluster.receive = install_after_kills
+        cluster.write(3000)
+        release(cluster)
+        cluster.forget()
+        cluster.followers[2] = Follower(2, cluster)
+        cluster.fault = lambda stream, number, data: None if stream < 4 and number == 6 else data
+        await cluster.settled()
+        await cluster.idle()
+        counters = cluster.service.counters()
+        assert (counters[names.SUCCESSES], counters[names.FAILURES], counters[names.COPIES]) == (1, 4, 1)
+        assert 0 < offsets[0] < offsets[1], offsets
+        assert len([line for line in cluster.lines.lines if "goes on where it stopped" in line]) >= 3
+        assert len(cluster.installed) == 1
 
     play(tmp_path, story)
 

@@ -14,11 +14,11 @@ from raftsched.store.backend._lmdb import Backend
 from raftsched.store.backend.directory import DataDirectory
 from raftsched.store.node.opening import Member, open_member
 from raftsched.store.node.options import NodeOptions, SystemClock
-from raftsched.store.node.receiving import IN_FLIGHT, SUCCESSES, Receiving, install_received
-from raftsched.store.snapshot import install
+from raftsched.store.node.receiving import IN_FLIGHT, RECEIVED, SUCCESSES, Receiving, install_received
+from raftsched.store.snapshot import install, part
 from raftsched.store.snapshot.install import Stored
 from raftsched.store.snapshot.outgoing import Copy, send
-from raftsched.store.snapshot.stream import Offer, Pace
+from raftsched.store.snapshot.stream import Offer, Pace, Partial
 from raftsched.store.wal.disk import RealDisk
 from raftsched.store.wal.format import ConfState
 from raftsched.store.wal.recovery import peek_mark
@@ -133,11 +133,23 @@ def open_member_without_finishing(path: Path) -> Member:
     return member
 
 
-STEPS = ("chunk", "received", "synced", "snap file", "mark appended", "mark synced", "renamed", "directory synced", "old removed")
+STEPS = (
+    "chunk",
+    "received",
+    "synced",
+    "snap file",
+    "mark appended",
+    "mark synced",
+    "part removed",
+    "renamed",
+    "directory synced",
+    "old removed",
+)
 
 
-def killed_at(step: str, path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, *, holds: bool = False) -> None:
-    """Goes through an installation and leaves the directory as a kill right after `step` leaves it."""
+def killed_at(step: str, path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, *, holds: bool = False, remembered: bool = False) -> None:
+    """Goes through an installation and leaves the directory as a kill right after `step` leaves it. `remembered`: what was received is kept
+    for the next life."""
 
     def kill(*_arguments: object, **_more: object) -> None:
         raise Killed
@@ -145,7 +157,12 @@ def killed_at(step: str, path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
     directory = DataDirectory(path, instance=None)
     data = (copy / "data.mdb").read_bytes()
     file = install.prepare(directory, len(data), reserve_bytes=0)
-    file.write_bytes(data[: len(data) // 2] if step == "chunk" else data)
+    came = data[: len(data) // 2] if step == "chunk" else data
+    file.write_bytes(came)
+    if remembered:
+        partial = Partial(Offer(INDEX, TERM, len(data), hashlib.sha256(data).digest()))
+        partial.took(came)
+        part.write(file.parent, partial)
     if step in {"chunk", "received"}:
         directory.close()
         return
@@ -160,6 +177,8 @@ def killed_at(step: str, path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(member.log.__class__, "wait_durable", kill)
     elif step == "mark synced":
         monkeypatch.setattr(install, "put_in_place", kill)
+    elif step == "part removed":
+        monkeypatch.setattr(member.directory.__class__, "name_incoming", kill)
     elif step == "renamed":
         monkeypatch.setattr("raftsched.store.backend.directory._sync", kill)
     try:
@@ -186,7 +205,62 @@ def test_a_kill_at_every_step(tmp_path: Path, step: str, tail: int, monkeypatch:
         assert "was discarded" in line
     else:
         assert found == NEW
-        assert ("was finished" in line) == (step in {"mark appended", "mark synced"})
+        assert ("was finished" in line) == (step in {"mark appended", "mark synced", "part removed"})
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_kill_at_every_step_of_what_is_remembered(tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start finds the old state or the new one; beside the old one it keeps what came, and the stream goes on there to the new one."""
+    path, copy = tmp_path / "member", snapshot(tmp_path)
+    old_member(path)
+    killed_at(step, path, copy, monkeypatch, remembered=True)
+    if STEPS.index(step) >= STEPS.index("mark appended"):
+        assert opened(path)[0] == NEW
+        return
+    for _ in range(2):  # a second start keeps it too
+        member = open_member(options(path), SystemClock())
+        assert facts(member) == OLD
+        assert f"a snapshot at entry {INDEX} are kept" in member.installed
+        member.close()
+    member = open_member(options(path), SystemClock())
+    got, counters = asyncio.run(sent_to(member, copy))
+    size_bytes = (copy / "data.mdb").stat().st_size
+    assert counters[RECEIVED] == (size_bytes - size_bytes // 2 if step == "chunk" else 0)
+    assert "is in place" in install_received(member, got[0])
+    member.close()
+    assert opened(path) == (NEW, "")
+
+
+def test_what_is_remembered_of_a_snapshot_that_is_too_old_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, copy = tmp_path / "member", snapshot(tmp_path)
+    old_member(path)
+    killed_at("chunk", path, copy, monkeypatch, remembered=True)
+    monkeypatch.setattr(install, "stored_applied_index", lambda _path: INDEX)
+    assert "was discarded" in open_and_close(path)
+
+
+def open_and_close(path: Path) -> str:
+    member = open_member(options(path), SystemClock())
+    assert not member.directory.incoming_path.exists()
+    member.close()
+    return member.installed
+
+
+async def sent_to(member: Member, copy: Path) -> tuple[list[Stored], dict[str, float]]:
+    """One stream of the copy to that member: what it got, and its counters."""
+    data, got = (copy / "data.mdb").read_bytes(), list[Stored]()
+    offer = Offer(INDEX, TERM, len(data), hashlib.sha256(data).digest())
+    one, other = pair(1, 2)
+    receiving = Receiving(member, got.append, time.monotonic_ns, Quiet())
+    sending = send(
+        one, Copy(copy, Stored(INDEX, TERM, ConfState((ME,))), offer), pace=Pace(1 << 40), mono_ns=time.monotonic_ns, log=Quiet()
+    )
+    results = await asyncio.gather(sending, receiving.on_bulk(1, other), return_exceptions=True)
+    counters = receiving.counters()
+    assert counters[IN_FLIGHT] == 0
+    assert counters[SUCCESSES] == len(got)
+    assert (results[0] is None) == bool(got)
+    return got, counters
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -335,33 +409,16 @@ def test_an_ordinary_mark_finishes_nothing(tmp_path: Path) -> None:
 def test_a_member_receives_installs_and_opens_anew(tmp_path: Path) -> None:
     """The whole way, once over a log that must go and once over one that holds the entry; then a snapshot that came too late."""
     copy = snapshot(tmp_path)
-    data = (copy / "data.mdb").read_bytes()
-    offer = Offer(INDEX, TERM, len(data), hashlib.sha256(data).digest())
-
-    async def send_and_receive(member: Member) -> list[Stored]:
-        got: list[Stored] = []
-        one, other = pair(1, 2)
-        receiving = Receiving(member, got.append, time.monotonic_ns, Quiet())
-        sending = send(
-            one, Copy(copy, Stored(INDEX, TERM, ConfState((ME,))), offer), pace=Pace(1 << 40), mono_ns=time.monotonic_ns, log=Quiet()
-        )
-        results = await asyncio.gather(sending, receiving.on_bulk(1, other), return_exceptions=True)
-        counters = receiving.counters()
-        assert counters[IN_FLIGHT] == 0
-        assert counters[SUCCESSES] == len(got)
-        assert (results[0] is None) == bool(got)
-        return got
-
     for name, tail, last in (("foreign", [(2, b"foreign %d" % index) for index in range(700)], INDEX), ("same", None, 600)):
         path = tmp_path / name
         old_member(path, tail=tail or [(TERM, b"entry %d" % index) for index in range(2, 601)])
         member = open_member(options(path), SystemClock())
-        [stored] = asyncio.run(send_and_receive(member))
+        [stored], _ = asyncio.run(sent_to(member, copy))
         assert "is in place" in install_received(member, stored)
         member.close()
         assert opened(path) == (("new", INDEX, INDEX, INDEX + 1, last), "")
         member = open_member(options(path), SystemClock())
-        assert asyncio.run(send_and_receive(member)) == []  # refused: it is committed here
+        assert asyncio.run(sent_to(member, copy))[0] == []  # refused: it is committed here
         member.close()
         stored = receive(path, copy)
         member = open_member_without_finishing(path)

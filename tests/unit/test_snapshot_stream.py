@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from raftsched.store import membership
 from raftsched.store._records import Generation
 from raftsched.store.backend._lmdb import Backend
 from raftsched.store.backend.directory import DataDirectory
-from raftsched.store.snapshot import outgoing
+from raftsched.store.snapshot import install, outgoing, part
 from raftsched.store.snapshot.incoming import Incoming
 from raftsched.store.snapshot.install import Stored
 from raftsched.store.snapshot.outgoing import Copy, Outgoing, send
@@ -184,7 +184,7 @@ class Ends:
         self.ours = DataDirectory(path / "ours", instance=None)
         self.backend = database(Path(self.theirs.database_path))
         self.made = 0
-        self.reason = ""
+        self.reason = self.finished = ""
         self.outgoing = Outgoing(
             self.theirs, make=self.make, in_use_bytes=lambda: self.backend.in_use_bytes, mono_ms=self.time.ms, log=self.log
         )
@@ -263,6 +263,144 @@ def test_an_interrupted_stream_goes_on_where_it_stopped(ends: Any) -> None:
         assert (await both.transfer(copy, (one, other)))[1] == copy.stored
         assert total + one.sent_bytes < copy.offer.size_bytes * 1.6
         assert any("goes on where it stopped" in line for line in both.log.lines)
+
+    asyncio.run(run())
+
+
+class Life:
+    """What is sent to a receiver whose process ends, with kill -9, and begins anew."""
+
+    def __init__(self, both: Ends) -> None:
+        self.both = both
+        self.begun: list[int] = []  # the offsets at which streams began
+
+    async def stream(self, copy: Copy, *, chunks: int = 1 << 30) -> list[Any]:
+        one, other = pair(1, 2)
+        one.fault = lambda number, data: None if number > chunks else data
+        sent_before = self.both.incoming.received_bytes_total
+        results = await self.both.transfer(copy, (one, other))
+        partial = self.both.incoming._partial
+        reached = copy.offer.size_bytes if results[1] == copy.stored else partial.offset_bytes if partial is not None else 0
+        self.begun.append(reached - (self.both.incoming.received_bytes_total - sent_before))
+        return results
+
+    def restart(self) -> None:
+        both = self.both
+        both.ours.tidy()
+        both.finished = install.finish(both.ours)
+        both.incoming = Incoming(both.ours, is_wanted=lambda _offer: both.reason, mono_ns=both.time.ns, log=both.log)
+
+
+def test_a_receiver_that_was_restarted_goes_on_behind_what_was_synced(ends: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SNAPSHOT_CHUNK_BYTES", 100_000)
+    monkeypatch.setattr(limits, "SNAPSHOT_SYNC_BYTES", 300_000)
+
+    async def run() -> None:
+        both = ends()
+        life = Life(both)
+        copy = await both.outgoing.acquire(1)
+        await life.stream(copy, chunks=12)
+        for chunks in (0, 4, 9, 8, 5):  # connections are cut, too
+            synced = part.read(both.ours.incoming_path)
+            life.restart()
+            assert f"at entry {copy.index} are kept" in both.finished
+            await life.stream(copy, chunks=chunks)
+            assert synced is not None
+            assert life.begun[-1] == synced.offset_bytes > 0
+            await life.stream(copy, chunks=4)
+        life.restart()
+        assert (await life.stream(copy))[1] == copy.stored
+        data = (both.ours.incoming_path / "data.mdb").read_bytes()
+        assert data == (copy.path / "data.mdb").read_bytes()
+        assert life.begun[-1] > copy.offer.size_bytes / 4, life.begun
+        life.restart()  # complete, and killed before the log has its mark: nothing is sent again
+        assert (await life.stream(copy))[1] == copy.stored
+        assert life.begun[-1] == copy.offer.size_bytes
+        assert both.incoming.received_bytes_total == 0
+
+    asyncio.run(run())
+
+
+def spoil_data(path: Path) -> None:
+    with open(path / "data.mdb", "r+b") as file:
+        file.seek(123_456)
+        file.write(b"spoiled")
+
+
+def cut_data(path: Path) -> None:
+    os.truncate(path / "data.mdb", 200_000)
+
+
+def spoil_part(path: Path) -> None:
+    data = bytearray((path / part.PART_NAME).read_bytes())
+    data[-10] ^= 1
+    (path / part.PART_NAME).write_bytes(data)
+
+
+def empty_part(path: Path) -> None:
+    (path / part.PART_NAME).write_bytes(b"")
+
+
+def lose_data(path: Path) -> None:
+    (path / "data.mdb").unlink()
+
+
+def lose_part(path: Path) -> None:
+    (path / part.PART_NAME).unlink()
+
+
+@pytest.mark.parametrize("harm", [spoil_data, cut_data, spoil_part, empty_part, lose_data, lose_part])
+def test_what_is_not_what_was_written_is_received_again(ends: Any, harm: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SNAPSHOT_CHUNK_BYTES", 100_000)
+    monkeypatch.setattr(limits, "SNAPSHOT_SYNC_BYTES", 300_000)
+
+    async def run() -> None:
+        both = ends()
+        life = Life(both)
+        copy = await both.outgoing.acquire(1)
+        await life.stream(copy, chunks=9)
+        harm(both.ours.incoming_path)
+        life.restart()
+        assert (await life.stream(copy))[1] == copy.stored
+        assert life.begun == [0, 0]
+        assert (both.ours.incoming_path / "data.mdb").read_bytes() == (copy.path / "data.mdb").read_bytes()
+
+    asyncio.run(run())
+
+
+def test_a_part_of_another_snapshot_or_of_an_old_one_is_not_gone_on_with(ends: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SNAPSHOT_CHUNK_BYTES", 100_000)
+    monkeypatch.setattr(limits, "SNAPSHOT_SYNC_BYTES", 300_000)
+
+    async def run() -> None:
+        both = ends()
+        life = Life(both)
+        copy = await both.outgoing.acquire(1)
+        await life.stream(copy, chunks=9)
+        life.restart()
+        both.backend.commit(None, [], [("meta", b"x", b"y")], 501, 4)
+        assert both.backend.wait(20_000)
+        both.backend.completed()
+        newer = await both.outgoing.acquire(600)
+        assert (await life.stream(newer))[1].index == 501
+        assert life.begun == [0, 0]
+        life.restart()
+        both.time.now_ns += limits.SNAPSHOT_PARTIAL_IDLE_MS * 1_000_000
+        both.incoming.tick(both.time.ms())
+        assert not both.ours.incoming_path.exists(), "nobody went on with it"
+
+    asyncio.run(run())
+
+
+def test_a_copy_stays_as_long_as_a_part_of_it_may(ends: Any) -> None:
+    async def run() -> None:
+        both = ends()
+        copy = await both.outgoing.acquire(1)
+        both.outgoing.release(copy, wanted=True)
+        both.outgoing.tick(both.time.ms() + limits.SNAPSHOT_COPY_IDLE_MS)
+        assert copy.path.exists()
+        both.outgoing.tick(both.time.ms() + limits.SNAPSHOT_PARTIAL_IDLE_MS)
+        assert not copy.path.exists()
 
     asyncio.run(run())
 

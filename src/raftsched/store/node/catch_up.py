@@ -286,11 +286,13 @@ class CatchUp:
                 self._match(job)
                 # the entry of the copy's own index must be there too: its term leads to the next one
                 copy = await self._outgoing.acquire(oldest_index + 1)
+                sent = False
                 try:
                     self._log.move_hold(hold, copy.index)
                     await self._attempts(job, copy)
+                    sent = True
                 finally:
-                    self._outgoing.release(copy)
+                    self._outgoing.release(copy, wanted=not sent)
                 return copy.index
         finally:
             self._log.unhold(hold)

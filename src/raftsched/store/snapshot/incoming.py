@@ -1,6 +1,7 @@
 """Receiving a database: into `db.<n>.incoming`, checked, synced, ready to be installed.
 
-What an interrupted stream has brought is kept, so that a stream of the same offer goes on behind it; a start discards it.
+What an interrupted stream has brought is kept, so that a stream of the same offer goes on behind it, also in the next life of this member:
+then from what was synced last, once it has been read and is what was written (`part.py`).
 
 Invariant: nothing but a whole database, whose hash is that of the offer and which has been read once, is returned. One at a time.
 Must not know: Raft's rules; what installing means.
@@ -17,7 +18,7 @@ from raftsched import limits
 from raftsched.errors import FatalError, NoSpaceError, PeerError
 from raftsched.ports import Log as LogPort
 from raftsched.store.backend.directory import DataDirectory
-from raftsched.store.snapshot import install
+from raftsched.store.snapshot import install, part
 from raftsched.store.snapshot.install import Stored
 from raftsched.store.snapshot.progress import Report, undisturbed, within
 from raftsched.store.snapshot.stream import Offer, Partial, Receiving, RefusedError, StreamError, refusal
@@ -35,11 +36,13 @@ class Incoming:
         self._mono_ns = mono_ns
         self._log = log
         self._partial: Partial | None = None
-        self._file = Path()
+        self._kept = part.read(directory.incoming_path)
+        """Of an earlier life; not looked at yet."""
+        self._file = directory.incoming_path / install.DATA_NAME
         self._unsynced_bytes = 0
         self._receiving = False
         self._complete = False
-        self._idle_since_ms = 0
+        self._idle_since_ms = mono_ns() // 1_000_000
         self.received_bytes_total = 0
 
     async def receive(self, stream: BulkStream, *, stall_ms: int = limits.SNAPSHOT_STALL_MS) -> Stored:
@@ -85,6 +88,11 @@ class Incoming:
 
     async def _place(self, offer: Offer) -> Partial:
         """What there is of this offer already, or an empty place."""
+        if self._kept is not None and self._kept.offer == offer:
+            self._partial = await undisturbed(asyncio.to_thread(part.verified, self._kept, self._file))
+            if self._partial is None:
+                self._log.warning("what was kept of a snapshot is damaged", index=offer.index)
+        self._kept = None
         if self._partial is None or self._partial.offer != offer:
             self._forget()
             prepare = bind(install.prepare, self._directory, offer.size_bytes, reserve_bytes=limits.SNAPSHOT_SPACE_RESERVE_BYTES)
@@ -115,7 +123,8 @@ class Incoming:
             raise await _refuse(stream, f"the snapshot at {offer.index} is not what was offered: its hash differs")
         try:
             stored = await undisturbed(asyncio.to_thread(install.secure, self._directory))
-        except FatalError as error:  # CorruptError is one
+            await undisturbed(asyncio.to_thread(part.write, self._directory.incoming_path, partial))
+        except (FatalError, OSError) as error:  # CorruptError is one
             self._forget()
             raise await _refuse(stream, str(error)) from error
         if (stored.index, stored.term) != (offer.index, offer.term):
@@ -126,13 +135,13 @@ class Incoming:
 
     def tick(self, mono_ms: int) -> None:
         """Now and then: a part that nobody goes on with takes no space for ever."""
-        if self._partial is not None and not self._receiving and mono_ms - self._idle_since_ms >= limits.SNAPSHOT_PARTIAL_IDLE_MS:
-            self._log.info("an interrupted snapshot was discarded", index=self._partial.offer.index)
+        if (self._partial or self._kept) and not self._receiving and mono_ms - self._idle_since_ms >= limits.SNAPSHOT_PARTIAL_IDLE_MS:
+            self._log.info("an interrupted snapshot was discarded", path=str(self._file.parent))
             self._forget()
 
     def _forget(self) -> None:
-        if self._partial is not None:
-            self._partial = None
+        if self._partial is not None or self._kept is not None:
+            self._partial = self._kept = None
             shutil.rmtree(self._directory.incoming_path, ignore_errors=True)  # what stays goes at the next start
 
 
@@ -145,6 +154,8 @@ def _write(path: Path, partial: Partial, data: bytes, sync: bool) -> None:
         if sync:
             os.fdatasync(file.fileno())
     partial.took(data)
+    if sync:
+        part.write(path.parent, partial)
 
 
 async def _refuse(stream: BulkStream, reason: str) -> RefusedError:

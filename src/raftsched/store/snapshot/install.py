@@ -1,6 +1,6 @@
 """Putting a received snapshot in the place of log and database: one step after the other, each safe to be killed at.
 
-    1. the database is complete and synced in `db.<n>.incoming`, its name too      a kill before: it is thrown away
+    1. the database is complete and synced in `db.<n>.incoming`, its name too      a kill before 4: kept as what was received (`part.py`)
     2. the file `snap/*.snap`, for tools                                          means nothing to a start
     3. one batch in the log: the mark (index, term, members)                      torn: as if it were not there
     4. the batch is synced: from here on the snapshot counts                      a start goes on with 5
@@ -24,6 +24,7 @@ from raftsched.errors import FatalError, NoSpaceError
 from raftsched.store.backend._lmdb import Backend, stored_applied_index
 from raftsched.store.backend.directory import DataDirectory
 from raftsched.store.membership import Membership
+from raftsched.store.snapshot import part
 from raftsched.store.snapshot.files import RaftSnapshot, save
 from raftsched.store.wal.disk import RealDisk, sync_directory
 from raftsched.store.wal.format import ConfState, SnapshotMark, encode_mark
@@ -92,6 +93,7 @@ def mark(log: Log, stored: Stored, *, log_holds_it: bool) -> None:
 def put_in_place(directory: DataDirectory) -> str:
     """Step 5; where the database is now. Raises FatalError."""
     try:
+        part.remove(directory.incoming_path)
         return directory.name_incoming()
     except OSError as error:
         raise FatalError(f"cannot name the snapshot in {directory.path}: {error.strerror}") from error
@@ -107,7 +109,8 @@ def install(directory: DataDirectory, log: Log, stored: Stored, *, log_holds_it:
 
 
 def finish(directory: DataDirectory) -> str:
-    """At a start, before log and database are opened: finishes or discards an installation; a line for the log, "" = there was none.
+    """At a start, before log and database are opened: finishes an installation, keeps what can be gone on with, discards the rest; a line
+    for the log, "" = there was none.
 
     Raises FatalError, CorruptError.
     """
@@ -118,6 +121,9 @@ def finish(directory: DataDirectory) -> str:
     database = directory.database_path
     applied = stored_applied_index(database) if os.path.exists(os.path.join(database, DATA_NAME)) else 0
     if newest.index <= applied:
+        kept = part.read(path)
+        if kept is not None and kept.offer.index > applied:
+            return f"{kept.offset_bytes} of {kept.offer.size_bytes} bytes of a snapshot at entry {kept.offer.index} are kept in {path}"
         directory.discard_incoming()
         return f"the unfinished snapshot in {path} was discarded"
     stored = read_stored(path)

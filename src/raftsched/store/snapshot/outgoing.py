@@ -37,6 +37,7 @@ class Copy:
         self.offer = offer
         self.users = 0
         self.idle_since_ms = 0
+        self.idle_ms_max = limits.SNAPSHOT_COPY_IDLE_MS
 
     @property
     def index(self) -> int:
@@ -78,15 +79,17 @@ class Outgoing:
             copy.users += 1
             return copy
 
-    def release(self, copy: Copy) -> None:
+    def release(self, copy: Copy, *, wanted: bool = False) -> None:
+        """`wanted`: a member has not got all of it yet, and may come again (it keeps its part as long)."""
         copy.users -= 1
+        copy.idle_ms_max = limits.SNAPSHOT_PARTIAL_IDLE_MS if wanted else limits.SNAPSHOT_COPY_IDLE_MS
         copy.idle_since_ms = self._mono_ms()
 
     def tick(self, mono_ms: int) -> None:
         """Now and then: removes what nobody wants any more; at once if there is a newer one."""
         for copy in self._copies[:]:
             newest = copy is self._copies[-1]
-            if copy.users == 0 and (not newest or mono_ms - copy.idle_since_ms >= limits.SNAPSHOT_COPY_IDLE_MS):
+            if copy.users == 0 and (not newest or mono_ms - copy.idle_since_ms >= copy.idle_ms_max):
                 self._copies.remove(copy)
                 shutil.rmtree(copy.path, ignore_errors=True)  # what stays goes at the next start
 

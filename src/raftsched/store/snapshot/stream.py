@@ -58,7 +58,8 @@ class Offer:
         return _OFFER.pack(Kind.OFFER, VERSION, self.index, self.term, self.size_bytes, self.digest)
 
 
-def _decode_offer(data: bytes) -> Offer:
+def decode_offer(data: bytes) -> Offer:
+    """Raises StreamError."""
     try:
         kind, version, index, term, size_bytes, digest = _OFFER.unpack(data)
     except struct.error as error:
@@ -129,7 +130,7 @@ class Sending:
 
 
 class Partial:
-    """What was received of one offer; outlives an interrupted stream."""
+    """What was received of one offer; outlives an interrupted stream, and by `part.py` this process."""
 
     def __init__(self, offer: Offer) -> None:
         self.offer = offer
@@ -142,13 +143,18 @@ class Partial:
         self.offset_bytes += len(data)
 
     @property
+    def digest(self) -> bytes:
+        """SHA-256 of what was received."""
+        return self._hash.copy().digest()
+
+    @property
     def complete(self) -> bool:
         return self.offset_bytes == self.offer.size_bytes
 
     @property
     def intact(self) -> bool:
         """The whole is what was offered."""
-        return self.complete and self._hash.digest() == self.offer.digest
+        return self.complete and self.digest == self.offer.digest
 
 
 class Receiving:
@@ -161,7 +167,7 @@ class Receiving:
 
     def on_offer(self, data: bytes) -> Offer:
         """Raises StreamError."""
-        return _decode_offer(data)
+        return decode_offer(data)
 
     def begin(self, partial: Partial) -> bytes:
         """The answer that lets the chunks come, from where `partial` stands."""
