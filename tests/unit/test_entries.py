@@ -74,3 +74,18 @@ def test_request_ids_rise_by_one_and_go_on_above_those_of_an_earlier_life() -> N
     later.skip_past(0x77 << 48 | 1 << 47)  # another member's
     assert later.take() == first + 5002
     assert 0 < RequestIds(0xFFFF, 1).lease_id() < 2**63
+
+
+def test_ids_of_the_next_process_are_above_the_ceiling_of_the_last() -> None:
+    ids = RequestIds(0xABCD1234, 1_700_000_000_000)
+    ceiling = ids.ahead(1_000)
+    assert ids.left(ceiling) == 1_000
+    last = ids.take(900) + 899
+    assert ids.left(ceiling) == 100
+    later = RequestIds(0xABCD1234, 1_600_000_000_000)
+    later.skip_past(ceiling)
+    assert later.take() > ceiling > last
+    assert later.left(ceiling) < 0
+    other = RequestIds(0x1111, 1_600_000_000_000)
+    other.skip_past(ceiling)
+    assert other.take() == RequestIds(0x1111, 1_600_000_000_000).take(), "another member's says nothing"

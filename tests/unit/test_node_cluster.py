@@ -11,9 +11,10 @@ from raftsched.errors import EtcdError, FatalError, IncarnationOverError, Status
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.store import codec
 from raftsched.store.membership import ADD_NODE, REMOVE_NODE
-from raftsched.store.node import Node, NodeOptions, clustering
+from raftsched.store.node import Node, NodeOptions, clustering, numbering
 from raftsched.store.node.announcing import Announcing
 from raftsched.store.node.opening import Member
+from raftsched.store.node.options import SystemClock
 from raftsched.store.node.peering import PeerPort
 from raftsched.store.snapshot.install import Stored
 from raftsched.store.transport.peers import Peers
@@ -47,6 +48,7 @@ class One:
         self.name, self.log = name, Log()
         self.fatal: list[str] = []
         self.restarts: list[str] = []
+        self.clock = SystemClock()
         self._port = ports[name]
         urls = {one: f"http://127.0.0.1:{port}" for one, port in ports.items()}
         self._options = NodeOptions(
@@ -60,7 +62,14 @@ class One:
         self.node = self._make()
 
     def _make(self) -> Node:
-        return Node(self._options, log=self.log, on_fatal=self.fatal.append, on_restart=self.restarts.append, network=self._network)
+        return Node(
+            self._options,
+            log=self.log,
+            on_fatal=self.fatal.append,
+            on_restart=self.restarts.append,
+            network=self._network,
+            clock=self.clock,
+        )
 
     def _network(self, handler: PeerHandler) -> PeerPort:
         return Peers(listen_host="127.0.0.1", port=self._port, handler=handler, log=self.log, version=(3, 7, 1))
@@ -360,5 +369,53 @@ def test_a_stop_that_is_cancelled_still_gives_back_directory_and_port(tmp_path: 
         await one.start_anew()
         assert not (await one.put(b"k"))[0]
         await three.stop()
+
+    asyncio.run(scenario())
+
+
+class Ahead(SystemClock):
+    """A wall clock that is wrong by an hour."""
+
+    def wall_ms(self) -> int:
+        return super().wall_ms() + 3_600_000
+
+
+def test_a_member_whose_clock_was_set_back_while_it_was_down_is_heard(tmp_path: Path) -> None:
+    """The leader takes what a member forwards by ids that rise; after a clean stop the log holds nothing that was not applied."""
+
+    async def scenario() -> None:
+        three = Three(tmp_path)
+        await three.start()
+        try:
+            one = three.followers[0]
+            for clock in (Ahead(), SystemClock(), SystemClock()):
+                await one.node.stop()
+                one.clock = clock
+                await one.start_anew()
+                assert three.leader is not one, "what it writes is forwarded"
+                assert not (await one.put(b"k"))[0]
+        finally:
+            await three.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_disk_that_takes_no_reserve_of_ids_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path, _text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def scenario() -> None:
+        three = Three(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(numbering, "write_durably", full)
+            await three.start()
+        try:
+            one = three.followers[0]
+            assert not (await one.put(b"k"))[0]
+            assert sum("request ids cannot be reserved" in line for line in one.log.lines) == 1
+            one.node._clustering._numbering._next_try_ms = 0
+            await until(lambda: numbering.read_ceiling(one.node._member.directory.path) > 0)
+        finally:
+            await three.stop()
 
     asyncio.run(scenario())

@@ -137,6 +137,14 @@ class RequestIds:
         if request_id & ~_SUFFIX_MASK == self._prefix:
             self._next = max(self._next, (request_id & _SUFFIX_MASK) + 1)
 
+    def ahead(self, count: int) -> int:
+        """The id that comes after `count` more."""
+        return self._prefix | min(self._next + count, _SUFFIX_MASK)
+
+    def left(self, ceiling: int) -> int:
+        """How many come before `ceiling`; negative: they are past it."""
+        return (ceiling & _SUFFIX_MASK) - self._next
+
     def lease_id(self) -> int:
         """A positive int64."""
         return self.take() & _INT64_MAX

@@ -20,7 +20,7 @@ from raftsched.store.backend.files import sync_directory, write_durably
 
 LEFT: Final = "LEFT"
 SETTING_ASIDE: Final = "SETTING-ASIDE"
-DATA: Final = ("wal", "snap", "db.*", "JOINING*", "FORCED*", f"{LEFT}*")
+DATA: Final = ("wal", "snap", "db.*", "JOINING*", "FORCED*", "IDS*", f"{LEFT}*")
 _FOLDER: Final = re.compile(r"left-\d{8}T\d{6}Z(-\d+)?")
 
 

@@ -3,7 +3,7 @@
     <data-dir>/dapr-scheduler-existing-cluster      Dapr's marker: without it a Dapr Scheduler would wipe the directory
     <data-dir>/<NAMESPACE>-<id>/raftsched-1/        (kubernetes mode: <data-dir>/raftsched-1/)
         LOCK  VERSION  wal/  snap/  db.<n>/  db.<n>.tmp/ (of Defragment)  db.<n>.incoming/ (a snapshot that is being received)
-        LEFT  SETTING-ASIDE  left-<time>/ (of a member that left its cluster, `departure.py`)  JOINING  FORCED
+        LEFT  SETTING-ASIDE  left-<time>/ (of a member that left its cluster, `departure.py`)  JOINING  FORCED  IDS
 
 Invariant: nothing that is not ours is ever written to or removed; a fresh start never happens over a Dapr Scheduler's data
 (spec D13). Of several `db.<n>` the highest is in use: it got its name complete and with no commit between (Defragment), or complete and

@@ -18,6 +18,7 @@ from raftsched.store.node.flush import Flusher
 from raftsched.store.node.gone import Gone
 from raftsched.store.node.leaving import Leaving
 from raftsched.store.node.members import Identity, MembershipChanges, decode_request, encode_members
+from raftsched.store.node.numbering import Numbering
 from raftsched.store.node.opening import Member
 from raftsched.store.node.options import NodeOptions
 from raftsched.store.node.peering import Peering
@@ -86,6 +87,7 @@ class Clustering:
         self._version = options.cluster_version
         check_version(self._version, self.membership.cluster_version)
         self._catch_up: CatchUp | None = None
+        self._numbering = Numbering(member.directory.path, member.replica.ids, log)
         if peering is not None:
             outgoing = Outgoing(
                 member.directory,
@@ -109,6 +111,11 @@ class Clustering:
 
     # -- what the driver calls
 
+    async def begin(self) -> None:
+        """Before anything is sent to the others."""
+        if not self._member.replica.is_alone:  # who is alone forwards nothing: the first tick is soon enough
+            await self._numbering.reserve(self._node.mono_ms())
+
     def after_turn(self, catch_ups: Sequence[tuple[int, int]]) -> None:
         """`catch_ups`: members that need entries which memory does not hold, as the kernel named them."""
         if self._catch_up is not None:
@@ -129,6 +136,7 @@ class Clustering:
         self._catch_up.tick(mono_ms)
         self._receiving.tick(mono_ms)
         self.leaving.tick()
+        self._numbering.tick(mono_ms)
         if self.leaving.left_before and self.membership.was_removed(self._own_id):
             self.removed()
         connected = {one for one in self._peering.others() if self._peering.port.is_connected(one)}
@@ -160,6 +168,7 @@ class Clustering:
 
     async def close(self) -> None:
         await self.leaving.close()
+        await self._numbering.close()
         if self._catch_up is not None:
             await self._catch_up.close()
 

@@ -158,6 +158,7 @@ class Node(Face):
             self._on_removed()
             raise FatalError(self._failed) if self._failed else IncarnationOverError(self._ended)
         await self._entering.check()
+        await self._clustering.begin()
         self._peering.join(member, self._received)
         self._members_changed()
         self._entering.go_on(self.fail)

@@ -26,6 +26,7 @@ from raftsched.store.lease import Lessor
 from raftsched.store.membership import Membership
 from raftsched.store.mvcc._store import MvccStore
 from raftsched.store.node.beginning import force_once, write_first_entries
+from raftsched.store.node.numbering import read_ceiling
 from raftsched.store.node.options import Clock, NodeOptions
 from raftsched.store.raft._kernel import Kernel, KernelError, Run
 from raftsched.store.replica import Replica
@@ -224,7 +225,7 @@ def assemble(
     applier.applied_index = backend.applied_index
     applier.applied_term = backend.term
     recovered, forced = force_once(directory.path, options, log, recovered, members, applied_index=backend.applied_index)
-    kernel, ids = _make_kernel(options, clock, backend, recovered, members, chance)
+    kernel, ids = _make_kernel(options, clock, backend, recovered, members, chance, read_ceiling(directory.path))
     replica = Replica(
         kernel,
         applier,
@@ -257,7 +258,7 @@ def assemble(
 
 
 def _make_kernel(
-    options: NodeOptions, clock: Clock, backend: Backend, recovered: Recovered, members: Membership, chance: Chance
+    options: NodeOptions, clock: Clock, backend: Backend, recovered: Recovered, members: Membership, chance: Chance, ceiling: int
 ) -> tuple[Kernel, RequestIds]:
     runs = _runs(recovered)
     voters, learners = _applied_members(members)
@@ -290,6 +291,7 @@ def _make_kernel(
         found = _change_ids(entries) if kind == CONF_CHANGE else (one + stop - start - 1 for one, start, stop in codec.unwrap(entries)[2])
         for last_id in found:
             ids.skip_past(last_id)
+    ids.skip_past(ceiling)
     return kernel, ids
 
 
