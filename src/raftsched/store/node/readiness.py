@@ -1,5 +1,8 @@
 """When a node that starts may serve: once it knows that it has applied everything that was committed before.
 
+Why none waits for ever once there is a quorum: `look` comes after each turn, and a turn with each heartbeat. While a leader is known,
+exactly one barrier is open. Each is answered: `Reading` asks the leader again every 500 ms, whoever that is by then, as soon as it is
+reached, and gives up when a request's time is over; an error of any kind opens the next one (tests/unit/test_readiness.py).
 Must not know: who waits for it, how a read is confirmed.
 """
 
@@ -9,6 +12,7 @@ from collections.abc import Callable
 from raftsched.errors import NoSpaceError
 from raftsched.ports import Log as LogPort
 from raftsched.store.node.opening import Member
+from raftsched.store.replica import LEADER
 
 START_TIMEOUT_S = 60.0
 WAIT_TOLD_S = 10.0
@@ -49,7 +53,7 @@ class Readiness:
     async def wait(self) -> str:
         """Until it is over; "", or why it never will be. A member of several waits for its quorum without limit, and says so. Raises
         NoSpaceError."""
-        member, kernel, began_ms = self._member, self._member.replica.kernel, self._mono_ms()
+        member, began_ms = self._member, self._mono_ms()
         while not self.over:
             try:
                 await asyncio.wait_for(self._event.wait(), WAIT_TOLD_S)
@@ -57,7 +61,18 @@ class Readiness:
                 if member.log.no_space:
                     raise NoSpaceError(f"the log in {member.log.directory} cannot be written: no space on the disk") from None
                 if not member.replica.is_alone:
-                    self._log.warning("waiting for a quorum of the cluster", leader=f"{kernel.leader:x}", term=kernel.term)
+                    self._tell()
                 elif self._mono_ms() - began_ms >= START_TIMEOUT_S * 1000:
                     return f"{member.directory.path}: no leader after {START_TIMEOUT_S:.0f} s"
         return ""
+
+    def _tell(self) -> None:
+        """What is waited for: others, or what this one has to do itself."""
+        replica = self._member.replica
+        kernel = replica.kernel
+        if not kernel.leader:
+            self._log.warning("waiting for a quorum of the cluster", term=kernel.term)
+            return
+        reached = kernel.state == LEADER or replica.reaches(kernel.leader)
+        fields = {"leader": f"{kernel.leader:x}", "term": kernel.term, "commit": kernel.commit, "applied": kernel.applied}
+        self._log.warning("waiting to know what the cluster has committed", **fields, reached=reached)
