@@ -440,3 +440,75 @@ def test_the_same_seed_gives_the_same_member() -> None:
 
     assert trace(3) == trace(3)
     assert len({tuple(trace(seed)) for seed in range(20)}) > 1
+
+
+def led(**options) -> Kernel:
+    """A leader of three whose followers both replicate."""
+    leader = make(**options)
+    elect(leader)
+    for member in (2, 3):
+        leader.step(Message(APPEND_RESPONSE, 1, member, leader.term, index=leader.last_index))
+    settle(leader)
+    return leader
+
+
+def test_what_is_news_between_two_readies_goes_in_one_append() -> None:
+    leader = led()
+    first = leader.propose([b"a"])
+    ready = leader.ready()
+    assert [(one.to, one.index) for one in ready.messages] == [(2, first - 1), (3, first - 1)]
+    leader.persisted(ready.batch)
+    leader.step(Message(APPEND_RESPONSE, 1, 2, leader.term, index=first))
+    assert leader.commit == first
+    leader.propose([b"b"])
+    leader.propose([b"c", b"d"])
+    told = [(one.to, one.commit, one.index, one.runs) for one in leader.ready().messages]
+    assert told == [(to, first, first, run(first + 1, leader.term, b"b", b"c", b"d")) for to in (2, 3)]
+
+
+def test_several_acks_to_one_leader_leave_as_the_last() -> None:
+    follower = make()
+    for index, item in enumerate((b"a", b"b", b"c")):
+        follower.step(Message(APPEND, 1, 2, 1, index=index, log_term=min(index, 1), commit=index, runs=run(index + 1, 1, item)))
+    (ack,) = settle(follower)
+    assert (ack.to, ack.index, ack.commit, ack.reject) == (2, 3, 2, False)
+
+
+def test_a_refusal_is_no_ack_and_stays() -> None:
+    follower = make()
+    follower.step(Message(APPEND, 1, 2, 1, runs=run(1, 1, b"a")))
+    follower.step(Message(APPEND, 1, 2, 1, index=9, log_term=1, runs=run(10, 1, b"x")))
+    assert sorted((one.reject, one.index) for one in settle(follower)) == [(False, 1), (True, 9)]
+
+
+def test_an_ack_is_absorbed_and_says_whether_anything_follows() -> None:
+    leader = led()
+    first = leader.propose([b"a"])
+    ready = leader.ready()
+    leader.persisted(ready.batch)
+    assert not leader.has_ready
+    assert leader.absorb(Message(APPEND_RESPONSE, 1, 2, leader.term, index=first))
+    assert leader.commit == first
+    assert leader.has_ready, "it is to be applied, and the members are to be told"
+    settle(leader)
+    assert leader.absorb(Message(APPEND_RESPONSE, 1, 3, leader.term, index=first))
+    assert not leader.has_ready
+    assert leader.ready() is None
+
+
+def test_what_is_more_than_an_ack_is_not_absorbed() -> None:
+    leader = led()
+    first = leader.propose([b"a"])
+    term = leader.term
+    settle(leader)
+    for message in (
+        Message(APPEND_RESPONSE, 1, 2, term, index=first, reject=True),
+        Message(APPEND_RESPONSE, 1, 2, term - 1, index=first),
+        Message(APPEND_RESPONSE, 1, 2, term + 1, index=first),
+        Message(APPEND_RESPONSE, 1, 9, term, index=first),
+        Message(APPEND_RESPONSE, 3, 2, term, index=first),
+        Message(HEARTBEAT_RESPONSE, 1, 2, term),
+    ):
+        assert not leader.absorb(message)
+    assert (leader.term, leader.state, leader.commit) == (term, LEADER, first - 1)
+    assert not make(2).absorb(Message(APPEND_RESPONSE, 2, 1, 0, index=0)), "who leads nobody"

@@ -639,13 +639,15 @@ def test_supplied_entries_bring_a_member_to_where_memory_begins() -> None:
     leader, follower = behind()
     assert leader.supply(2, run(2, 1, b"2", b"3", b"4"), prev_term=1)
     assert leader.supply(2, run(5, 1, b"5", b"6"), prev_term=1)
-    for message in settle(leader):
-        follower.step(message)
-    assert (follower.last_index, follower.commit) == (6, 6)
-    answers = settle(follower)
-    leader.step(answers[0])
+    first, second = settle(leader)
+    follower.step(first)
+    (answer,) = settle(follower)
+    leader.step(answer)
     assert leader.matches()[2] == (4, 7, CATCH_UP, True)
-    leader.step(answers[1])
+    follower.step(second)
+    assert (follower.last_index, follower.commit) == (6, 6)
+    (answer,) = settle(follower)
+    leader.step(answer)
     assert leader.matches()[2][2] == REPLICATE
     assert not leader.supply(2, run(7, 1, b"7"), prev_term=1), "the kernel goes on by itself"
     exchange(leader, follower, ticks=2)

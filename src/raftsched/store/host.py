@@ -115,6 +115,10 @@ class ReplicationHost(SyncObj):  # type: ignore[misc]
         """A peer's message, from the port."""
         self._transport._onMessageReceived(self._members.get(sender), message)
 
+    def absorbed(self, sender: int, message: Message) -> bool:
+        """Whether this was an ack that the kernel alone needs to know of, which it does now; else it is for `received`."""
+        return sender in self._members and message.sender == sender and self._replica.kernel.absorb(message)
+
     def idle(self) -> bool:
         """Nothing is queued. (No property: pysyncobj's constructor reads them all.)"""
         return not self._inbox and not self._commands

@@ -29,6 +29,7 @@ from raftsched.store.node.entering import Entering
 from raftsched.store.node.face import Face
 from raftsched.store.node.figures import Figures
 from raftsched.store.node.flush import Flusher
+from raftsched.store.node.gathering import Gathering
 from raftsched.store.node.leases import Leases
 from raftsched.store.node.opening import Member, Opener
 from raftsched.store.node.options import Clock, NodeOptions, SystemClock
@@ -39,7 +40,7 @@ from raftsched.store.node.snapshots import Snapshots
 from raftsched.store.node.upkeep import Upkeep
 from raftsched.store.quota import Quota
 from raftsched.store.raft._kernel import KernelError, Message
-from raftsched.store.replica import PROPOSE, Event, More, Output, Persist, Persisted, Propose, Read, Tick, Unsent
+from raftsched.store.replica import PROPOSE, Event, More, Output, Persist, Propose, Read, Tick, Unsent
 from raftsched.types import Result, ResultSink
 
 PRIVILEGED = frozenset({codec.DELETE_RANGE, codec.COMPACTION, codec.LEASE_REVOKE, codec.ALARM})  # may use the reserve of a full disk
@@ -195,6 +196,7 @@ class Node(Face):
             conf=host_configuration(options.heartbeat_ms, options.election_ms_min, options.election_ms_max),
             port=None if self._peering is None else self._peering.port,
         )
+        self._gathering = Gathering(self._kernel, self._schedule, self._loop)
         self._clustering = Clustering(self, member, options, self._flusher, self._peering, self._log)
         self._upkeep = Upkeep(self, member, options, flusher=self._flusher, quota=self._quota, peering=self._peering, log=self._log)
         self._leases = Leases(
@@ -223,6 +225,7 @@ class Node(Face):
             self._running = False
             if self._timer is not None:
                 self._timer.cancel()
+            self._gathering.close()
             try:
                 await self._close_peering()
             finally:
@@ -337,6 +340,7 @@ class Node(Face):
 
     def _perform(self, output: Output) -> None:
         self._queued_bytes = 0  # all that was queued is in this output, or refused
+        self._gathering.taken()
         try:
             if output.persist is not None:
                 self._persist(output.persist)
@@ -386,7 +390,8 @@ class Node(Face):
         except FatalError as error:
             self.fail(error)
             return
-        self._pump()
+        if self._kernel.has_ready or self._gathering.stalled:
+            self._pump()
 
     def _completed(self) -> None:
         """Tells the replica what the log has synced."""
@@ -400,7 +405,7 @@ class Node(Face):
             _, kernel_batch, appended_ns = self._batches.popleft()
             self._figures.fsync_seconds.observe((now_ns - appended_ns) / 1e9)
         if kernel_batch:
-            self._host.submit(Persisted(kernel_batch))
+            self._kernel.persisted(kernel_batch)
 
     def _applied(self, output: Output) -> None:
         seconds = (self._clock.mono_ns() - self._turn_started_ns) / 1e9
@@ -467,9 +472,16 @@ class Node(Face):
         self._clustering.look_who_is_gone()
 
     def _received(self, sender: int, message: Message) -> None:
-        """A peer's message: the next turn takes it, before what clients asked."""
+        """A peer's message: the next turn takes it, before what clients asked; an ack is taken now, and has a turn if something follows."""
+        if self._running and not self._in_pump and not self._ended and not self._failed and self._host.absorbed(sender, message):
+            if self._kernel.has_ready:
+                self._schedule()
+            return
         self._host.received(sender, message)
-        self._schedule()
+        if message.type == PROPOSE:
+            self._gathering.arrived(sum(largest(entries)[1] for _, _, _, entries in message.runs))
+        else:
+            self._schedule()
 
     def _on_removed(self) -> None:
         self._clustering.removed()
@@ -523,9 +535,7 @@ class Node(Face):
             return
         self._queued_bytes += total_bytes
         self._host.propose(Propose(kind, messages, tokens, sink, term), lambda: self._refuse(tokens, sink, EtcdError.TOO_MANY_REQUESTS))
-        if not self._batches or len(self._kernel.voter_ids) > 1:
-            self._schedule()
-        # else a lone voter's disk is busy: what comes meanwhile goes with the turn that the end of the write begins, in one batch
+        self._gathering.arrived(total_bytes)
 
     def _refuse(self, tokens: Sequence[int], sink: ResultSink, error: EtcdError) -> None:
         self._replica.proposals_failed_total += len(tokens)

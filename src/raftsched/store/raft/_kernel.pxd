@@ -48,6 +48,7 @@ cdef class Progress:
     cdef int64_t leaving  # the index of the entry that removes it; 0 = it is a member
     cdef int state, leaving_ticks
     cdef bint paused, active
+    cdef bint owed        # something is news to it: the next `ready` sends it an APPEND
     cdef list inflight
 
     cdef void become_probe(self)
@@ -90,6 +91,7 @@ cdef class Kernel:
     cdef int64_t saved_term, saved_commit, durable_term
     cdef uint64_t saved_vote, durable_vote
     cdef list outstanding, held, after, now
+    cdef bint owing  # whether anybody is owed an APPEND
     cdef list reads, read_waiting, read_states, read_failures, catch_ups, refusals
     cdef int64_t read_context
 
@@ -101,6 +103,8 @@ cdef class Kernel:
     cdef void tick_leader(self)
     cdef void send(self, Message message)
     cdef void broadcast_append(self)
+    cdef void send_owed(self)
+    cdef bint has_news(self)
     cdef void broadcast_heartbeat(self)
     cdef void send_append(self, Progress progress, bint empty)
     cdef Message bare_append(self, Progress progress)

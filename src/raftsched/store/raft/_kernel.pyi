@@ -141,6 +141,9 @@ class Kernel:
         2 catch-up. A removed member stays until it knows, or an election timeout has passed since the commit of its removal."""
     def tick(self) -> None: ...
     def step(self, message: Message) -> None: ...
+    def absorb(self, message: Message) -> bool:
+        """Takes an ack of a replicating member of this leader's own term, as `step` does; such a one concerns the kernel alone. False: it
+        is something else, and was not taken."""
     def propose(self, items: list[bytes]) -> int:
         """Appends all in one go; the index of the first, or -1 no leader here, -2 leadership is moving, -3 too much is uncommitted."""
     def propose_change(self, change: bytes) -> int:
@@ -165,4 +168,7 @@ class Kernel:
         lost. False: the member is not in catch-up (any more). Raises ValueError for entries that are not of this log."""
     def install(self, index: int, term: int, voters: Collection[int], learners: Collection[int] = ()) -> bool:
         """A snapshot with the configuration at `index` is in force; False = what is committed here is newer."""
+    @property
+    def has_ready(self) -> bool:
+        """Whether `ready` would return something."""
     def ready(self) -> Ready | None: ...

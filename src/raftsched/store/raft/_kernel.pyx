@@ -526,8 +526,18 @@ cdef class Kernel:
             self.now.append(message)
 
     cdef void broadcast_append(self):
+        """Entries, a commit index, or both: all that is news to a member between two `ready` goes in one APPEND."""
+        self.owing = True
         for progress in self.progress.values():
-            self.send_append(<Progress>progress, True)
+            (<Progress>progress).owed = True
+
+    cdef void send_owed(self):
+        cdef Progress progress
+        self.owing = False
+        for progress in self.progress.values():
+            if progress.owed:
+                progress.owed = False
+                self.send_append(progress, progress.told < self.commit)
 
     cdef void broadcast_heartbeat(self):
         cdef Message message
@@ -663,6 +673,17 @@ cdef class Kernel:
                 self.refusals.append((message.context, message.hint_index))
         elif self.state == LEADER:
             self.step_leader(message)
+
+    def absorb(self, Message message):
+        """Takes an ack of a replicating member in the own term, for which nothing but the kernel's books changes: see `_kernel.pyi`."""
+        cdef Progress progress
+        if self.state != LEADER or message.type != APPEND_RESPONSE or message.reject or message.term != self.term or message.to != self.id:
+            return False
+        progress = self.progress.get(message.sender)
+        if progress is None or progress.state != REPLICATE or progress.leaving:
+            return False
+        self.step(message)
+        return True
 
     cdef bint step_term(self, Message message):
         """True if the message is of the present term (or a pre-vote), False if it needs no more attention."""
@@ -823,8 +844,12 @@ cdef class Kernel:
             progress.acknowledge(message.index)
         elif progress.state == PROBE or progress.match + 1 >= self.log.first:
             progress.become_replicate()
+        if self.transferee != progress.id:
+            if progress.state == PROBE or progress.next <= self.log.last() or progress.told < self.commit:
+                progress.owed = self.owing = True
+            return
         self.send_append(progress, progress.told < self.commit)
-        if self.transferee == progress.id and progress.match == self.log.last():
+        if progress.match == self.log.last():
             self.send(make_message(TIMEOUT_NOW, progress.id, self.id, self.term))
 
     cdef void rewind(self, Progress progress, Message message):
@@ -881,14 +906,24 @@ cdef class Kernel:
 
     # -- output
 
+    @property
+    def has_ready(self):
+        return self.has_news()
+
+    cdef bint has_news(self):
+        return (self.owing or self.log.last() > self.handed or self.term != self.saved_term or self.vote != self.saved_vote
+                or min(self.commit, self.stable) > self.applying or len(self.now) or len(self.after) or len(self.read_states)
+                or len(self.read_failures) or len(self.catch_ups) or len(self.refusals))
+
     def ready(self):
         """What the driver has to do now, or None; see `_kernel.pyi`."""
         cdef int64_t last = self.log.last(), stop
         cdef bint election = self.term != self.saved_term or self.vote != self.saved_vote
         cdef Ready ready
+        if self.owing:
+            self.send_owed()
         stop = min(self.commit, self.stable)
-        if not (last > self.handed or election or self.now or self.after or stop > self.applying or self.read_states
-                or self.read_failures or self.catch_ups or self.refusals):
+        if not self.has_news():
             return None
         ready = Ready.__new__(Ready)
         ready.entries = []
@@ -909,7 +944,7 @@ cdef class Kernel:
             for message in self.after:
                 self.held.append((self.batch, message))
             self.after = []
-        ready.messages, self.now = self.now, []
+        ready.messages, self.now = without_older_acks(self.now), []
         ready.read_states, self.read_states = self.read_states, []
         ready.read_failures, self.read_failures = self.read_failures, []
         ready.catch_ups, self.catch_ups = self.catch_ups, []
@@ -932,6 +967,24 @@ cdef bint well_formed(Message message):
         next_index += len(run[3])
         term = run[1]
     return True
+
+
+cdef list without_older_acks(list messages):
+    """Of several acks to one member only the one that says the most: acks are cumulative."""
+    cdef Message one, kept
+    cdef dict acks
+    if len(messages) < 2:
+        return messages
+    acks = {}
+    for one in messages:
+        if one.type == APPEND_RESPONSE and not one.reject:
+            kept = acks.get((one.to, one.term))
+            if kept is None or one.index >= kept.index:
+                acks[(one.to, one.term)] = one
+            else:
+                kept.commit = max(kept.commit, one.commit)
+    return [one for one in messages if (<Message>one).type != APPEND_RESPONSE or (<Message>one).reject
+            or acks[((<Message>one).to, (<Message>one).term)] is one]
 
 
 cdef int64_t runs_last(list runs):
