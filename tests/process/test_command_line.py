@@ -43,6 +43,9 @@ FATAL = {
     (
         "--etcd-initial-cluster=dapr-scheduler-server-0=http://a:1,b=http://a:1",
     ): "dapr-scheduler-server-0 and b have the same URL: http://a:1",
+    (
+        "--etcd-initial-cluster=dapr-scheduler-server-0=http://a:1,dapr-scheduler-server-0=http://b:1",
+    ): "dapr-scheduler-server-0 is listed twice: http://a:1 and http://b:1",
     ("--config=/nowhere.toml",): "cannot read --config /nowhere.toml: No such file or directory",
 }
 

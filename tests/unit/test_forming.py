@@ -2,13 +2,26 @@
 
 import functools
 import random
+from dataclasses import replace
 
 import pytest
 
 from raftsched import limits
 from raftsched.store import asks, membership
 from raftsched.store.asks import Empty, Granted, InCluster, JoinAsk, Later, Listed, Look, Refused
-from raftsched.store.forming import ANSWER_FRESH_MS, SAY_AGAIN_MS, Form, Forming, GoOn, Join, Refuse, Wait, check_peers, founders
+from raftsched.store.forming import (
+    ANSWER_FRESH_MS,
+    SAY_AGAIN_MS,
+    Form,
+    Forming,
+    GoOn,
+    Join,
+    Refuse,
+    Wait,
+    check_listed,
+    check_peers,
+    founders,
+)
 from raftsched.types import MemberInfo
 
 TOKEN = "etcd-cluster"
@@ -250,6 +263,22 @@ def test_a_slow_old_member_refuses_what_a_wiped_majority_formed(other: dict) -> 
 def test_one_that_was_away_since_the_beginning_follows_the_majority_of_two_beginnings() -> None:
     assert isinstance(check_peers(own(0), [cluster(B, incarnation=6), cluster(C, incarnation=7)]), GoOn)
     assert isinstance(check_peers(own(0), [cluster(B, cluster_id=9), cluster(C, cluster_id=9)]), Refuse)
+
+
+def test_a_directory_of_another_cluster_is_refused_among_members_of_one() -> None:
+    alone = InCluster("a", 0xB1, 3, founding=False, members=(MemberInfo(1, "a", ("http://alone:1",), ()),))
+    theirs = cluster(B, cluster_id=0xC1)
+    for heard in ([], [replace(theirs, cluster_id=0xB1)]):
+        assert check_listed(alone, ABC, heard) == GoOn("")
+    refused = check_listed(alone, ABC, [theirs])
+    assert isinstance(refused, Refuse)
+    assert refused.line == (
+        "the data here belong to cluster b1 begun as 3, but b, which is listed, is in cluster c1 begun as 5 with a, b, c: "
+        "refusing to serve. Nothing was changed; to join theirs, move the data directory away"
+    )
+    met = check_listed(alone, ABC, [replace(theirs, members=(MemberInfo(2, "b", B.peer_urls, ()),))])
+    assert isinstance(met, GoOn)
+    assert met.line.endswith("b, which is listed, is in cluster c1 begun as 5 with b: two clusters will never be one")
 
 
 # -- bytes

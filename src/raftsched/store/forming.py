@@ -12,7 +12,7 @@ Invariant: `Form` is decided on answers that are at most ANSWER_FRESH_MS old.
 Must not know: how it is asked, files, clocks (`mono_ms` comes with each call).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -248,6 +248,28 @@ def check_peers(own: InCluster, heard: Sequence[InCluster]) -> GoOn | Wait | Ref
                 "refusing to serve. Nothing was changed; to join theirs, move the data directory away"
             )
     return Wait(f"the data here belong to {cluster_name(mine)}, other members say otherwise ({which}): waiting for a majority")
+
+
+def check_listed(own: InCluster, listed: Collection[Listed], heard: Sequence[InCluster]) -> GoOn | Refuse:
+    """Whether a member with data may serve, from what listed members answered that its cluster does not know.
+
+    A directory of another cluster could be served by this member alone, as it was there, in the midst of members that share none of it.
+    If the cluster of one of them has a majority of the list this member refuses; two clusters without one are told.
+    """
+    mine, lines = cluster_name((own.cluster_id, own.incarnation)), []
+    for answer in heard:
+        if answer.cluster_id == own.cluster_id:
+            continue
+        urls = {url for one in answer.members if not one.is_learner for url in one.peer_urls}
+        theirs = [one.name for one in listed if urls & set(one.peer_urls)]
+        line = f"{answer.name}, which is listed, is in {cluster_name((answer.cluster_id, answer.incarnation))} with {', '.join(theirs)}"
+        if len(theirs) > len(listed) // 2:
+            return Refuse(
+                f"the data here belong to {mine}, but {line}: refusing to serve. Nothing was changed; to join theirs, move the data "
+                "directory away"
+            )
+        lines.append(line)
+    return GoOn(f"the data here belong to {mine}, but {'; '.join(lines)}: two clusters will never be one" if lines else "")
 
 
 def cluster_name(one: tuple[int, int]) -> str:

@@ -17,13 +17,14 @@ from raftsched.store.birth import Birth
 from raftsched.store.codec import WireError
 from raftsched.store.forming import Form, Forming
 from raftsched.store.membership import ADD_NODE, Membership, bucket_key, encode_json, make_member_id
+from raftsched.store.node.awaiting import Awaiting
 from raftsched.store.node.clustering import Clustering
 from raftsched.store.node.joining import Marker, Settling, promote_self
 from raftsched.store.node.members import Change
 from raftsched.store.node.opening import Member
 from raftsched.store.node.options import NodeOptions
 from raftsched.store.node.peering import Peering
-from raftsched.store.node.reception import Reception, check_cluster, check_force, keep_checking
+from raftsched.store.node.reception import Reception, check_cluster, check_force, check_list, keep_checking
 from raftsched.store.transport.ports import JOIN
 from raftsched.types import MemberInfo
 
@@ -31,7 +32,8 @@ from raftsched.types import MemberInfo
 class Entering:
     """The `reception.Host` of a node."""
 
-    def __init__(self, peering: Peering, options: NodeOptions, log: LogPort, mono_ms: Callable[[], int]) -> None:
+    def __init__(self, peering: Peering, options: NodeOptions, log: LogPort, mono_ms: Callable[[], int], awaiting: Awaiting) -> None:
+        self._awaiting = awaiting
         self._peering, self._options, self._log, self._mono_ms = peering, options, log, mono_ms
         self._listed = [Listed(name, tuple(urls)) for name, urls in options.listed.items()]
         self._own = Listed(options.name, options.listed[options.name])
@@ -56,6 +58,7 @@ class Entering:
             log=self._log,
             mono_ms=self._mono_ms,
             version=self._options.cluster_version,
+            looked=lambda alone: self._awaiting.look(alone=alone, mono_ms=self._mono_ms()),
         )
         decided = await settling.settle()
         if isinstance(decided, Form):
@@ -80,8 +83,20 @@ class Entering:
         self._member = member
 
     async def check(self) -> None:
-        """Before any message of Raft: are the others of the same cluster? Raises FatalError."""
+        """Before any message of Raft: are these this member's data, and the others of the same cluster? Raises FatalError."""
+        self._check_name()
+        await check_list(self._require_state(), self._listed, self._peering.port.ask, self._log)
         await check_cluster(self.member_id, self._require_state, self._peering.port.ask, log=self._log, mono_ms=self._mono_ms)
+
+    def _check_name(self) -> None:
+        """A copied directory must not make two members with one id: each vote of theirs would count twice."""
+        assert self._member is not None
+        me = next((one for one in self._require_state().members if one.member_id == self.member_id), None)
+        if me is not None and me.name not in ("", self._options.name):
+            raise FatalError(
+                f"{self._member.directory.path} holds the data of member {me.name}, and this one is {self._options.name}: refusing to "
+                "serve. Nothing was changed"
+            )
 
     def go_on(self, fail: Callable[[Exception], None]) -> None:
         """What is not finished with the start: members that have not answered yet, and the promotion of a learner that joined by itself."""

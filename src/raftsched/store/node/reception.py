@@ -8,14 +8,14 @@ Must not know: how asks travel, the kernel.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from raftsched.errors import FatalError, PeerError
 from raftsched.ports import Log
 from raftsched.store import asks
-from raftsched.store.asks import Answer, InCluster, JoinAsk, Later, Look, Refused
-from raftsched.store.forming import Forming, Refuse, Wait, check_peers, cluster_name
+from raftsched.store.asks import Answer, InCluster, JoinAsk, Later, Listed, Look, Refused
+from raftsched.store.forming import Forming, Refuse, Wait, check_listed, check_peers, cluster_name
 from raftsched.store.node.joining import JOIN_TIMEOUT_MS, LOOK_INTERVAL_MS, LOOK_TIMEOUT_MS, AskPeer, Said
 from raftsched.store.transport.ports import JOIN
 from raftsched.types import MemberInfo
@@ -116,6 +116,19 @@ async def check_cluster(own_id: int, state: Callable[[], InCluster], ask: AskPee
         if not isinstance(verdict, Wait):
             return {one.member_id for one, answer in zip(others, answers, strict=True) if answer is None}
         await asyncio.sleep(LOOK_INTERVAL_MS / 1000)
+
+
+async def check_list(own: InCluster, listed: Sequence[Listed], ask: AskPeer, log: Log) -> None:
+    """Asks, once, the listed members that the cluster of this one does not know. Raises FatalError if they are a cluster without it."""
+    known = {one.name for one in own.members} | {own.name}
+    payload = asks.encode_ask(Look(own.name, own.cluster_id, own.incarnation))
+    strangers = [MemberInfo(0, one.name, one.peer_urls, ()) for one in listed if one.name not in known]
+    answers = await asyncio.gather(*(_look(one, payload, ask) for one in strangers))
+    verdict = check_listed(own, listed, [answer for answer in answers if answer is not None])
+    if isinstance(verdict, Refuse):
+        raise FatalError(verdict.line)
+    if verdict.line:
+        log.warning(verdict.line)
 
 
 async def check_force(own_name: str, others: Iterable[MemberInfo], ask: AskPeer) -> None:
