@@ -82,6 +82,10 @@ PEER_RECONNECT_MS_MAX: Final = 1_000
 PEER_REFUSALS_LOGGED_MS: Final = 10_000  # one line per cause and peer in this time
 PEER_REFUSALS_REMEMBERED_MAX: Final = 1_024  # causes and peers
 
+# store: health of a member that waits for others (decision 0009)
+HEALTH_ALONE_MS: Final = 3_000  # without a leader, or without anybody to form a cluster with: that is no illness
+HEALTH_BEHIND_MS: Final = 60_000  # since its start, still catching up: the same
+
 # store: membership
 MEMBERS_MAX: Final = 128  # of a cluster and of an initial list; beyond: refused
 ASK_BYTES_MAX: Final = 256 << 10  # what an empty member asks and is answered; beyond: as if nobody had answered

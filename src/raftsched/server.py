@@ -73,8 +73,10 @@ class Server:
 
     @property
     def ready(self) -> bool:
-        """Health does not wait for quorum; it is false while results cannot be stored."""
-        return self._listening and self._service is not None and self._service.healthy and not self.failed.done()
+        """Health does not wait for others (decision 0009); it is false while results cannot be stored here."""
+        if self._node is None or self.failed.done():
+            return False
+        return (self._listening and self._service is not None and self._service.healthy) or self._node.awaits_others
 
     async def start(self) -> None:
         """Store first, then the doors, then the scheduler. Raises what the parts raise; `stop` cleans up in every case."""

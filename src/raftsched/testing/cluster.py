@@ -110,6 +110,10 @@ class EtcdMember(Member):
             *args,
         ]
 
+    @property
+    def listens(self) -> bool:
+        return True  # its one port is the one that is asked for its health
+
     def health(self) -> int:
         try:
             with urllib.request.urlopen(f"http://{self.client_address}/health", timeout=2) as answer:

@@ -94,11 +94,22 @@ class ServerProcess:
         except OSError:
             return 0
 
+    @property
+    def listens(self) -> bool:
+        """Whether both APIs can be reached."""
+        for port in (self.client_port, self.scheduler_port):
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=2).close()
+            except OSError:
+                return False
+        return True
+
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> float:
-        """Seconds until /healthz answered 200; raises with the logs' tails when it does not, or when the process ended."""
+        """Seconds until /healthz answered 200 and both ports are open: a member that waits for others is healthy too. Raises with the logs'
+        tails when it takes longer, or when the process ended."""
         begin = time.monotonic()
         while time.monotonic() - begin < timeout_s:
-            if self.health() == 200:
+            if self.health() == 200 and self.listens:
                 return time.monotonic() - begin
             assert self.process is not None
             if self.process.poll() is not None:

@@ -23,6 +23,7 @@ from raftsched.store.codec import Headers, largest
 from raftsched.store.host import ReplicationHost, host_configuration
 from raftsched.store.node import upkeep
 from raftsched.store.node.announcing import Announcing
+from raftsched.store.node.awaiting import Awaiting
 from raftsched.store.node.beginning import was_forced
 from raftsched.store.node.clustering import Clustering
 from raftsched.store.node.entering import Entering
@@ -89,6 +90,7 @@ class Node(Face):
         self._next_upkeep_ms = 0
         self._timer: asyncio.TimerHandle | None = None
         self._figures = Figures()
+        self._awaiting = Awaiting()
 
     # -- life
 
@@ -120,6 +122,7 @@ class Node(Face):
         if self._failed or self._ended:
             await self.stop()
             raise FatalError(self._failed) if self._failed else IncarnationOverError(self._ended)
+        self._awaiting.served()
 
     async def _open(self) -> Member:
         directory = self._opener.claim(self._options)
@@ -144,8 +147,9 @@ class Node(Face):
         if self._network is None:
             return None
         self._peering = Peering(self._network, self._log, self.mono_ms, self._on_removed)
-        self._entering = Entering(self._peering, self._options, self._log, self.mono_ms)
+        self._entering = Entering(self._peering, self._options, self._log, self.mono_ms, self._awaiting)
         await self._peering.port.start()
+        self._awaiting.begin(self.mono_ms())
         if self._options.force_new_cluster and not was_forced(directory.path):
             await self._entering.check_force()
         return None if directory.has_member else await self._entering.find_birth(directory)
@@ -284,6 +288,12 @@ class Node(Face):
         self._leases.stop()
 
     # -- the pump
+
+    @property
+    def awaits_others(self) -> bool:
+        """Whether it has long been waiting for what only other members can give, and has nothing else to do about it."""
+        alone = self._running and self._replica.is_alone
+        return not (alone or self._failed or self._ended or self._stopping) and self._awaiting.for_long(self.mono_ms())
 
     @property
     def is_up(self) -> bool:
@@ -449,6 +459,7 @@ class Node(Face):
     def tick(self) -> None:
         """One heartbeat interval has passed; the timer calls it, and tests that move their clock."""
         now_ms = self.mono_ms()
+        self._awaiting.look(alone=not self._kernel.leader, mono_ms=now_ms)
         self._host.submit(Tick())
         if now_ms >= self._next_upkeep_ms:
             self._next_upkeep_ms = now_ms + upkeep.INTERVAL_MS

@@ -66,9 +66,11 @@ class Settling:
         log: Log,
         mono_ms: Callable[[], int],
         version: str = "",
+        looked: Callable[[bool], None] = lambda _alone: None,
     ) -> None:
-        """`version`: the own one, "" = joins any cluster."""
+        """`version`: the own one, "" = joins any cluster. `looked(alone)`: whether there is none to join."""
         self.forming = forming
+        self._looked = looked
         self._version = version
         self._own = own
         self._urls = [url for one in listed if one != own for url in one.peer_urls]
@@ -91,6 +93,7 @@ class Settling:
     async def _step(self) -> Form | Granted | None:
         self._news.clear()
         decision = self.forming.decide(self._mono_ms())
+        self._looked(not isinstance(decision, Join))
         if isinstance(decision, Form):
             self._log.info("forming a new cluster", cluster=f"{decision.cluster_id:x}", members=len(decision.members))
             return decision
