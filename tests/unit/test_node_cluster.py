@@ -4,16 +4,18 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from raftsched import limits
 from raftsched.errors import EtcdError, FatalError, IncarnationOverError, StatusError
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.store import codec
 from raftsched.store.membership import ADD_NODE, REMOVE_NODE
 from raftsched.store.node import Node, NodeOptions, clustering, numbering
 from raftsched.store.node.announcing import Announcing
-from raftsched.store.node.opening import Member
+from raftsched.store.node.opening import Member, Opener
 from raftsched.store.node.options import SystemClock
 from raftsched.store.node.peering import PeerPort
 from raftsched.store.snapshot.install import Stored
@@ -61,7 +63,7 @@ class One:
         )
         self.node = self._make()
 
-    def _make(self) -> Node:
+    def _make(self, opener: Opener | None = None) -> Node:
         return Node(
             self._options,
             log=self.log,
@@ -69,13 +71,14 @@ class One:
             on_restart=self.restarts.append,
             network=self._network,
             clock=self.clock,
+            opener=opener,
         )
 
     def _network(self, handler: PeerHandler) -> PeerPort:
         return Peers(listen_host="127.0.0.1", port=self._port, handler=handler, log=self.log, version=(3, 7, 1))
 
-    async def start_anew(self) -> None:
-        self.node = self._make()
+    async def start_anew(self, *, opener: Opener | None = None) -> None:
+        self.node = self._make(opener)
         await self.node.start()
 
     @property
@@ -415,6 +418,44 @@ def test_a_disk_that_takes_no_reserve_of_ids_stops_nobody(tmp_path: Path, monkey
             assert sum("request ids cannot be reserved" in line for line in one.log.lines) == 1
             one.node._clustering._numbering._next_try_ms = 0
             await until(lambda: numbering.read_ceiling(one.node._member.directory.path) > 0)
+        finally:
+            await three.stop()
+
+    asyncio.run(scenario())
+
+
+def test_who_reads_its_own_data_for_long_does_not_wait_for_others(tmp_path: Path) -> None:
+    """Or a rolling update would go on at the moment in which a large member has read its data, and does not vote yet."""
+
+    class Slow(SystemClock, Opener):
+        took_ns = 0
+
+        def mono_ns(self) -> int:
+            return super().mono_ns() + self.took_ns
+
+        def open(self, *arguments: Any) -> Member:
+            self.took_ns = 10_000_000_000
+            return super().open(*arguments)
+
+    async def scenario() -> None:
+        three = Three(tmp_path)
+        await three.start()
+        assert not any(one.node.awaits_others for one in three.all)
+        await three.stop()
+        one, slow = three.all[0], Slow()
+        one.clock = slow
+        starting = asyncio.create_task(one.start_anew(opener=slow))
+        try:
+            await until(lambda: one.node._running)
+            assert not one.node.awaits_others
+            await until(lambda: one.node._kernel.state != 0)  # it campaigns, and nobody answers
+            assert not one.node.awaits_others
+            slow.took_ns += limits.HEALTH_ALONE_MS * 1_000_000
+            assert one.node.awaits_others
+            other = asyncio.create_task(three.all[1].start_anew())
+            await starting
+            await other
+            await until(lambda: not one.node.awaits_others, 2)
         finally:
             await three.stop()
 

@@ -108,6 +108,7 @@ class Node(Face):
         if member.installed:
             self._log.info(member.installed)
         self._running = True
+        self._awaiting.look(alone=False, mono_ms=self.mono_ms())  # to read its own data was its own turn
         try:
             await self._enter(member)
             self._loop.add_reader(member.log.fd, self._on_log_event)
