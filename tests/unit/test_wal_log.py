@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import subprocess
+import threading
 import sys
 import sysconfig
 import time
@@ -204,14 +205,48 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(where)], check=True)
 
 
-def has_room_soon(log: Log) -> bool:
-    """For who is privileged. While the preparer turns the reserve into zeros there is neither the one nor the other for a moment."""
-    give_up = time.monotonic() + 0.5
-    while not log.has_room(1 << 16, privileged=True):
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.005)
-    return True
+def privileged_room(log: Log) -> list[bool]:
+    """Looked at often: while the preparer turns the reserve into zeros, what is turned counts. Once refused is refused until space is freed."""
+    stop, found = time.monotonic() + 0.02, list[bool]()
+    while not found or time.monotonic() < stop:
+        found.append(log.has_room(1 << 16, privileged=True))
+    return found
+
+
+@contextlib.contextmanager
+def slow_threads() -> Iterator[None]:
+    """All other threads of this process share this one's processor, and get little of it."""
+    processors = os.sched_getaffinity(0)
+    threads = [int(one.name) for one in Path("/proc/self/task").iterdir() if int(one.name) != threading.get_native_id()]
+    for thread in threads:
+        os.setpriority(os.PRIO_PROCESS, thread, 19)
+        os.sched_setaffinity(thread, {min(processors)})
+    os.sched_setaffinity(0, {min(processors)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, processors)
+
+
+def test_a_reserve_that_becomes_zeros_counts_meanwhile(small_disk: Path) -> None:
+    """All of it is turned at once, so that what is turned is all there is; before, a delete could be refused for those milliseconds."""
+    log, _ = open_log(str(small_disk), metadata=METADATA, zero_ahead_bytes=8 << 20, reserve_bytes=(9 << 20) + (64 << 10))
+    until(lambda: log.reserve_ready and log.room_bytes >= 8 << 20, "preparation")
+    with (small_disk / "other").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(64 << 10)):
+            pass
+    index, refused = 1, 0
+    with slow_threads():
+        while log.reserve_ready or log.room_bytes < 4 << 20:
+            if log.reserve_ready:
+                log.append(HardState(1, 7, index - 1), index, [1], [bytes(128 << 10)])
+                index += 1
+            stop = time.monotonic() + 0.01
+            while time.monotonic() < stop:
+                refused += not log.has_room(7 << 20, privileged=True)
+            assert index < 600
+    assert refused == 0
+    log.close()
 
 
 def test_full_disk_refuses_spends_the_reserve_and_recovers(small_disk: Path) -> None:
@@ -237,11 +272,15 @@ def test_full_disk_refuses_spends_the_reserve_and_recovers(small_disk: Path) -> 
     assert log.has_room(1 << 16, privileged=True)
     assert log.reserve_ready
     privileged = 0
-    while has_room_soon(log):  # deletes and compaction go on: into the last zeros, then into the reserve
+    looks: list[bool] = []
+    while all(found := privileged_room(log)):  # deletes and compaction go on: into the last zeros, then into the reserve
         put(1)
         privileged += 1
         assert privileged < 600
         assert not log.has_room(1 << 16)
+    for _ in range(10):
+        looks += privileged_room(log)
+    assert not any(found[found.index(False) :] + looks), "refused for a moment"
     assert log.no_space
     assert privileged * (1 << 16) > 8 << 20
     until(lambda: not log.reserve_ready, "the reserve is spent")

@@ -65,8 +65,9 @@ static void zero_ahead(wal_log_t *log)
     segment->references++;
     segment->extending = 1;
     pthread_mutex_unlock(&log->mutex);
-    int error = write_zeros(segment->fd, from, to, &log->closing);
+    int error = write_zeros(segment->fd, from, to, &log->closing, &log->turned);
     pthread_mutex_lock(&log->mutex);
+    log->turned = 0;
     segment->extending = 0;
     if (!prepared(log, error, segment->name))
         segment->zeroed = to;
@@ -74,13 +75,13 @@ static void zero_ahead(wal_log_t *log)
     segment_release(segment);
 }
 
-/* A file of zeros under a temporary name; -1 and errno if it cannot be. */
-static int make_zero_file(wal_log_t *log, const char *name, uint64_t bytes)
+/* A file of zeros under a temporary name; -1 and errno if it cannot be. `turned` as of write_zeros. */
+static int make_zero_file(wal_log_t *log, const char *name, uint64_t bytes, uint64_t *turned)
 {
     int fd = openat(log->directory_fd, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0)
         return -1;
-    int error = write_zeros(fd, 0, bytes, &log->closing);
+    int error = write_zeros(fd, 0, bytes, &log->closing, turned);
     if (error) {
         close(fd);
         unlinkat(log->directory_fd, name, 0);
@@ -95,7 +96,7 @@ static void make_reserve(wal_log_t *log)
     if (!has_space(log, log->reserve_bytes))
         return;
     pthread_mutex_unlock(&log->mutex);
-    int error = 0, fd = make_zero_file(log, "reserve.tmp", log->reserve_bytes);
+    int error = 0, fd = make_zero_file(log, "reserve.tmp", log->reserve_bytes, NULL);
     if (fd < 0 || renameat(log->directory_fd, "reserve.tmp", log->directory_fd, "reserve") || fsync(log->directory_fd))
         error = errno;
     if (fd >= 0)
@@ -119,13 +120,14 @@ static void make_spare(wal_log_t *log)
     int error = spare ? 0 : ENOMEM;
     if (spare) {
         snprintf(spare->name, sizeof spare->name, "spare.%016llx.tmp", (unsigned long long)sequence);
-        spare->fd = make_zero_file(log, spare->name, bytes);
+        spare->fd = make_zero_file(log, spare->name, bytes, &log->turned);
         spare->zeroed = bytes;
         spare->references = 1;
         if (spare->fd < 0)
             error = errno;
     }
     pthread_mutex_lock(&log->mutex);
+    log->turned = 0;
     if (!prepared(log, error, "the spare segment"))
         log->spare = spare;
     else
@@ -153,9 +155,11 @@ static void drop_oldest(wal_log_t *log)
 static void spend_reserve(wal_log_t *log)
 {
     log->reserve = 0;
+    log->spending = 1;
     pthread_mutex_unlock(&log->mutex);
     int error = unlinkat(log->directory_fd, "reserve", 0) && errno != ENOENT ? errno : 0;
     pthread_mutex_lock(&log->mutex);
+    log->spending = 0;
     log->full = 0;
     if (error)
         log_fail(log, "cannot remove", "reserve", error);

@@ -70,6 +70,8 @@ typedef struct wal_log {
     size_t idle_count;
     uint64_t queued_bytes, durable_batch, sync_count, written_bytes;
     int writing, closing, stalled, reserve;
+    int spending;    /* the reserve is being removed: neither reserve nor free space for a moment */
+    uint64_t turned; /* zeros that are written and not room yet: no free space any more */
     int full;  /* the last attempt to take space failed: try again in a second */
     int tight; /* as `full`, but kept until everything wanted was got */
     char *drops[DROPS_MAX];
@@ -132,13 +134,18 @@ static int64_t free_bytes(wal_log_t *log)
     return (int64_t)info.f_bavail * (int64_t)info.f_frsize;
 }
 
-/* Zeros at [from, to), synced. 0 or an errno; ECANCELED as soon as `stop` (may be NULL) is set. */
-static int write_zeros(int fd, uint64_t from, uint64_t to, const int *stop)
+/* Zeros at [from, to), synced; `turned` (may be NULL) grows before each portion, and is the caller's to clear. 0 or an errno; ECANCELED as
+ * soon as `stop` (may be NULL) is set. */
+static int write_zeros(int fd, uint64_t from, uint64_t to, const int *stop, uint64_t *turned)
 {
     static const uint8_t zeros[ZERO_CHUNK_BYTES];
     while (from < to) {
         size_t length = to - from < ZERO_CHUNK_BYTES ? (size_t)(to - from) : ZERO_CHUNK_BYTES;
+        if (turned)
+            __atomic_fetch_add(turned, length, __ATOMIC_RELAXED);
         ssize_t wrote = pwrite(fd, zeros, length, (off_t)from);
+        if (turned && wrote != (ssize_t)length)
+            __atomic_fetch_sub(turned, wrote < 0 ? length : length - (size_t)wrote, __ATOMIC_RELAXED);
         if (wrote < 0) {
             if (errno == EINTR)
                 continue;

@@ -25,12 +25,12 @@ static int allocate_to(wal_segment_t *segment, uint64_t zeroed, uint64_t end)
 #ifdef __linux__
     while (fallocate(segment->fd, 0, (off_t)zeroed, (off_t)(end - zeroed)))
         if (errno == EOPNOTSUPP || errno == ENOSYS)
-            return write_zeros(segment->fd, zeroed, end, NULL);
+            return write_zeros(segment->fd, zeroed, end, NULL, NULL);
         else if (errno != EINTR)
             return errno;
     return 0;
 #else
-    return write_zeros(segment->fd, zeroed, end, NULL);
+    return write_zeros(segment->fd, zeroed, end, NULL, NULL);
 #endif
 }
 
@@ -446,18 +446,20 @@ static int log_has_room(wal_log_t *log, uint64_t bytes, int privileged)
 {
     pthread_mutex_lock(&log->mutex);
     uint64_t room = log_room(log), need = bytes + log->ahead_bytes;
-    int reserve = log->reserve, refuse = log->tight && !reserve;
-    pthread_mutex_unlock(&log->mutex);
+    int enough = privileged || !log->tight || log->reserve;
     if (privileged) {
         need = bytes + PRIVILEGED_ROOM_BYTES;
-        room += reserve ? log->reserve_bytes : 0;
-    } else if (refuse) {
-        return 0;
+        room += log->reserve || log->spending ? log->reserve_bytes : 0;
     }
-    if (room >= need)
-        return 1;
-    /* The preparer may just be behind: then the disk still has what is missing. */
-    return free_bytes(log) - SPACE_MARGIN_BYTES >= (int64_t)(need - room);
+    if (enough && room < need) {
+        /* The preparer may just be behind: then the disk still has what is missing, or it is being turned into zeros and becomes room under
+         * this mutex. Free space is looked at first: it goes over into `turned`, never back. */
+        int64_t unused = free_bytes(log) - SPACE_MARGIN_BYTES;
+        room += __atomic_load_n(&log->turned, __ATOMIC_RELAXED);
+        enough = room >= need || unused >= (int64_t)(need - room);
+    }
+    pthread_mutex_unlock(&log->mutex);
+    return enough;
 }
 
 /* 1 = durable, 0 = not within the time, -1 = the log has ended. Without the interpreter's lock. */
