@@ -299,6 +299,18 @@ def test_waiters_get_their_own_results_once_in_pieces_and_in_any_order() -> None
     assert len(waiters) == 0
 
 
+def test_ids_that_nobody_waits_for_are_passed_by_the_run_up_to_the_next_that_somebody_does() -> None:
+    waiters, sink, replies = Waiters(), Sink(), []
+    waiters.resolve([(50, 0, 5)], list("abcde"), replies)
+    for first_id in (100, 110):
+        waiters.add(Waiting(first_id, [first_id, first_id + 1], sink, term=1, asked_ms=0, deadline_ms=10))
+    waiters.resolve([(90, 0, 30)], [str(one) for one in range(90, 120)], replies)
+    assert [(tokens, results) for _, tokens, results in replies] == [([100, 101], ["100", "101"]), ([110, 111], ["110", "111"])]
+    waiters.resolve([(100, 0, 30)], [""] * 30, replies)
+    assert len(replies) == 2
+    assert not len(waiters)
+
+
 def test_waiters_expire_in_order_with_what_is_left() -> None:
     waiters, sink = Waiters(), Sink()
     waiters.add(waiting(100, [1, 2, 3], sink, 10))

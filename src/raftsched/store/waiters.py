@@ -105,14 +105,21 @@ class Waiters:
             found = self._waiting[position]
         return found if request_id - found.first_id < found.count else None
 
+    def _nobodys(self, request_id: int, count: int) -> int:
+        """For how many of the ids from this one on nobody waits here. On a follower that is most of what is applied, so it is found by the
+        run and not by the id."""
+        position = bisect_right(self._waiting, request_id, key=lambda one: one.first_id)
+        return min(count, self._waiting[position].first_id - request_id) if position < len(self._waiting) else count
+
     def resolve(self, ids: list[IdRun], results: list[Result], replies: list[Reply]) -> None:
         """Results of applied entries, by runs of neighbouring ids, to whoever waits for them."""
         for first_id, start, stop in ids:
             at, request_id = start, first_id
             while at < stop:
                 waiting = self._find(request_id)
-                count = 1
-                if waiting is not None:
+                if waiting is None:
+                    count = self._nobodys(request_id, stop - at)
+                else:
                     offset = request_id - waiting.first_id
                     count = min(waiting.count - offset, stop - at)
                     whole = at == 0 and count == len(results)

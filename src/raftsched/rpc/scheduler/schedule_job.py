@@ -23,7 +23,7 @@ from raftsched.scheduler.jobs._jobs import (
     utc_instant,
 )
 from raftsched.scheduler.jobs.fields import Instant, JobFields
-from raftsched.scheduler.jobs.names import name_prefix
+from raftsched.scheduler.jobs.names import Owner, name_prefix
 from raftsched.scheduler.schedule import InvalidJobError, validate_job
 from raftsched.scheduler.service import SchedulerService
 from raftsched.types import Result
@@ -92,9 +92,10 @@ class ScheduleJob:
         puts: tuple[list[int], list[bytes]] = ([], [])
         creates: tuple[list[int], list[bytes]] = ([], [])
         now_ns = self._service.now_ns()
+        owners: dict[bytes, tuple[Owner, str]] = {}
         for handle, message in zip(handles, messages, strict=True):
             try:
-                write = self._prepare(handle, message, now_ns)
+                write = self._prepare(handle, message, now_ns, owners)
             except StatusError as error:
                 self._fail(handle, error.code, error.message)
                 continue
@@ -106,13 +107,20 @@ class ScheduleJob:
             if batch[0]:
                 self._service.kv.write_many(kind, batch[1], batch[0], self)
 
-    def _prepare(self, handle: int, message: bytes, now_ns: int) -> _Write:
+    def _prepare(self, handle: int, message: bytes, now_ns: int, owners: dict[bytes, tuple[Owner, str]]) -> _Write:
+        """`owners` by metadata: those of this batch that have passed their gates, with their prefix. Mostly a batch is of one app."""
         try:
             name, job, metadata_bytes, metadata, overwrite = parse_schedule_request(message)
         except WireError as error:
             raise StatusError(GrpcCode.INTERNAL, f"grpc: error unmarshalling request: {error}") from None
-        owner = self._access.owner(metadata, self._door.peer_certificate(handle) if self._access.tls else None)
-        composed = name_prefix(owner) + name
+        known = owners.get(metadata_bytes)
+        if known is None:
+            owner = self._access.owner(metadata, self._door.peer_certificate(handle) if self._access.tls else None)
+            known = owner, name_prefix(owner)
+            if not self._access.tls:  # with it each connection shows who it is for itself
+                owners[metadata_bytes] = known
+        owner, prefix = known
+        composed = prefix + name
         try:
             key = checked_name(composed)
             value = self._stored(job or NO_JOB, metadata_bytes, now_ns)
