@@ -5,9 +5,9 @@ import errno
 import os
 import shutil
 import subprocess
-import threading
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -206,7 +206,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def privileged_room(log: Log) -> list[bool]:
-    """Looked at often: while the preparer turns the reserve into zeros, what is turned counts. Once refused is refused until space is freed."""
+    """Looked at often: what is turned into zeros counts, and who is refused once is refused until space is freed."""
     stop, found = time.monotonic() + 0.02, list[bool]()
     while not found or time.monotonic() < stop:
         found.append(log.has_room(1 << 16, privileged=True))
