@@ -1,6 +1,6 @@
 """Whole members in virtual time: every recorded seed, fresh ones for a while, and the same trace whatever the hash seed.
 
-RAFTSCHED_SIM_SECONDS says how long fresh seeds are tried (40); a seed that fails goes into seeds.txt, with what it found.
+RAFTSCHED_SIM_SECONDS says how long fresh seeds are tried (30); a seed that fails goes into seeds.txt, with what it found.
 """
 
 import os
@@ -8,17 +8,18 @@ import secrets
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from raftsched.testing.sim.__main__ import complaint, seed_of
-from raftsched.testing.sim.options import Report
+from raftsched.testing.sim.options import CLUSTER_FAULTS, FAULTS, Options, Report
 from raftsched.testing.sim.world import simulate
 
 SEEDS = [line.split("#")[0].strip() for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines()]
 RECORDED = [seed for seed in SEEDS if seed]
-FRESH_SECONDS = float(os.environ.get("RAFTSCHED_SIM_SECONDS", "40"))
+FRESH_SECONDS = float(os.environ.get("RAFTSCHED_SIM_SECONDS", "30"))
 
 
 @pytest.mark.parametrize("seed", RECORDED)
@@ -47,6 +48,36 @@ def test_runs_get_work_done() -> None:
     assert sum(report.watched for report in reports) > 100
     assert sum(report.lives for report in reports) > 2 * len(reports)
     assert sum(report.undecided for report in reports) <= 1
+
+
+NAMED = {*FAULTS, *CLUSTER_FAULTS}
+FOLLOWING = {"torn", "dropped", "twice", "late", "cut off", "left", "cut behind"}
+"""What comes of them: a power cut that lost a part of what was written, messages, a member that left by its own wish, a power cut right
+behind a message."""
+
+
+def test_each_kind_of_fault_is_drawn() -> None:
+    drawn = [Options.draw(f"{hard}{number}") for hard in ("", "hard-") for number in range(200)]
+    assert {fault for options in drawn for fault in options.faults} == NAMED
+    assert {options.drift_ppm for options in drawn} == {0, 1_000, 10_000}
+    assert {options.members for options in drawn} == {1, 3, 5}
+
+
+def test_each_kind_of_fault_happens() -> None:
+    happened: Counter[str] = Counter()
+    changes = ("wipe", "leave", "depart", "oust")
+    rest = tuple(sorted(NAMED - set(changes)))
+    for number in range(10):
+        faults, every_s = ((rest, 0.2), (changes, 1.5))[number % 2]
+        options = Options(
+            members=3, faults=faults, fault_every_s=every_s, duration_s=12.0, clients=1, planners=0, watches=0, drift_ppm=1_000
+        )
+        report = simulate(f"happens-{number}", options=options)
+        assert not report.error, complaint(report)
+        happened += report.happened
+        if not (NAMED | FOLLOWING) - happened.keys():
+            return
+    assert not (NAMED | FOLLOWING) - happened.keys()
 
 
 SHORT = "Options(duration_s=3.0, fault_every_s=0.7)"

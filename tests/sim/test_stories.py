@@ -1,39 +1,15 @@
 """Clusters that form, lose a majority of their disks, and come back: told step by step, with every checker of the simulator watching."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+
+from stories import play, said, serving, until
 
 from raftsched.testing.sim.checkers import OneHistory, OneLeader, OneLog, SameState
-from raftsched.testing.sim.options import Options, Report
+from raftsched.testing.sim.options import Options
 from raftsched.testing.sim.world import World
 
-Story = Callable[[World], Coroutine[Any, Any, None]]
 CALM = Options(members=3, faults=(), clients=2, planners=1, watches=1, node={"request_timeout_ms": 1_500})
-
-
-def play(story: Story, options: Options = CALM) -> Report:
-    class Told(World):
-        def happen(self) -> Coroutine[Any, Any, None]:
-            return story(self)
-
-    return Told("story", options, keep_trace=True).run()
-
-
-async def until(what: Callable[[], bool], seconds: float) -> None:
-    """Of virtual time."""
-    async with asyncio.timeout(seconds):
-        while not what():
-            await asyncio.sleep(0.05)
-
-
-def serving(world: World, *numbers: int) -> bool:
-    return all(world.machines[number].serving for number in numbers)
-
-
-def said(report: Report, text: str) -> list[str]:
-    return [line for line in report.trace if text in line]
 
 
 def test_a_majority_of_the_list_forms_when_the_rest_stays_away_and_takes_it_in_later() -> None:
@@ -71,7 +47,7 @@ def test_a_wiped_majority_waits_for_the_member_with_the_data() -> None:
         survivor.options = replace(survivor.options, force_new_cluster=False)
         await until(lambda: all(machine.voting for machine in world.machines), 20.0)
 
-    report = play(story)
+    report = play(story, CALM)
     assert not report.error
     assert said(report, "--force-new-cluster")
     assert len(said(report, "forming a new cluster")) == 3

@@ -32,16 +32,19 @@ def one(seed: str, *, trace: bool) -> int:
 def many(seconds: float, first: int) -> int:
     began_s = time.monotonic()
     count = failures = entries = ticks = 0
-    virtual_s = 0.0
+    virtual_s = latest_ms = 0.0
+    held_up = 0
     while time.monotonic() - began_s < seconds:
         report = simulate(seed_of(first + count))
         count, entries, ticks, virtual_s = count + 1, entries + report.entries, ticks + report.committed_ticks, virtual_s + report.virtual_s
+        held_up, latest_ms = held_up + report.held_up, max(latest_ms, report.latest_ms)
         if report.error:
             failures += 1
             print(complaint(report), file=sys.stderr)
     taken_s = time.monotonic() - began_s
     pace = f"{count / taken_s:.2f} seeds/s, {virtual_s / taken_s:.0f} virtual seconds per second"
     print(f"{count} seeds from {first}, {failures} failed; {pace}; {entries} entries, {ticks} ticks committed")
+    print(f"{held_up} ticks waited behind a fault while a calm majority was there, at most {latest_ms:.0f} ms")
     return bool(failures)
 
 
@@ -66,6 +69,8 @@ def describe(report: Report) -> str:
         "watched",
         "expired",
         "undecided",
+        "held_up",
+        "latest_ms",
         "digest",
     )
     return f"seed {report.seed}: " + ", ".join(f"{name} {getattr(report, name)}" for name in shown) + f"\n{report.options}"

@@ -127,9 +127,11 @@ class History:
     That decides. A search that knows nothing of the log is the second opinion, as far as its budget goes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, second_ns: int = NS) -> None:
+        """`second_ns`: what a second lasts at least, by clocks that run too fast."""
         self.operations: list[Operation] = []
         self.undecided = 0
+        self._second_ns = second_ns
 
     def add(self, operation: Operation) -> None:
         self.operations.append(operation)
@@ -142,7 +144,7 @@ class History:
         if (pair := revisions_out_of_order(self.operations)) is not None:
             raise Broken(f"linearizable history: {pair[0]} came before {pair[1]}")
         try:
-            violation = check(with_expiries(self.operations, second=NS), LeaseModel(), budget=budget)
+            violation = check(with_expiries(self.operations, second=self._second_ns), LeaseModel(), budget=budget)
         except Undecided:
             self.undecided += 1
             return
@@ -221,7 +223,9 @@ class Watches:
 class Leases:
     """A lease does not end before its time to live has passed since the last keep-alive that was acknowledged, unless it is revoked."""
 
-    def __init__(self) -> None:
+    def __init__(self, second_ns: int = NS) -> None:
+        """`second_ns`: what a second lasts at least, by clocks that run too fast."""
+        self._second_ns = second_ns
         self._until_ns: dict[int, int] = {}
         self._revoked: set[int] = set()
         self._ended: set[int] = set()
@@ -229,7 +233,7 @@ class Leases:
 
     def lives(self, lease: int, called_ns: int, ttl_s: int) -> None:
         """A grant or a keep-alive that was called then was acknowledged."""
-        self._until_ns[lease] = max(self._until_ns.get(lease, 0), called_ns + ttl_s * NS)
+        self._until_ns[lease] = max(self._until_ns.get(lease, 0), called_ns + ttl_s * self._second_ns)
 
     def revoking(self, lease: int) -> None:
         self._revoked.add(lease)

@@ -8,7 +8,7 @@ Must not know: what clients do, what is checked beyond what an `Observer` is tol
 import asyncio
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,20 +63,29 @@ def peer_url(name: str) -> str:
 
 
 class MachineClock(Clock):
-    """Monotonic time starts anew with each boot; wall time is wrong by `skew_ns`, which may change at any moment."""
+    """Monotonic time starts anew with each boot; wall time is wrong by `skew_ns`, which may change at any moment. Both run too fast by
+    `drift_ppm`, or too slow: one oscillator drives them."""
 
-    def __init__(self, loop: SimLoop, boot_ns: int) -> None:
+    def __init__(self, loop: SimLoop, boot_ns: int, drift_ppm: int) -> None:
         self._loop = loop
         self._boot_ns = boot_ns
+        self._drift_ppm = drift_ppm
         self.skew_ns = 0
         self.highest_ns = 0
         """The latest wall time that was ever told."""
 
+    def _run_ns(self) -> int:
+        return self._loop.now_ns + self._loop.now_ns * self._drift_ppm // 1_000_000
+
     def mono_ns(self) -> int:
-        return self._loop.now_ns + self._boot_ns
+        return self._run_ns() + self._boot_ns
+
+    def peek_ns(self) -> int:
+        """Wall time, without telling it to anybody."""
+        return EPOCH_NS + self._run_ns() + self.skew_ns
 
     def wall_ns(self) -> int:
-        now_ns = EPOCH_NS + self._loop.now_ns + self.skew_ns
+        now_ns = self.peek_ns()
         self.highest_ns = max(self.highest_ns, now_ns)
         return now_ns
 
@@ -102,6 +111,8 @@ class _Directory(DataDirectory):
     def __init__(self, machine: "Machine") -> None:
         self._machine = machine
         super().__init__(machine.path, instance=None)
+        if self.set_aside:  # the log and the database too, where they are here
+            machine.forget()
 
     @property
     def has_member(self) -> bool:
@@ -333,8 +344,9 @@ class Machine:
         path: Path,
         options: dict[str, Any],
         network: SimNetwork | None = None,
+        drift_ppm: int = 0,
     ) -> None:
-        """`network` None: a member that is alone."""
+        """`network` None: a member that is alone. `drift_ppm`: how much too fast its clocks run."""
         self.loop = loop
         self.network = network
         self.observer = observer
@@ -345,15 +357,18 @@ class Machine:
         self.disk = SimulatedDisk(f"{name}/wal")
         self.database = Database()
         self.installed = ""  # where the last snapshot was installed that `database` is of
+        self.drift_ppm = drift_ppm
         self.clock = self._boot()
         self.skew_ns = 0
         self.options = NodeOptions(data_dir=name, name=name, peer_urls=(peer_url(name),), **options)
         self.process: Process | None = None
         self.removable = False  # somebody has asked to remove it: it may find that it was
+        self.retired = False  # scaled away: it does not start again
+        self.torn = 0  # power cuts that lost a part of what was written
         self.lives = 0
 
     def _boot(self) -> MachineClock:
-        return MachineClock(self.loop, self.chance.randrange(1 << 50))
+        return MachineClock(self.loop, self.chance.randrange(1 << 50), self.drift_ppm)
 
     @property
     def up(self) -> bool:
@@ -368,7 +383,7 @@ class Machine:
 
     def start(self) -> None:
         """Begins a new life; no effect while one goes on."""
-        if self.process is not None:
+        if self.process is not None or self.retired:
             return
         self.lives += 1
         self.observer.note(self.name, "starts")
@@ -386,7 +401,9 @@ class Machine:
             process.backend.crash(self.chance)
         share = self.chance.choice([0.0, 0.2, 0.5, 0.9, 1.0])
         if power_cut or self.faults.failed:
-            self.disk = self.disk.crash(lambda: self.chance.random() < share)
+            after = self.disk.crash(lambda: self.chance.random() < share)
+            self.torn += after.files != self.disk.files
+            self.disk = after
             self.clock = self._boot()
             self.clock.skew_ns = self.skew_ns
         self.faults.failed = self.faults.fail_sync = False
@@ -395,9 +412,13 @@ class Machine:
         """The process is gone, and the disk is a new one."""
         self.crash(power_cut=True)
         self.observer.note(self.name, "loses its disk")
+        self.forget()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def forget(self) -> None:
+        """The log and the database are empty ones."""
         self.removable = False
         self.disk, self.database, self.installed = SimulatedDisk(f"{self.name}/wal"), Database(), ""
-        shutil.rmtree(self.path, ignore_errors=True)
 
     async def leave(self, asked: Process) -> None:
         """`asked`, any member, takes it out of the cluster; it goes with its disk. Perhaps not now, perhaps nobody knows."""
@@ -406,12 +427,24 @@ class Machine:
             return
         self.observer.note(self.name, f"is to leave, says {asked.name}")
         self.removable, member_id = True, process.node.member_id
-        work = asked.node.change_members
-        task = asked.owner.run(lambda: self.loop.create_task(work(REMOVE_NODE, member_id, (), is_learner=False)))
-        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # a refusal is no complaint
-        await asyncio.wait([task, asked.gone], timeout=LEAVE_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
-        if task.done() and task.exception() is None:
+        if await self._asked(asked, lambda: asked.node.change_members(REMOVE_NODE, member_id, (), is_learner=False)):
             self.wipe()
+
+    async def depart(self) -> bool:
+        """`raftsched member leave`, as a pod's preStop calls it: it takes itself out, and keeps its disk. False: perhaps not."""
+        process = self.process
+        if process is None or not process.serving:
+            return False
+        self.observer.note(self.name, "leaves")
+        self.removable = True
+        return await self._asked(process, process.node.leave)
+
+    async def _asked(self, process: Process, work: Callable[[], Coroutine[Any, Any, object]]) -> bool:
+        """Whether `work` of this process is known to have been done."""
+        task = process.owner.run(lambda: self.loop.create_task(work()))
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # a refusal is no complaint
+        await asyncio.wait([task, process.gone], timeout=LEAVE_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        return task.done() and not task.cancelled() and task.exception() is None
 
     @property
     def voting(self) -> bool:

@@ -1,15 +1,20 @@
 """What goes wrong in a run, and when."""
 
 import asyncio
+from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING
 
+from raftsched.store.raft._kernel import Message
 from raftsched.testing.sim.machine import Machine
-from raftsched.testing.sim.network import Weather
+from raftsched.testing.sim.network import SimPeers, Weather
 
 if TYPE_CHECKING:
     from raftsched.testing.sim.world import World
 
 NS = 1_000_000_000
+DEPARTURES = 6  # a cluster that has changed just now refuses, for five seconds
+TELLING = (3, 4, 5, 6)  # APPEND and its answer, VOTE and its answer
 
 
 class Nemesis:
@@ -32,6 +37,7 @@ class Nemesis:
     def _hurt(self, fault: str, machine: Machine) -> None:
         chance = self._chance
         self._world.note("nemesis", f"{fault} {machine.name}")
+        self._world.happened[fault] += 1
         if fault in ("kill", "power"):
             machine.crash(power_cut=fault == "power")
             self._world.loop.call_later(chance.choice([0.01, 0.3, 2.0]) * chance.random(), machine.start)
@@ -48,7 +54,9 @@ class Nemesis:
             machine.set_skew(chance.randrange(-5 * NS, 5 * NS))
         elif fault == "jump":
             machine.set_skew(machine.skew_ns + chance.randrange(-NS, NS))
-        elif fault in ("wipe", "leave"):
+        elif fault == "behind":
+            self._cut_power_behind_a_message(machine)
+        elif fault in ("wipe", "leave", "depart", "oust"):
             self._replace(fault, machine)
         else:
             self._disturb(fault)
@@ -60,11 +68,51 @@ class Nemesis:
         if self._replacing is not None or not all(one.voting for one in self._world.machines):
             return
         self._replacing = machine
-        if fault == "wipe":
+        if fault == "oust":
+            self._world.spawn(self._oust())
+        elif fault == "wipe":
             machine.wipe()
             self._world.loop.call_later(self._chance.random(), machine.start)
-        else:
+        elif fault == "leave":
             self._world.spawn(self._leave(machine))
+        else:
+            self._world.spawn(self._depart(machine))
+
+    async def _oust(self) -> None:
+        """Somebody asks one member to remove two others, at once."""
+        asked = self._world.some_process(self._chance)
+        others = [one for one in self._world.machines if asked is not None and one is not asked.machine]
+        if asked is not None:
+            await asyncio.gather(*[machine.leave(asked) for machine in self._chance.sample(others, min(2, len(others)))])
+        await asyncio.sleep(self._chance.random())
+        for machine in others:
+            machine.start()
+
+    def _cut_power_behind_a_message(self, machine: Machine) -> None:
+        """Whatever it says next of one kind is the last that it says: what must be durable before that, is."""
+        network, kind = self._world.network, self._chance.choice(TELLING)
+
+        def on_sent(peers: SimPeers, message: Message) -> None:
+            if peers.machine == machine.name and message.type == kind and not message.reject:
+                network.on_sent = None
+                self._world.happened["cut behind"] += 1
+                end, begin = partial(machine.crash, power_cut=True), machine.start
+                self._world.loop.call_later(self._chance.random() * 0.001, end, context=Context())
+                self._world.loop.call_later(0.002 + self._chance.choice([0.0, 0.02]), begin, context=Context())
+
+        network.on_sent = on_sent
+
+    async def _depart(self, machine: Machine) -> None:
+        """Scaled down, and up again on the disk that it kept. A StatefulSet ends the pod whatever its preStop said, after some time."""
+        for _ in range(DEPARTURES):
+            left = await machine.depart()
+            self._world.happened["left"] += left and machine.up  # else it has ended with a line that says so
+            if left or not machine.up:
+                break
+            await asyncio.sleep(1.0)
+        machine.crash(power_cut=False)
+        await asyncio.sleep(self._chance.random() * 2.0)
+        machine.start()
 
     async def _leave(self, machine: Machine) -> None:
         asked = self._world.some_process(self._chance)

@@ -8,6 +8,7 @@ Must not know: what a message means.
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from raftsched.testing.sim.loop import Owner, SimLoop
 
 BULK_WINDOW = 4  # chunks under way in one direction
 REFUSED_S = 0.001
+REPEATED_S = 2.0
 VERSION = (3, 7, 0)
 
 
@@ -30,7 +32,7 @@ class Weather:
     """What the network does to a message at present."""
 
     drop: float = 0.0
-    twice: float = 0.0
+    twice: float = 0.0  # share that comes again, up to `REPEATED_S` later
     delay_s: float = 0.001  # at most, of nearly all
     late: float = 0.0  # share that takes up to a second, and is overtaken
 
@@ -43,15 +45,22 @@ class SimNetwork:
         self.chance = random.Random(f"{seed}/network")
         self.weather = Weather()
         self.cut: set[tuple[str, str]] = set()
+        self.happened: Counter[str] = Counter()
         self.peers: dict[str, SimPeers] = {}  # by URL
-        self.sent = self.lost = 0
+        self.sent = 0
+        self.on_sent: Callable[[SimPeers, Message], None] | None = None  # told of each message
 
     def delay_s(self) -> float:
-        most = 1.0 if self.chance.random() < self.weather.late else self.weather.delay_s
-        return self.chance.random() * most
+        late = self.chance.random() < self.weather.late
+        self.happened["late"] += late
+        return self.chance.random() * (1.0 if late else self.weather.delay_s)
 
     def passes(self, sender: str, receiver: str) -> bool:
         return (sender, receiver) not in self.cut
+
+    @property
+    def one_way(self) -> bool:
+        return any((two, one) not in self.cut for one, two in self.cut)
 
     def partition(self, sides: Sequence[Sequence[str]], *, one_way: bool) -> None:
         """Nothing passes between sides; `one_way`: only from earlier to later ones."""
@@ -166,9 +175,16 @@ class SimPeers:
         if member_id not in self.members or not self.listening:
             return False
         data = _frames.encode(message)
-        for _ in range(2 if chance.random() < weather.twice else 1):
-            if chance.random() >= weather.drop:
-                network.later(self._delay_s(member_id), self._arrive, member_id, data)
+        twice = chance.random() < weather.twice
+        if twice:
+            network.happened["twice"] += 1
+            network.later(chance.random() * REPEATED_S, self._arrive, member_id, data)
+        if chance.random() < weather.drop:
+            network.happened["dropped"] += 1
+        else:
+            network.later(self._delay_s(member_id), self._arrive, member_id, data)
+        if network.on_sent is not None:
+            network.on_sent(self, message)
         return True
 
     def _delay_s(self, member_id: int) -> float:
@@ -188,7 +204,7 @@ class SimPeers:
             if (peers.cluster_id, peers.member_id) == (self.cluster_id, member_id) and self._welcome(peers):
                 peers.owner.run(peers.handler.on_message, self.member_id, _frames.decode(data))
                 return
-        self._network.lost += 1
+        self._network.happened["cut off"] += 1
 
     # -- requests and questions
 
@@ -213,7 +229,8 @@ class SimPeers:
         answer: asyncio.Future[bytes] = self._network.loop.create_future()
         self._network.later(self._network.delay_s(), self._begin, peers, work, answer)
         try:
-            return await asyncio.wait_for(answer, timeout_ms / 1000)
+            async with asyncio.timeout(timeout_ms / 1000):  # `wait_for` of Python 3.11 swallows a cancellation that comes with the answer
+                return await answer
         except TimeoutError:
             raise PeerError(PeerCode.TIMEOUT, "the peer did not answer in time") from None
 
@@ -310,7 +327,8 @@ class SimBulkStream:
 
     async def receive(self) -> bytes:
         try:
-            data = await asyncio.wait_for(self._came.get(), PEER_BULK_IDLE_TIMEOUT_MS / 1000)
+            async with asyncio.timeout(PEER_BULK_IDLE_TIMEOUT_MS / 1000):
+                data = await self._came.get()
         except TimeoutError:
             raise PeerError(PeerCode.TIMEOUT, "nothing came") from None
         if data is None:

@@ -1,12 +1,15 @@
 """What a run is made of, drawn from its seed, and how it ended."""
 
 import random
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 FAULTS = ("kill", "power", "stop", "slow", "full", "sync", "skew", "jump")
 SIZES = (1, 1, 3, 3, 5)
-CLUSTER_FAULTS = ("cut", "one-way", "weather", "heal", "wipe", "leave")
+CLUSTER_FAULTS = ("cut", "one-way", "weather", "heal", "wipe", "leave", "depart", "oust", "behind")
+DRIFTS_PPM = (0, 1_000, 10_000)
+"""How far the rates of clocks may be off: 1 % is a hundred times what an oscillator does, and a tenth of what the fence bears."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,12 @@ class Options:
     apps: int = 2
     work_s: float = 0.02
     failing: float = 0.2
+    restless: bool = True  # apps keep answers back, read slowly, go and come
     fenced: bool = True
     absent: tuple[int, ...] = ()  # machines that are not started at first
+    networked: bool = False  # a lone member too can be reached by others
+    drift_ppm: int = 0  # of each machine's clocks, at most, in either direction
+    promptness: bool = True
     node: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -65,6 +72,7 @@ class Options:
             apps=chance.choice([1, 2, 3]),
             work_s=chance.choice([0.002, 0.02, 0.2]),
             failing=chance.choice([0.0, 0.3]),
+            drift_ppm=random.Random(f"{seed}/drift").choice(DRIFTS_PPM),
             node={
                 "batch_interval_ms": chance.choice([5, 100, 1_000]),
                 "batch_limit": chance.choice([10, 10_000]),
@@ -96,4 +104,7 @@ class Report:
     expired: int = 0
     undecided: int = 0
     turns: int = 0
+    happened: Counter[str] = field(default_factory=Counter)  # what went wrong, how often
+    held_up: int = 0  # ticks that waited while it was fair to ask that they do not
+    latest_ms: float = 0.0  # the longest of these waits
     trace: list[str] = field(default_factory=list)

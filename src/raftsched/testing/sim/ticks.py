@@ -77,6 +77,17 @@ def next_tick(job: Job, counter: Counter | None) -> int | None:
     return None if job.expires_ns is not None and tick > job.expires_ns else tick
 
 
+TickKey = tuple[bytes, int, int]
+"""Which tick: the job's name, its partition, which is by chance, and the instant."""
+
+
+class Delivery(NamedTuple):
+    """A trigger that left its owner."""
+
+    at_ns: int
+    who: str
+
+
 class Ticks:
     """See the module's text. Told of each revision once, in order, and of each delivery as it happens."""
 
@@ -84,14 +95,14 @@ class Ticks:
         self.jobs: dict[bytes, Job] = {}
         self.counters: dict[bytes, Counter] = {}
         self.removing: set[bytes] = set()  # jobs that a client may have removed or replaced
-        self._delivered: set[tuple[bytes, int, int]] = set()
+        self.delivered_at: dict[TickKey, list[Delivery]] = {}
         self.deliveries = 0
         self.committed = 0
 
     # -- deliveries
 
-    def delivered(self, who: str, name: bytes, job: bytes | None, counter: bytes | None, now_ns: int) -> None:
-        """A trigger of `name` left the owner, whose store holds these records at the moment, and whose clock says `now_ns`."""
+    def delivered(self, who: str, name: bytes, job: bytes | None, counter: bytes | None, clock_ns: int, now_ns: int) -> TickKey:
+        """A trigger of `name` left the owner, whose store holds these records at the moment, and whose clock says `clock_ns`."""
         self.deliveries += 1
         if job is None:
             raise Broken(f"none after the delete: {who} delivered {name!r}, which its store does not hold")
@@ -99,9 +110,14 @@ class Ticks:
         tick = next_tick(found, None if counter is None else read_counter(counter))
         if tick is None:
             raise Broken(f"{who} delivered {name!r}, which is finished: {found}")
-        if now_ns < tick:
-            raise Broken(f"none early: {who} delivered {name!r} {(tick - now_ns) / 1e6:.3f} ms before its tick")
-        self._delivered.add((name, found.partition, tick))
+        if clock_ns < tick:
+            raise Broken(f"none early: {who} delivered {name!r} {(tick - clock_ns) / 1e6:.3f} ms before its tick")
+        key = (name, found.partition, tick)
+        self.delivered_at.setdefault(key, []).append(Delivery(now_ns, who))
+        return key
+
+    def was_delivered(self, tick: TickKey) -> bool:
+        return tick in self.delivered_at
 
     # -- revisions, each once, in order
 
@@ -150,7 +166,7 @@ class Ticks:
 
     def _was_delivered(self, name: bytes, job: Job, tick: int | None) -> None:
         self.committed += 1
-        if tick is None or (name, job.partition, tick) not in self._delivered:
+        if tick is None or not self.was_delivered((name, job.partition, tick)):
             raise Broken(f"each committed tick delivered: the tick {tick} of {name!r} was committed and never delivered")
 
     # -- the end

@@ -128,7 +128,8 @@ class App:
             ends = [process.gone, stream.cut]
             if not self._world.quiet:
                 ends.append(self._world.quieted)  # answers that were kept back are never given: it connects anew
-            patience_s = None if self._world.quiet else self._chance.expovariate(1 / 8.0)
+            stays = self._world.quiet or not self._world.options.restless
+            patience_s = None if stays else self._chance.expovariate(1 / 8.0)
             await asyncio.wait(ends, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
             stream.closed = True
             if process.alive:
@@ -175,9 +176,10 @@ class _Stream:
         mvcc = self._process.node.mvcc
         job, counter = (_live(mvcc, prefix + name) for prefix in (JOBS, COUNTERS))
         self._world.delivered(self._process, name, job, counter)
-        if self._world.quiet or self._chance.random() < 0.97:
+        restless = self._world.options.restless and not self._world.quiet
+        if not restless or self._chance.random() < 0.97:
             self._later(trigger.id)
-        if not self._world.quiet and self._chance.random() < 0.03:
+        if restless and self._chance.random() < 0.03:
             self._full = True
             self._world.loop.call_later(self._chance.random() * 0.5, self._drain)
         return not self._full

@@ -10,6 +10,7 @@ import hashlib
 import random
 import tempfile
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from pathlib import Path
@@ -24,12 +25,14 @@ from raftsched.testing.sim.machine import Machine, Process, peer_url
 from raftsched.testing.sim.nemesis import Nemesis
 from raftsched.testing.sim.network import SimNetwork
 from raftsched.testing.sim.options import Options, Report
+from raftsched.testing.sim.promptness import Promptness
 from raftsched.testing.sim.ticks import Ticks
 from raftsched.testing.sim.workers import App, Planner
 from raftsched.types import Change, Result
 
 NS = 1_000_000_000
 MEMORY = Path("/dev/shm")  # where a sync costs nothing
+START_WITHIN_S = 0.1
 REST_S = 40.0  # virtual time in which everything must come to rest once nothing fails any more
 SEARCH_BUDGET = 3_000  # of a search that is the second opinion
 
@@ -48,10 +51,15 @@ class World:
         self.network = SimNetwork(self.loop, seed)
         self.log, self.one_history, self.same_state = OneLog(), OneHistory(), SameState()
         self.one_leader = OneLeader()
-        self.history, self.leases, self.ticks = History(), Leases(), Ticks()
+        second_ns = NS * 1_000_000 // (1_000_000 + options.drift_ppm)
+        self.history, self.leases, self.ticks = History(second_ns), Leases(second_ns), Ticks()
+        self.promptness = Promptness(self)
         self.watches, self.takeovers = Watches(self.one_history), Takeovers()
         self._leadership_revisions: list[int] = []
         self.machines: list[Machine] = []
+        self.happened: Counter[str] = Counter()
+        self._retired: list[Machine] = []
+        self._apps: list[App] = []
         self.watching: list[Watching] = []
         self.quiet = False  # liveness: nothing fails any more, clients stop
         self.quieted: asyncio.Future[None] = self.loop.create_future()
@@ -89,9 +97,12 @@ class World:
         report.expired, report.undecided = self.leases.expired, self.history.undecided
         report.turns, report.takeovers = self.loop.turns, self.takeovers.count
         report.trace = self._trace or []
+        report.happened = self.happened + self.network.happened
+        report.happened["torn"] = sum(machine.torn for machine in self.machines)
+        report.held_up, report.latest_ms = self.promptness.asked, self.promptness.latest_ns / 1e6
 
     def _end(self) -> None:
-        for machine in self.machines:
+        for machine in [*self.machines, *self._retired]:
             if machine.process is not None:
                 machine.process.owner.kill()
         for task in self._tasks:
@@ -102,18 +113,50 @@ class World:
         self.loop.discard()
 
     async def _main(self, path: Path) -> None:
+        self._path = path
         names = [f"m{number}" for number in range(self.options.members)]
-        node = {**self.options.node, "initial_cluster": tuple((name, (peer_url(name),)) for name in names)}
-        network = self.network if len(names) > 1 else None
         for name in names:
-            self.machines.append(self.machine_type(self.loop, self, name, seed=self.seed, path=path, options=node, network=network))
+            self._make(name, names)
         for number, machine in enumerate(self.machines):
-            if number not in self.options.absent:
-                machine.start()
+            if number not in self.options.absent:  # not in step: members whose ticks fall together campaign together
+                self.loop.call_later(self.chance.random() * START_WITHIN_S, machine.start)
         self._people()
+        if self.options.promptness:
+            self.spawn(self.promptness.run())
         await self._unless_broken(self.happen())
         await self._unless_broken(self._rest())
         self._verdict()
+
+    def _make(self, name: str, listed: Sequence[str]) -> Machine:
+        node = {**self.options.node, "initial_cluster": tuple((one, (peer_url(one),)) for one in listed)}
+        network = self.network if len(listed) > 1 or self.options.networked else None
+        most_ppm = self.options.drift_ppm
+        drift_ppm = random.Random(f"{self.seed}/{name}/drift").randint(-most_ppm, most_ppm)
+        machine = self.machine_type(
+            self.loop, self, name, seed=self.seed, path=self._path, options=node, network=network, drift_ppm=drift_ppm
+        )
+        self.machines.append(machine)
+        return machine
+
+    def add_machine(self, name: str, listed: Sequence[str]) -> Machine:
+        """One more, not started; the apps connect to it too. `listed`: the initial cluster that it is told."""
+        machine = self._make(name, listed)
+        for app in self._apps:
+            self.spawn(app.run(machine))
+        return machine
+
+    def retire(self, machine: Machine) -> None:
+        """It is scaled away: nobody expects it to serve any more, and it does not start again by itself."""
+        machine.retired = True
+        self.machines.remove(machine)
+        self._retired.append(machine)
+
+    def bring_back(self, machine: Machine) -> None:
+        """It starts again, on the disk that it has."""
+        machine.retired = False
+        self._retired.remove(machine)
+        self.machines.append(machine)
+        machine.start()
 
     def _people(self) -> None:
         options = self.options
@@ -128,6 +171,7 @@ class World:
             self.spawn(Planner(self, number).run())
         for number in range(options.apps):
             app = App(self, number)
+            self._apps.append(app)
             for machine in self.machines:
                 self.spawn(app.run(machine))
 
@@ -218,10 +262,14 @@ class World:
 
     def delivered(self, process: Process, name: bytes, job: bytes | None, counter: bytes | None) -> None:
         self.note(process.name, f"fires {name.decode()}")
-        self._checked(self.ticks.delivered, process.name, name, job, counter, process.machine.clock.highest_ns)
+        self._checked(self._delivered, process, name, job, counter)
         if self.options.fenced:
             known = bisect_right(self._leadership_revisions, process.node.revision)
             self._checked(self.takeovers.delivered, process.name, name, self._leadership_revisions[known - 1] if known else 0)
+
+    def _delivered(self, process: Process, name: bytes, job: bytes | None, counter: bytes | None) -> None:
+        clock_ns = process.machine.clock.highest_ns
+        self.promptness.delivered(self.ticks.delivered(process.name, name, job, counter, clock_ns, self.loop.now_ns))
 
     # -- Observer
 
@@ -252,6 +300,8 @@ class World:
         self.note(process.name, f"ends: {line}")
         if machine.removable and "was removed from the cluster" in line:
             self.loop.call_soon(machine.wipe, context=Context())
+        elif machine.removable and "has left the cluster" in line:
+            self.happened["left"] += 1
         elif not (machine.faults.failed or machine.faults.full):
             self.break_off(FatalError(f"{process.name} ended without a reason: {line}"))
         self.loop.call_later(0.5, machine.start, context=Context())  # not as the process that is about to end

@@ -1,0 +1,99 @@
+"""No tick waits for long behind what went wrong, while it is fair to ask that.
+
+Fair is: a majority of the machines votes and hears one another, the network is calm, and no disk is ill. A tick is due once every clock of
+those machines says so. Whatever else happens (a kill, a stop, a cut, a healing, a jump of a clock, a new life) gives each waiting tick
+`LATE_NS` more: the two seconds of the promise about the ticks of an owner that died or was cut off, and one election that found no winner.
+Must not know: the engine, who owns what.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from raftsched.testing.sim.checkers import Broken
+from raftsched.testing.sim.ticks import TickKey, next_tick
+
+if TYPE_CHECKING:
+    from raftsched.testing.sim.machine import Machine
+    from raftsched.testing.sim.world import World
+
+NS = 1_000_000_000
+LATE_NS = 2_850_000_000  # 700 ms and a second try of 150 ms are an election
+LOOK_S = 0.1
+CALM_DELAY_S = 0.01  # a message that takes longer makes an election longer
+HELD_UP_NS = 50_000_000  # less than this is no waiting
+
+
+class Promptness:
+    """See the module's text. Raises `Broken`."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._situation: object = None
+        self._since_ns = 0
+        self._due_ns: dict[TickKey, int] = {}  # when it was first seen due, and was not delivered yet
+        self.asked = 0  # ticks that were held up, and came in time
+        self.latest_ns = 0
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.look()
+
+    def look(self) -> None:
+        now_ns = self._world.loop.now_ns
+        group = self._group()
+        situation = self._describe(group)
+        if not group or situation != self._situation:
+            self._situation, self._since_ns = situation, now_ns
+        if group:
+            self._note_due(now_ns, min(machine.clock.peek_ns() for machine in group))
+            self._judge(now_ns)
+
+    def delivered(self, tick: TickKey) -> None:
+        due_ns = self._due_ns.pop(tick, None)
+        if due_ns is not None:
+            waited_ns = self._world.loop.now_ns - max(due_ns, self._since_ns)
+            if waited_ns > HELD_UP_NS:
+                self.asked += 1
+                self.latest_ns = max(self.latest_ns, waited_ns)
+
+    def _note_due(self, now_ns: int, clock_ns: int) -> None:
+        ticks = self._world.ticks
+        waiting: dict[TickKey, int] = {}
+        for name, job in ticks.jobs.items():
+            tick = next_tick(job, ticks.counters.get(name))
+            key = (name, job.partition, tick or 0)
+            if tick is not None and tick <= clock_ns and not ticks.was_delivered(key):
+                waiting[key] = self._due_ns.get(key, now_ns)
+        self._due_ns = waiting
+
+    def _judge(self, now_ns: int) -> None:
+        for key, due_ns in self._due_ns.items():
+            waited_ns = now_ns - max(due_ns, self._since_ns)
+            if waited_ns > LATE_NS:
+                raise Broken(
+                    f"prompt: the tick {key[2]} of {key[0]!r} has waited {waited_ns / NS:.3f} s, and {(now_ns - due_ns) / NS:.3f} s in all"
+                )
+
+    def _group(self) -> "list[Machine]":
+        """Who decides, if all is well enough to ask for anything."""
+        world, network = self._world, self._world.network
+        weather = network.weather
+        if weather.drop or weather.late or weather.delay_s > CALM_DELAY_S or network.one_way:
+            return []
+        if any(machine.faults.slowness > 1 or machine.faults.full or machine.faults.fail_sync for machine in world.machines):
+            return []
+        voting = [machine for machine in world.machines if machine.voting]
+        for one in voting:
+            group = [other for other in voting if other is one or self._hear_each_other(one, other)]
+            if 2 * len(group) > len(world.machines):
+                return group
+        return []
+
+    def _hear_each_other(self, one: "Machine", other: "Machine") -> bool:
+        network = self._world.network
+        return network.passes(one.name, other.name) and network.passes(other.name, one.name)
+
+    def _describe(self, group: "list[Machine]") -> object:
+        lives = [(machine.name, machine.lives, machine.serving, machine.voting, machine.skew_ns) for machine in self._world.machines]
+        return lives, [machine.name for machine in group]
