@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from raftsched import limits
 from raftsched.errors import EtcdError, FatalError, IncarnationOverError, status_of
-from raftsched.ports import ChangeSink
 from raftsched.ports import Log as LogPort
 from raftsched.store import codec
 from raftsched.store.backend.directory import DataDirectory
@@ -24,7 +23,7 @@ from raftsched.store.host import ReplicationHost, host_configuration
 from raftsched.store.node import upkeep
 from raftsched.store.node.announcing import Announcing
 from raftsched.store.node.awaiting import Awaiting
-from raftsched.store.node.beginning import was_forced
+from raftsched.store.node.callbacks import Callbacks, ChangeSinks
 from raftsched.store.node.clustering import Clustering
 from raftsched.store.node.entering import Entering
 from raftsched.store.node.face import Face
@@ -86,10 +85,11 @@ class Node(Face):
         self._turn_started_ns = 0
         self._batches: deque[tuple[int, int, int]] = deque()  # (log's batch, kernel's batch, appended at ns)
         self._queued_bytes = 0  # accepted, not yet with the log
-        self._sinks: list[ChangeSink] = []
         self._next_upkeep_ms = 0
         self._timer: asyncio.TimerHandle | None = None
         self._figures = Figures()
+        self._callbacks = Callbacks(self.fail, self._figures, log)
+        self._guard = self._callbacks.guard
         self._awaiting = Awaiting()
 
     # -- life
@@ -149,11 +149,7 @@ class Node(Face):
             return None
         self._peering = Peering(self._network, self._log, self.mono_ms, self._on_removed)
         self._entering = Entering(self._peering, self._options, self._log, self.mono_ms, self._awaiting)
-        await self._peering.port.start()
-        self._awaiting.begin(self.mono_ms())
-        if self._options.force_new_cluster and not was_forced(directory.path):
-            await self._entering.check_force()
-        return None if directory.has_member else await self._entering.find_birth(directory)
+        return await self._entering.begin(directory)
 
     async def _enter(self, member: Member) -> None:
         """From here on this member speaks to the others as itself. Raises FatalError."""
@@ -179,6 +175,7 @@ class Node(Face):
         options = self._options
         self._replica, self._kernel, self._store = member.replica, member.replica.kernel, member.store
         self._quota = Quota(member.bound_bytes)
+        self._change_sinks = ChangeSinks(member.store, self._callbacks)
         self._headers = Headers(member.cluster_id, member.member_id)
         self._readiness = Readiness(member, self._barrier, self.mono_ms, self._log)
         self._flusher = Flusher(
@@ -285,7 +282,7 @@ class Node(Face):
 
     def _answer_all(self) -> None:
         """No turn comes any more: whoever waits is told so."""
-        self._deliver(self._replica.stop(self._host.drain()))
+        self._callbacks.deliver(self._replica.stop(self._host.drain()))
         self._leases.stop()
 
     # -- the pump
@@ -363,7 +360,7 @@ class Node(Face):
             if output.applied:
                 self._applied(output)
         finally:
-            self._deliver(output)  # also when the log has failed: these are of earlier entries
+            self._callbacks.deliver(output)  # also when the log has failed: these are of earlier entries
         if output.leader_changed:
             self._leader_changed()
         elif self._headers.term != self._kernel.term:
@@ -424,30 +421,9 @@ class Node(Face):
         if seconds > SLOW_APPLY_S:
             self._figures.slow_apply_total += 1
             self._log.warning("applying took long", seconds=seconds, entries=output.applied)
-        if self._sinks:
-            changes = self._store.take_changes()
-            if changes:
-                revision = self._store.revision
-                for sink in tuple(self._sinks):
-                    self._guard(sink.on_changes, changes, revision)
+        self._change_sinks.tell()
         self._flusher.on_applied(output.applied)
         self._leases.on_applied()
-
-    def _deliver(self, output: Output) -> None:
-        for sink, tokens, results in output.replies:
-            self._guard(sink.on_results, tokens, results)
-        for serve, error in output.reads:
-            self._guard(serve, error)
-
-    def _guard(self, call: Callable[..., None], *arguments: object) -> None:
-        """A callback's failure is its own: what was applied stays applied, the others are called."""
-        try:
-            call(*arguments)
-        except FatalError as error:
-            self.fail(error)
-        except Exception as error:
-            self._figures.callback_failures_total += 1
-            self._log.error("a callback of the store failed", error=repr(error))
 
     # -- time
 
@@ -620,18 +596,6 @@ class Node(Face):
         else:
             self._read(serve)
         return future
-
-    def add_change_sink(self, sink: ChangeSink) -> Callable[[], None]:
-        """See `ports.StoreNode`."""
-        self._sinks.append(sink)
-        self._store.watching = True
-
-        def end() -> None:
-            if sink in self._sinks:
-                self._sinks.remove(sink)
-                self._store.watching = bool(self._sinks)
-
-        return end
 
     def _on_durable(self) -> None:
         if self._running and not self._ended:

@@ -1,7 +1,6 @@
 """A member and the question which cluster it is of: an empty one settles, one with data asks the others, both answer who asks.
 
-Order of a start: `find_birth` (empty), or nothing; the member is opened; `check` before any message of Raft; then
-`go_on`.
+Order of a start: `begin`; the member is opened; `check` before any message of Raft; then `go_on`.
 Invariant: nothing is written, and nothing of Raft said, before it is decided.
 Must not know: how asks travel, the pump.
 """
@@ -18,6 +17,7 @@ from raftsched.store.codec import WireError
 from raftsched.store.forming import Form, Forming
 from raftsched.store.membership import ADD_NODE, Membership, bucket_key, encode_json, make_member_id
 from raftsched.store.node.awaiting import Awaiting
+from raftsched.store.node.beginning import was_forced
 from raftsched.store.node.clustering import Clustering
 from raftsched.store.node.joining import Marker, Settling, promote_self
 from raftsched.store.node.members import Change
@@ -48,8 +48,15 @@ class Entering:
 
     # -- the start
 
-    async def find_birth(self, directory: DataDirectory) -> Birth:
-        """Of an empty member, as soon as it is decided. Raises FatalError, NoSpaceError."""
+    async def begin(self, directory: DataDirectory) -> Birth | None:
+        """Listens. How an empty member begins, as soon as it is decided; None: there are data. Raises FatalError, NoSpaceError."""
+        await self._peering.port.start()
+        self._awaiting.begin(self._mono_ms())
+        if self._options.force_new_cluster and not was_forced(directory.path):
+            await self._check_force()
+        return None if directory.has_member else await self._find_birth(directory)
+
+    async def _find_birth(self, directory: DataDirectory) -> Birth:
         settling = Settling(
             self._forming,
             own=self._own,
@@ -67,7 +74,7 @@ class Entering:
         Marker(directory.path).write(decided.members)
         return Birth(decided.member_id, decided.cluster_id)
 
-    async def check_force(self) -> None:
+    async def _check_force(self) -> None:
         """Raises FatalError if the listed members that are there need no `--force-new-cluster`."""
         others = [MemberInfo(0, one.name, one.peer_urls, ()) for one in self._listed if one != self._own]
         await check_force(self._own.name, others, self._peering.port.ask)

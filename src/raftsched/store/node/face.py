@@ -1,18 +1,19 @@
-"""What a node shows that needs no turn of the pump: who it is, the cluster and its changes, leases, maintenance, figures.
+"""What a node shows that needs no turn of the pump: who it is, its changes of data and of members, leases, maintenance, figures.
 
 `Node` adds its life, writes and reads, and is a `ports.StoreNode` and a `ports.MemberNode` with it.
 Must not know: when anything is proposed or applied.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from raftsched.errors import EtcdError, FatalError, GrpcCode, StatusError, status_of
-from raftsched.ports import StoreStatus
+from raftsched.ports import ChangeSink, StoreStatus
 from raftsched.store.codec import Headers
 from raftsched.store.host import ReplicationHost
 from raftsched.store.membership import ADD_LEARNER, ADD_NODE, REMOVE_NODE
 from raftsched.store.mvcc._store import MvccStore
+from raftsched.store.node.callbacks import ChangeSinks
 from raftsched.store.node.clustering import Clustering
 from raftsched.store.node.figures import Figures, Samples
 from raftsched.store.node.flush import Flusher
@@ -42,6 +43,7 @@ class Face(ABC):
     _clustering: Clustering
     _leases: Leases
     _figures: Figures
+    _change_sinks: ChangeSinks
 
     @abstractmethod
     def fail(self, error: Exception) -> None: ...
@@ -82,6 +84,10 @@ class Face(ABC):
         return self._kernel.leader
 
     @property
+    def is_learner(self) -> bool:
+        return self.member_id in self._kernel.learner_ids
+
+    @property
     def revision(self) -> int:
         return self._store.revision
 
@@ -103,6 +109,10 @@ class Face(ABC):
     @property
     def cluster_version(self) -> str:
         return self._member.applier.membership.cluster_version
+
+    def add_change_sink(self, sink: ChangeSink) -> Callable[[], None]:
+        """See `ports.StoreNode`."""
+        return self._change_sinks.add(sink)
 
     # -- the cluster's changes
 
@@ -166,7 +176,6 @@ class Face(ABC):
         return await self._leases.time_to_live(lease, keys=keys)
 
     async def lease_ids(self) -> Sequence[int]:
-        await self.read_barrier()
         return self._member.applier.lessor.ids()
 
     # -- maintenance
@@ -182,7 +191,7 @@ class Face(ABC):
             quota=self._quota.limit_bytes,
             raft_index=self._kernel.commit,
             applied_index=self._kernel.applied,
-            is_learner=self.member_id in self._kernel.learner_ids,
+            is_learner=self.is_learner,
         )
 
     async def scrubbed(self) -> None:
