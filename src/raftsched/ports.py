@@ -102,6 +102,10 @@ class StoreNode(Protocol):
         """0 when none is known."""
 
     @property
+    def is_learner(self) -> bool:
+        """It has no vote, and serves clients next to nothing (etcd-api §1.0). Asked for every batch."""
+
+    @property
     def revision(self) -> int: ...
 
     def propose_many(self, kind: int, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
@@ -159,7 +163,7 @@ class StoreNode(Protocol):
         """(remaining seconds, granted seconds, attached keys sorted if asked); (-1, 0, ()) = unknown."""
 
     async def lease_ids(self) -> Sequence[int]:
-        """All leases, soonest expiry first."""
+        """All leases that are applied here, soonest expiry first; at once."""
 
     def alarms(self) -> Sequence[tuple[int, int]]:
         """(member id, alarm type: 1 NOSPACE, 2 CORRUPT) that are raised."""

@@ -13,7 +13,8 @@ from typing import Any
 import grpc
 import pytest
 
-from raftsched.errors import ETCD_STATUS, EtcdError
+from raftsched.cli.member import LEAVING
+from raftsched.errors import ETCD_STATUS, EtcdError, status_of
 from raftsched.pb.etcd import rpc_pb2 as pb
 from raftsched.pb.etcd import rpc_pb2_grpc as stubs
 from raftsched.testing.lone_node import CLUSTER_ID, MEMBER_ID, EtcdDoor
@@ -49,6 +50,22 @@ class Watching:
         self._requests.put(pb.WatchRequest(**request))
 
     def next(self) -> pb.WatchResponse:
+        return next(self.call)
+
+    def close(self) -> None:
+        self.call.cancel()
+        self._requests.put(None)
+
+
+class KeepingAlive:
+    """One LeaseKeepAlive stream."""
+
+    def __init__(self, channel: grpc.Channel, metadata: Any = None) -> None:
+        self._requests: queue.SimpleQueue[pb.LeaseKeepAliveRequest | None] = queue.SimpleQueue()
+        self.call = stubs.LeaseStub(channel).LeaseKeepAlive(iter(self._requests.get, None), metadata=metadata, timeout=20)
+
+    def renew(self, lease: int) -> pb.LeaseKeepAliveResponse:
+        self._requests.put(pb.LeaseKeepAliveRequest(ID=lease))
         return next(self.call)
 
     def close(self) -> None:
@@ -95,6 +112,112 @@ def test_hasleader_without_a_leader_is_refused_at_once(door: EtcdDoor, channel: 
         refusal(call, EtcdError.NO_LEADER)
     refusal(lambda: kv.Put(pb.PutRequest(key=b"a")), EtcdError.NO_LEADER)
     assert kv.Range(pb.RangeRequest(key=b"a", serializable=True)).count == 0
+
+
+def test_a_learner_serves_its_status_and_serializable_reads(door: EtcdDoor, channel: grpc.Channel) -> None:
+    """etcd-api §1.0, step 2: all else is refused, before anything else is looked at."""
+    kv, lease, cluster = stubs.KVStub(channel), stubs.LeaseStub(channel), stubs.ClusterStub(channel)
+    maintenance, auth = stubs.MaintenanceStub(channel), stubs.AuthStub(channel)
+    kv.Put(pb.PutRequest(key=b"a", value=b"v"))
+    door.run(lambda: setattr(door.node, "is_learner", True))
+    for call in (
+        lambda: kv.Put(pb.PutRequest(key=b"a")),
+        lambda: kv.Put(pb.PutRequest()),
+        lambda: kv.DeleteRange(pb.DeleteRangeRequest(key=b"a")),
+        lambda: kv.Txn(pb.TxnRequest()),
+        lambda: kv.Range(pb.RangeRequest(key=b"a")),
+        lambda: kv.Range(pb.RangeRequest(key=b"8\x01")),
+        lambda: kv.Range(pb.RangeRequest()),
+        lambda: kv.Compact(pb.CompactionRequest(revision=2)),
+        lambda: next(kv.RangeStream(pb.RangeRequest(key=b"a", serializable=True))),
+        lambda: lease.LeaseGrant(pb.LeaseGrantRequest(TTL=60)),
+        lambda: lease.LeaseLeases(pb.LeaseLeasesRequest()),
+        lambda: next(lease.LeaseKeepAlive(iter([pb.LeaseKeepAliveRequest(ID=1)]))),
+        lambda: next(Watching(channel).call),
+        lambda: cluster.MemberList(pb.MemberListRequest()),
+        lambda: maintenance.Alarm(pb.AlarmRequest()),
+        lambda: maintenance.HashKV(pb.HashKVRequest()),
+        lambda: maintenance.Defragment(pb.DefragmentRequest()),
+        lambda: auth.AuthStatus(pb.AuthStatusRequest()),
+    ):
+        refusal(call, EtcdError.NOT_SUPPORTED_FOR_LEARNER)
+    assert kv.Range(pb.RangeRequest(key=b"a", serializable=True)).kvs[0].value == b"v"
+    refusal(lambda: kv.Range(pb.RangeRequest(serializable=True)), EtcdError.KEY_NOT_PROVIDED)
+    assert maintenance.Status(pb.StatusRequest()).isLearner
+    assert fetch(door, "/health") == (200, '{"health":"true","reason":""}')
+    assert fetch(door, "/readyz")[1].endswith("[-]non_learner failed: not supported for learner\n\n")
+    door.run(lambda: setattr(door.node, "is_learner", False))
+    assert kv.Put(pb.PutRequest(key=b"a")).header.revision == 3
+
+
+def test_a_batch_on_a_learner_fails_only_what_is_not_local(door: EtcdDoor, channel: grpc.Channel) -> None:
+    door.run(lambda: setattr(door.node, "is_learner", True))
+    kv = stubs.KVStub(channel)
+    calls = [kv.Range.future(pb.RangeRequest(key=b"k", serializable=number % 3 > 0)) for number in range(60)]
+    for number, call in enumerate(calls):
+        if number % 3 == 0:
+            refusal(call.result, EtcdError.NOT_SUPPORTED_FOR_LEARNER)
+        else:
+            assert call.result().count == 0
+
+
+def test_a_learner_may_wish_to_leave(door: EtcdDoor, channel: grpc.Channel) -> None:
+    """`raftsched member leave`: a pod may be scaled away before it has caught up."""
+    door.run(lambda: setattr(door.node, "is_learner", True))
+    assert stubs.ClusterStub(channel).MemberList(pb.MemberListRequest(), metadata=LEAVING).members
+
+
+def test_the_leader_of_a_learner_comes_before_other_checks(door: EtcdDoor, channel: grpc.Channel) -> None:
+    door.run(lambda: (setattr(door.node, "is_learner", True), setattr(door.node, "leader_id", 0)))
+    kv, local = stubs.KVStub(channel), pb.RangeRequest(key=b"a", serializable=True)
+    refusal(lambda: kv.Put(pb.PutRequest(key=b"a"), metadata=HASLEADER), EtcdError.NOT_SUPPORTED_FOR_LEARNER)
+    refusal(lambda: kv.Range(local, metadata=HASLEADER), EtcdError.NO_LEADER)
+    assert kv.Range(local).count == 0
+
+
+def test_a_keep_alive_that_asked_for_a_leader_ends_when_it_is_lost(door: EtcdDoor, channel: grpc.Channel) -> None:
+    stub = stubs.LeaseStub(channel)
+    stub.LeaseGrant(pb.LeaseGrantRequest(ID=7, TTL=60))
+    guarded, plain = KeepingAlive(channel, HASLEADER), KeepingAlive(channel)
+    assert (guarded.renew(7).TTL, plain.renew(7).TTL) == (60, 60)
+    began = time.monotonic()
+    door.run(lambda: setattr(door.node, "leader_id", 0))
+    refusal(lambda: next(guarded.call), EtcdError.NO_LEADER)
+    assert 0.15 < time.monotonic() - began < 2, "three election timeouts, here 200 ms"
+    door.run(lambda: setattr(door.node, "leader_id", MEMBER_ID))
+    assert plain.renew(7).TTL == 60
+    plain.close()
+
+
+def test_a_range_stream_that_asked_for_a_leader_ends_when_it_is_lost(door: EtcdDoor, channel: grpc.Channel) -> None:
+    """While the client takes its time."""
+    kv = stubs.KVStub(channel)
+    for number in range(1_000):  # 30 MB: more than the two ends hold
+        kv.Put(pb.PutRequest(key=b"r%d" % number, value=bytes(30_000)))
+    request = pb.RangeRequest(key=b"r", range_end=b"s")
+    guarded, plain = kv.RangeStream(request, metadata=HASLEADER), kv.RangeStream(request)
+    next(guarded), next(plain)
+    door.run(lambda: setattr(door.node, "leader_id", 0))
+    time.sleep(0.6)
+    refusal(lambda: list(guarded), EtcdError.NO_LEADER)
+    assert list(plain)[-1].range_response.count == 1_000
+
+
+def test_streams_that_are_over_are_not_guarded(door: EtcdDoor, channel: grpc.Channel) -> None:
+    guard = door.services.guard
+    door.run(lambda: setattr(door.node, "leader_id", 0))
+    refusal(lambda: next(Watching(channel, HASLEADER).call), EtcdError.NO_LEADER)
+    assert door.run(lambda: len(guard)) == 0, "it was refused at once"
+    door.run(lambda: setattr(door.node, "leader_id", MEMBER_ID))
+    opened, renewing = Watching(channel, HASLEADER), KeepingAlive(channel, HASLEADER)
+    opened.create(b"a")
+    renewing.renew(7)
+    assert door.run(lambda: len(guard)) == 2
+    opened.close()
+    renewing.close()
+    deadline = time.monotonic() + 5
+    while door.run(lambda: len(guard)):
+        assert time.monotonic() < deadline
 
 
 def test_a_watch_that_asked_for_a_leader_ends_when_it_is_lost(door: EtcdDoor, channel: grpc.Channel) -> None:
@@ -307,12 +430,22 @@ def test_health_says_what_is_wrong(door: EtcdDoor, channel: grpc.Channel) -> Non
     assert list(maintenance.Status(pb.StatusRequest()).errors) == ["etcdserver: no leader"]
 
 
+async def timed_out() -> None:
+    """A read barrier after its 7 s."""
+    raise status_of(EtcdError.TIMEOUT)
+
+
 def test_livez_and_readyz(door: EtcdDoor, channel: grpc.Channel) -> None:
     assert fetch(door, "/livez") == (200, "ok\n")
     every = "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\nok\n"
     assert fetch(door, "/readyz?verbose") == (200, every)
     assert fetch(door, "/readyz/linearizable_read") == (200, "ok\n")
     assert fetch(door, "/readyz/nope")[0] == 404
+    door.run(lambda: setattr(door.node, "read_barrier", timed_out))
+    local = "[+]data_corruption ok\n[+]serializable_read ok\n"
+    text = local + "[-]linearizable_read failed: etcdserver: request timed out\n[+]non_learner ok\n\n"
+    assert fetch(door, "/readyz?verbose") == (503, text)
+    door.run(lambda: delattr(door.node, "read_barrier"))
     alarm = pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, memberID=1, alarm=pb.CORRUPT)
     stubs.MaintenanceStub(channel).Alarm(alarm)
     status, text = fetch(door, "/readyz")

@@ -138,7 +138,7 @@ def leave(
         _stays(reason, form)
         return
     with cluster(address) as stub:
-        member = next((one for one in _patiently(lambda left_s: _list(stub, left_s), stop_s) if one.name == own), None)
+        member = next((one for one in _patiently(lambda left_s: _list(stub, left_s, LEAVING), stop_s) if one.name == own), None)
         if member is None:
             _stays(f"{own} is no member", form)
             return
@@ -183,8 +183,10 @@ def _patiently(call: Callable[[float], Answer], stop_s: float) -> Answer:
 # -- members
 
 
-def _list(stub: rpc_pb2_grpc.ClusterStub, timeout_s: float) -> Sequence[rpc_pb2.Member]:
-    return stub.MemberList(rpc_pb2.MemberListRequest(linearizable=True), timeout=timeout_s).members
+def _list(
+    stub: rpc_pb2_grpc.ClusterStub, timeout_s: float, metadata: tuple[tuple[str, str], ...] | None = None
+) -> Sequence[rpc_pb2.Member]:
+    return stub.MemberList(rpc_pb2.MemberListRequest(linearizable=True), timeout=timeout_s, metadata=metadata).members
 
 
 def _remove(stub: rpc_pb2_grpc.ClusterStub, member_id: int, timeout_s: float) -> Sequence[rpc_pb2.Member]:
@@ -194,7 +196,7 @@ def _remove(stub: rpc_pb2_grpc.ClusterStub, member_id: int, timeout_s: float) ->
     except grpc.RpcError as error:
         if not isinstance(error, grpc.Call) or error.code() is not grpc.StatusCode.NOT_FOUND:
             raise
-        return _list(stub, timeout_s)
+        return _list(stub, timeout_s, LEAVING)
 
 
 def _find(stub: rpc_pb2_grpc.ClusterStub, who: str, timeout_s: float) -> rpc_pb2.Member:

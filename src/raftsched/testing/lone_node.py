@@ -49,6 +49,7 @@ class LoneNode:
         self.member_id = MEMBER_ID
         self.cluster_id = CLUSTER_ID
         self.leader_id = MEMBER_ID
+        self.is_learner = False
         self.cluster_version = "3.7.0"
         self.lessor.promote(self._now_ms(), 0)
 
@@ -136,7 +137,9 @@ class LoneNode:
 
     def status(self) -> StoreStatus:
         index = self._applier.applied_index
-        return StoreStatus(db_size=4096, db_size_in_use=4096, quota=2 << 30, raft_index=index, applied_index=index, is_learner=False)
+        return StoreStatus(
+            db_size=4096, db_size_in_use=4096, quota=2 << 30, raft_index=index, applied_index=index, is_learner=self.is_learner
+        )
 
     async def scrubbed(self) -> None: ...
 

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from raftsched.errors import ETCD_STATUS, EtcdError, GrpcCode, StatusError, status_of
 from raftsched.ports import StoreNode, Stream
+from raftsched.rpc.etcd.guard import Guarded, LeaderGuard
 from raftsched.rpc.metrics import GrpcStats, MethodStats
 from raftsched.types import Result
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from raftsched.rpc.http2._h2 import Call, Engine
 
 Parsed = TypeVar("Parsed", bound=Message)
+Metadata = Callable[[str], str | None]
 
 STATUS: Final[dict[int, tuple[int, str]]] = {int(error): (int(code), text) for error, (code, text) in ETCD_STATUS.items()}
 
@@ -52,13 +54,19 @@ def valid_version(version: str) -> bool:
     return True
 
 
-class Door:
-    """What every service is given."""
+def never(_: object) -> bool:
+    """For what a learner does not serve, whatever is asked: nearly everything."""
+    return False
 
-    def __init__(self, engine: "Engine", node: StoreNode, stats: GrpcStats) -> None:
+
+class Door:
+    """What every service is given. `leader_lost_ms`: streams with `hasleader` end when there was no leader for so long."""
+
+    def __init__(self, engine: "Engine", node: StoreNode, stats: GrpcStats, *, leader_lost_ms: int = 3_000) -> None:
         self.engine = engine
         self.node = node
         self.stats = stats
+        self.guard = LeaderGuard(lambda: node.leader_id, leader_lost_ms)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -70,21 +78,32 @@ class Door:
 
     # -- hot methods
 
-    def admit(self, handles: list[int], messages: list[bytes], check: Callable[[bytes], int] | None, stats: MethodStats) -> bool:
-        """Whether all requests of the batch may go on. If not, those that may not are failed and taken out of both lists."""
-        count = len(handles)
+    def admit(
+        self,
+        handles: list[int],
+        messages: list[bytes],
+        check: Callable[[bytes], int],
+        stats: MethodStats,
+        of_learner: Callable[[bytes], bool] = never,
+    ) -> bool:
+        """Whether all requests that are left may go on. If not, those that may not are failed and taken out of both lists; so are those
+        that a learner does not serve: all for which `of_learner` is false, of which it is asked for well-formed ones alone.
+        """
         began = stats.begin()
-        stats.started += count
-        stats.received += count
+        stats.started += len(handles)
+        stats.received += len(handles)
+        errors = list(map(check, messages))
+        if self.node.is_learner and not self._admit_to_learner(handles, messages, errors, of_learner, stats):
+            return False
+        count = len(handles)
         versions = self.engine.metadata_many(handles, b"client-api-version")
-        errors = list(map(check, messages)) if check else [0] * count
         if versions is None:
             self.stats.count_client("unary", None, count)
         else:
             self._count_versions(versions, errors)
         if not self.node.leader_id:
             for index, handle in enumerate(handles):
-                if self.engine.metadata(handle, "hasleader") == "true":
+                if errors[index] != EtcdError.INVALID_CLIENT_API_VERSION and self.engine.metadata(handle, "hasleader") == "true":
                     errors[index] = EtcdError.NO_LEADER
         if not any(errors):
             return True
@@ -92,6 +111,18 @@ class Door:
             self.fail(handles.pop(index), errors[index], stats, began)
             del messages[index]
         return False
+
+    def _admit_to_learner(
+        self, handles: list[int], messages: list[bytes], errors: list[int], of_learner: Callable[[bytes], bool], stats: MethodStats
+    ) -> bool:
+        """Whether any request is left: the others are failed and taken out of the three lists."""
+        began = stats.begin()
+        malformed = EtcdError.MALFORMED
+        served = [error == malformed or of_learner(message) for message, error in zip(messages, errors, strict=True)]
+        for index in [index for index, serves in enumerate(served) if not serves][::-1]:
+            self.fail(handles.pop(index), EtcdError.NOT_SUPPORTED_FOR_LEARNER, stats, began)
+            del messages[index], errors[index]
+        return bool(handles)
 
     def _count_versions(self, versions: list[str | None], errors: list[int]) -> None:
         known: dict[str | None, int] = {}
@@ -109,8 +140,8 @@ class Door:
 
     # -- cold methods
 
-    def cold(self, path: str, handler: Callable[["Call", bytes], Awaitable[bytes]]) -> None:
-        """Registers a coroutine method: checks, counts, answers."""
+    def cold(self, path: str, handler: Callable[["Call", bytes], Awaitable[bytes]], of_learner: Callable[[Metadata], bool] = never) -> None:
+        """Registers a coroutine method: checks, counts, answers. `of_learner`: whether a learner serves a call with this metadata."""
         stats = self.stats.method(path)
 
         async def counted(call: "Call", message: bytes) -> bytes:
@@ -119,7 +150,7 @@ class Door:
             stats.received += 1
             code = int(GrpcCode.CANCELLED)
             try:
-                self._check(call.metadata)
+                self._check(call.metadata, of_learner)
                 answer = await handler(call, message)
                 code = 0
                 stats.sent += 1
@@ -135,7 +166,9 @@ class Door:
 
         self.engine.add_unary(path, counted)
 
-    def _check(self, metadata: Callable[[str], str | None]) -> None:
+    def _check(self, metadata: Metadata, of_learner: Callable[[Metadata], bool]) -> None:
+        if self.node.is_learner and not of_learner(metadata):
+            raise status_of(EtcdError.NOT_SUPPORTED_FOR_LEARNER)
         version = metadata("client-api-version")
         if version is not None and not version.isascii() and not valid_version(version):
             raise status_of(EtcdError.INVALID_CLIENT_API_VERSION)
@@ -143,8 +176,23 @@ class Door:
         if not self.node.leader_id and metadata("hasleader") == "true":
             raise status_of(EtcdError.NO_LEADER)
 
-    def check_stream(self, stream: Stream) -> StatusError | None:
-        """What a new stream is refused with."""
+    # -- streams
+
+    def admit_stream(self, stream: Stream, call: Guarded) -> None:
+        """Finishes `call` at once if `stream` is refused; later, if it asked for a leader and that is lost. When it is over: `release`."""
+        refused = self._refusal(stream)
+        if refused:
+            call.finish(int(refused.code), refused.message)
+        elif stream.metadata("hasleader") == "true":
+            self.guard.add(call)
+
+    def release(self, call: Guarded) -> None:
+        self.guard.discard(call)
+
+    def _refusal(self, stream: Stream) -> StatusError | None:
+        """A learner serves no stream but Maintenance/Snapshot, which is not here."""
+        if self.node.is_learner:
+            return status_of(EtcdError.NOT_SUPPORTED_FOR_LEARNER)
         version = stream.metadata("client-api-version")
         if version is not None and not version.isascii() and not valid_version(version):
             return status_of(EtcdError.INVALID_CLIENT_API_VERSION)
@@ -152,6 +200,8 @@ class Door:
         if not self.node.leader_id and stream.metadata("hasleader") == "true":
             return status_of(EtcdError.NO_LEADER)
         return None
+
+    # -- answers
 
     async def propose(self, kind: int, message: bytes) -> Result:
         """One proposal; its result, or StatusError."""

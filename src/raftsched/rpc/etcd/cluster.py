@@ -22,7 +22,7 @@ from raftsched.pb.etcd.rpc_pb2 import (
     MemberUpdateResponse,
 )
 from raftsched.ports import MemberNode
-from raftsched.rpc.etcd.calls import Door, parse
+from raftsched.rpc.etcd.calls import Door, Metadata, parse
 from raftsched.types import MemberInfo
 
 if TYPE_CHECKING:
@@ -33,7 +33,12 @@ ADD: Final = 0
 REMOVE: Final = 1
 UPDATE: Final = 2
 LEAVE: Final = "raftsched-leave"
-"""Metadata of a MemberRemove by which a member itself wants to go; see `ports.MemberNode.leave`."""
+"""Metadata of a MemberRemove by which a member itself wants to go, and of the MemberList before it; see `ports.MemberNode.leave`."""
+
+
+def leaves(metadata: Metadata) -> bool:
+    """Whether it is the member's own wish to go, which a learner may have as well."""
+    return metadata(LEAVE) == "true"
 
 
 def _members(members: Iterable[MemberInfo]) -> list[Member]:
@@ -49,11 +54,11 @@ class ClusterService:
 
     def __init__(self, door: Door) -> None:
         self._node = door.node
-        door.cold("/etcdserverpb.Cluster/MemberList", self._list)
+        door.cold("/etcdserverpb.Cluster/MemberList", self._list, of_learner=leaves)
         if isinstance(door.node, MemberNode):
             self._changes: MemberNode = door.node
             door.cold("/etcdserverpb.Cluster/MemberAdd", self._add)
-            door.cold("/etcdserverpb.Cluster/MemberRemove", self._remove)
+            door.cold("/etcdserverpb.Cluster/MemberRemove", self._remove, of_learner=leaves)
             door.cold("/etcdserverpb.Cluster/MemberUpdate", self._update)
             door.cold("/etcdserverpb.Cluster/MemberPromote", self._promote)
 
@@ -72,7 +77,7 @@ class ClusterService:
 
     async def _remove(self, call: "Call", message: bytes) -> bytes:
         request = parse(MemberRemoveRequest, message)
-        if call.metadata(LEAVE) == "true" and self._node.member_id == request.ID:
+        if leaves(call.metadata) and self._node.member_id == request.ID:
             after = await self._changes.leave()
         else:
             after = await self._changes.change_members(REMOVE, request.ID, (), is_learner=False)

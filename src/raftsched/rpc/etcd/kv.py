@@ -56,7 +56,7 @@ class KvService:
         door.engine.add_batch(path, handler)
 
     def _ranges(self, handles: list[int], messages: list[bytes]) -> None:
-        if not self._door.admit(handles, messages, self._store.check_range, self._range_stats) and not handles:
+        if not self._door.admit(handles, messages, self._store.check_range, self._range_stats, is_serializable) and not handles:
             return
         local = [index for index, message in enumerate(messages) if SERIALIZABLE in message and is_serializable(message)]
         if local:
@@ -130,33 +130,29 @@ class RangeStream:
         self._chunk_keys = RANGE_STREAM_CHUNK_KEYS
         self._running = False
         self._over = False
-        refused = door.check_stream(stream)
-        if refused:
-            self._finish(int(refused.code), refused.message)
+        door.admit_stream(stream, self)
 
     def on_messages(self, messages: Sequence[bytes]) -> None:
         if self._over:
             return
         if self._request is not None or len(messages) > 1:
-            self._finish(int(GrpcCode.INTERNAL), "grpc: received more than one request of a server-streaming call")
+            self.finish(int(GrpcCode.INTERNAL), "grpc: received more than one request of a server-streaming call")
             return
         try:
             self._start(messages[0])
         except StatusError as error:
-            self._finish(int(error.code), error.message)
+            self.finish(int(error.code), error.message)
 
     def on_half_close(self) -> None:
         if self._request is None and not self._over:
-            self._finish(int(GrpcCode.INTERNAL), "grpc: a server-streaming call without a request")
+            self.finish(int(GrpcCode.INTERNAL), "grpc: a server-streaming call without a request")
 
     def on_writable(self) -> None:
         if self._running and not self._over:
             self._pump()
 
     def on_closed(self, code: int) -> None:
-        if not self._over:
-            self._over = True
-            self._stats.ended(code, 1, self._began)
+        self._end(code)
 
     def _start(self, message: bytes) -> None:
         self._stats.received += 1
@@ -166,9 +162,9 @@ class RangeStream:
             return
         request = self._request = parse(RangeRequest, message)
         if request.sort_order == RangeRequest.DESCEND or request.sort_target != RangeRequest.KEY:
-            self._finish(int(GrpcCode.UNIMPLEMENTED), "RangeStream does not support custom sort orders")
+            self.finish(int(GrpcCode.UNIMPLEMENTED), "RangeStream does not support custom sort orders")
         elif request.min_mod_revision or request.max_mod_revision or request.min_create_revision or request.max_create_revision:
-            self._finish(int(GrpcCode.UNIMPLEMENTED), "RangeStream does not support revision filters")
+            self.finish(int(GrpcCode.UNIMPLEMENTED), "RangeStream does not support revision filters")
         else:
             self._left = request.limit if request.limit > 0 else 0
             self._door.spawn(self._begin(request))
@@ -178,7 +174,7 @@ class RangeStream:
             if not request.serializable:
                 await self._door.node.read_barrier()
         except StatusError as error:
-            self._finish(int(error.code), error.message)
+            self.finish(int(error.code), error.message)
             return
         self._running = True
         self._pump()
@@ -217,7 +213,7 @@ class RangeStream:
         body = self._door.node.header(self._revision) + response.SerializeToString()
         self._stats.sent += 1
         self._stream.push(RangeStreamResponse(range_response=RangeResponse.FromString(body)).SerializeToString())
-        self._finish(0, "")
+        self.finish(0, "")
         return False
 
     def _resize(self, chunk_bytes: int) -> None:
@@ -227,10 +223,15 @@ class RangeStream:
             self._chunk_keys = max(1, self._chunk_keys >> 1)
 
     def _fail(self, error: int) -> None:
-        self._finish(*STATUS[error])
+        self.finish(*STATUS[error])
 
-    def _finish(self, code: int, message: str) -> None:
+    def finish(self, code: int, message: str) -> None:
+        if not self._over:
+            self._end(code)
+            self._stream.finish(code, message)
+
+    def _end(self, code: int) -> None:
         if not self._over:
             self._over = True
+            self._door.release(self)
             self._stats.ended(code, 1, self._began)
-            self._stream.finish(code, message)

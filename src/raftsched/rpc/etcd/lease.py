@@ -1,4 +1,5 @@
-"""etcdserverpb.Lease (etcd-api §1.3). Grant and revoke go through the log; time-to-live, the list and renewals are the leader's own."""
+"""etcdserverpb.Lease (etcd-api §1.3). Grant and revoke go through the log; time-to-live and renewals are the leader's own, the list is this
+member's."""
 
 import asyncio
 from collections import deque
@@ -64,6 +65,7 @@ class LeaseService:
         return self._door.answer(response.SerializeToString())
 
     async def _leases(self, call: "Call", message: bytes) -> bytes:
+        """As this member knows them: it answers without a leader, too."""
         leases = [LeaseStatus(ID=lease) for lease in await self._node.lease_ids()]
         return self._door.answer(LeaseLeasesResponse(leases=leases).SerializeToString())
 
@@ -81,9 +83,7 @@ class KeepAlive:
         self._task: asyncio.Task[None] | None = None
         self._half_closed = False
         self._over = False
-        refused = door.check_stream(stream)
-        if refused:
-            self._finish(int(refused.code), refused.message)
+        door.admit_stream(stream, self)
 
     def on_messages(self, messages: Sequence[bytes]) -> None:
         self._stats.received += len(messages)
@@ -92,17 +92,17 @@ class KeepAlive:
         try:
             self._waiting.extend(LeaseKeepAliveRequest.FromString(message).ID for message in messages)
         except DecodeError:
-            self._finish(*STATUS[EtcdError.MALFORMED])
+            self.finish(*STATUS[EtcdError.MALFORMED])
             return
         if len(self._waiting) > KEEP_ALIVES_WAITING_MAX:
-            self._finish(int(GrpcCode.RESOURCE_EXHAUSTED), "raftsched: too many keep-alives wait on this stream")
+            self.finish(int(GrpcCode.RESOURCE_EXHAUSTED), "raftsched: too many keep-alives wait on this stream")
         elif self._task is None:
             self._task = self._door.spawn(self._drain())
 
     def on_half_close(self) -> None:
         self._half_closed = True
         if self._task is None:
-            self._finish(0, "")
+            self.finish(0, "")
 
     def on_writable(self) -> None:
         """Nothing: the door delivers no more requests while the client leaves its answers unread."""
@@ -121,17 +121,17 @@ class KeepAlive:
                 if not self._over:
                     self._push(header + LeaseKeepAliveResponse(ID=lease, TTL=ttl).SerializeToString())
         except StatusError as error:
-            self._finish(int(error.code), error.message)
+            self.finish(int(error.code), error.message)
         finally:
             self._task = None
         if self._half_closed:
-            self._finish(0, "")
+            self.finish(0, "")
 
     def _push(self, message: bytes) -> None:
         self._stats.sent += 1
         self._stream.push(message)
 
-    def _finish(self, code: int, message: str) -> None:
+    def finish(self, code: int, message: str) -> None:
         if not self._over:
             self._end(code)
             self._stream.finish(code, message)
@@ -140,6 +140,7 @@ class KeepAlive:
         if not self._over:
             self._over = True
             self._waiting.clear()
+            self._door.release(self)
             self._stats.ended(code, 1, self._began)
             if self._task is not None and self._task is not asyncio.current_task():
                 self._task.cancel()

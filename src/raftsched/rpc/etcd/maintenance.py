@@ -31,7 +31,7 @@ class MaintenanceService:
     def __init__(self, door: Door) -> None:
         self._door = door
         self._node = door.node
-        door.cold("/etcdserverpb.Maintenance/Status", self._status)
+        door.cold("/etcdserverpb.Maintenance/Status", self._status, of_learner=lambda _: True)
         door.cold("/etcdserverpb.Maintenance/Alarm", self._alarm)
         door.cold("/etcdserverpb.Maintenance/Defragment", self._defragment)
         door.cold("/etcdserverpb.Maintenance/Hash", self._hash)

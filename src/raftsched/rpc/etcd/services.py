@@ -51,7 +51,8 @@ class EtcdServices:
     ) -> None:
         self.stats = GrpcStats(extensive=extensive_metrics)
         self._node = node
-        door = Door(engine, node, self.stats)
+        door = Door(engine, node, self.stats, leader_lost_ms=leader_lost_ms)
+        self.guard = door.guard
         KvService(door)
         LeaseService(door)
         ClusterService(door)
@@ -61,7 +62,6 @@ class EtcdServices:
             door,
             message_bytes_max=request_bytes_max + GRPC_OVERHEAD_BYTES,
             progress_interval_ms=progress_interval_ms,
-            leader_lost_ms=leader_lost_ms,
         )
         for service in SERVICES:
             engine.add_unimplemented(service)

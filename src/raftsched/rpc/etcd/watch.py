@@ -1,5 +1,5 @@
 """etcdserverpb.Watch (etcd-api §1.2): decodes requests for the hub (store/watch), puts headers before its answers, and drives it:
-catch-up rounds on the loop, progress intervals, and the end of streams that asked for a leader when there is none.
+catch-up rounds on the loop and progress intervals.
 """
 
 import asyncio
@@ -34,18 +34,13 @@ class WatchService:
         *,
         message_bytes_max: int,
         progress_interval_ms: Callable[[], float] = lambda: WATCH_PROGRESS_INTERVAL_MS,
-        leader_lost_ms: int = 3_000,
     ) -> None:
         self.door = door
         self.progress_interval_ms = progress_interval_ms
-        self._leader_lost_ms = leader_lost_ms
         self.stats: MethodStats = door.stats.method(PATH, "bidi_stream")
         self.hub = WatchHub(door.node.mvcc, on_work=self._schedule, on_demand=self._subscribe, message_bytes_max=message_bytes_max)
         self._unsubscribe: Callable[[], None] | None = None
         self._scheduled = False
-        self._guarded: set[WatchCall] = set()
-        self._guard_timer: asyncio.TimerHandle | None = None
-        self._leaderless_since: float | None = None
         door.engine.add_stream(PATH, self._open)
 
     def families(self) -> "Iterator[Family]":
@@ -56,14 +51,7 @@ class WatchService:
         yield single("etcd_debugging_mvcc_events_total", "counter", "Total number of events sent by this member.", hub.events_total)
 
     def _open(self, stream: Stream, path: str) -> "WatchCall":
-        call = WatchCall(self, stream)
-        if stream.metadata("hasleader") == "true":
-            self._guarded.add(call)
-            self._watch_leader()
-        return call
-
-    def release(self, call: "WatchCall") -> None:
-        self._guarded.discard(call)
+        return WatchCall(self, stream)
 
     def _subscribe(self, wanted: bool) -> None:
         if wanted:
@@ -83,26 +71,6 @@ class WatchService:
         if self.hub.catch_up():
             self._schedule()
 
-    def _watch_leader(self) -> None:
-        """While a stream with `hasleader` is open: ends all of those when there was no leader for `leader_lost_ms`."""
-        loop = asyncio.get_running_loop()
-        if self._guard_timer is not None:
-            if loop.time() < self._guard_timer.when():
-                return
-            self._guard_timer.cancel()
-            self._guard_timer = None
-        if not self._guarded:
-            self._leaderless_since = None
-            return
-        if self.door.node.leader_id:
-            self._leaderless_since = None
-        elif self._leaderless_since is None:
-            self._leaderless_since = loop.time()
-        elif (loop.time() - self._leaderless_since) * 1_000 >= self._leader_lost_ms:
-            for call in list(self._guarded):
-                call.finish(*STATUS[EtcdError.NO_LEADER])
-        self._guard_timer = loop.call_later(self._leader_lost_ms / 3_000, self._watch_leader)
-
 
 class WatchCall:
     """One Watch stream: a StreamHandler for the door and a WatchSink for the hub."""
@@ -119,9 +87,7 @@ class WatchCall:
         self._watches = service.hub.open(self)
         self._stats.started += 1
         self._began = self._stats.begin()
-        refused = service.door.check_stream(stream)
-        if refused:
-            self.finish(int(refused.code), refused.message)
+        service.door.admit_stream(stream, self)
 
     # -- WatchSink
 
@@ -200,5 +166,5 @@ class WatchCall:
             if self._timer is not None:
                 self._timer.cancel()
             self._watches.close()
-            self._service.release(self)
+            self._service.door.release(self)
             self._stats.ended(code, 1, self._began)
