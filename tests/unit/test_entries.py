@@ -2,12 +2,14 @@
 
 import itertools
 
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raftsched.pb.etcd.raft_internal_pb2 import InternalRaftRequest
 from raftsched.pb.etcd.rpc_pb2 import PutRequest, ResponseHeader
-from raftsched.store._entries import Headers, largest, unwrap, wrap
+from raftsched.store._entries import UNREADABLE, Headers, kinds_of, largest, unwrap, wrap
 from raftsched.store.codec import RequestIds, bytes_field, fields, numbers, signed, varint, varint_field
 
 UINT64 = st.integers(0, 2**64 - 1)
@@ -24,7 +26,7 @@ def test_wrap_is_what_the_generated_message_reads(pairs, first_id) -> None:
     assert unwrap(entries) == (puts, [(4, 0, len(puts))], [(first_id, 0, len(puts))])
 
 
-@given(st.lists(st.tuples(st.sampled_from([0, 4, 5, 8, 1300]), st.integers(0, 6)), max_size=30))
+@given(st.lists(st.tuples(st.sampled_from([0, 4, 5, 8, 1300, 1 << 20]), st.integers(0, 6)), max_size=30))
 def test_unwrap_groups_neighbours(shape) -> None:
     entries = [wrap(kind, [b"x" * number], number)[0] if kind else b"" for kind, number in shape]
     payloads, kinds, ids = unwrap(entries)
@@ -32,6 +34,7 @@ def test_unwrap_groups_neighbours(shape) -> None:
     assert [first + offset for first, start, stop in ids for offset in range(stop - start)] == [n if kind else 0 for kind, n in shape]
     assert payloads == [b"x" * number if kind else b"" for kind, number in shape]
     assert all(one[0] != other[0] for one, other in itertools.pairwise(kinds))
+    assert kinds_of(entries) == {kind for kind, _, _ in kinds}
 
 
 @given(st.binary(max_size=60))
@@ -40,7 +43,33 @@ def test_unwrap_takes_any_bytes(data: bytes) -> None:
     (kind, start, stop) = kinds[0]
     assert (start, stop) == (0, 1)
     assert len(payloads[0]) <= len(data)
-    assert kind or payloads == [b""]
+    assert kind > 0 or payloads == [b""]
+    assert (kind == 0) == (not data), "nothing but an empty entry is nothing"
+    assert kinds_of([data]) == {kind}
+
+
+def _read(data: bytes) -> InternalRaftRequest | None:
+    try:
+        return InternalRaftRequest.FromString(data)
+    except DecodeError:
+        return None
+
+
+@given(st.integers(0, 2**20), st.binary(max_size=8), st.binary(max_size=12))
+def test_nothing_that_a_later_version_may_mean_is_passed_over(number: int, message: bytes, behind: bytes) -> None:
+    """Whatever stands behind a request: if it says one thing more than id and request, it is unreadable, not the request alone."""
+    put = PutRequest(key=b"k").SerializeToString()
+    (entry,) = wrap(4, [put], 9)
+    for data in (entry + behind, entry + bytes_field(number or 1, message), entry + varint_field(number or 1, 1)):
+        (payload,), ((kind, _, _),), _ = unwrap([data])
+        if kind == UNREADABLE:
+            continue
+        assert (kind, payload) == (4, put)
+        assert _read(data) is not None
+        told = _read(data)
+        assert told is not None
+        assert not UnknownFieldSet(told)
+        assert [field.name for field, _ in told.ListFields() if field.name not in ("header", "ID")] == ["put"]
 
 
 @given(UINT64, UINT64, UINT64, st.integers(0, 2**63 - 1))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from raftsched.errors import CorruptError, EtcdError
+from raftsched.errors import CorruptError, EtcdError, FatalError
 from raftsched.limits import MEMBERS_MAX, PROPOSALS_PENDING_MAX
 from raftsched.pb.etcd import membership_pb2, raft_internal_pb2, rpc_pb2
 from raftsched.pb.raft.raft_pb2 import ConfChange
@@ -112,13 +112,37 @@ def test_bytes_that_are_no_request_are_a_result(kind: int) -> None:
     assert Log()(kind, b"\xff\xff")[0] == EtcdError.MALFORMED
 
 
-def test_entries_that_are_no_request_change_nothing() -> None:
+def test_an_empty_entry_changes_nothing() -> None:
     applier, _ = machine()
-    _, results = applier.apply(1, 1, 0, [b"", b"\xff\xff\xff", *codec.wrap(999, [b"x"], 5)])
-    assert [error for error, _, _ in results] == [0, 0, 0]
+    _, results = applier.apply(1, 1, 0, [b"", b""])
+    assert [error for error, _, _ in results] == [0, 0]
     assert applier.store.revision == 1
     with pytest.raises(AssertionError):
         applier.apply(9, 1, 0, [b""])
+
+
+@pytest.mark.parametrize(
+    ("entry", "what"),
+    [
+        (codec.wrap(999, [b"x"], 5)[0], "of kind 999, which this member does not know"),
+        (codec.wrap(1 << 20, [b"x"], 5)[0], "of kind 1048576, which this member does not know"),
+        (codec.wrap(codec.PUT, [put(b"b")], 5)[0] + codec.bytes_field(999, b""), "none that this member can read"),
+        (codec.wrap(codec.PUT, [put(b"b")], 5)[0] + codec.varint_field(999, 1), "none that this member can read"),
+        (codec.wrap(codec.PUT, [put(b"b")], 5)[0][:8], "none that this member can read"),
+        (b"\xff\xff\xff", "none that this member can read"),
+    ],
+)
+def test_who_does_not_know_what_is_committed_stops_before_it(entry: bytes, what: str) -> None:
+    """Never over it: the others have applied it. And nothing of the run that it is in, so that applied index and data agree."""
+    applier, side = machine()
+    applier.version = "3.7.0"
+    applier.apply(1, 1, 0, codec.wrap(codec.CLUSTER_VERSION_SET, [membership.encode_version("3.8.0", 1)], 1))
+    side.take()
+    with pytest.raises(FatalError) as caught:
+        applier.apply(2, 1, 0, [*codec.wrap(codec.PUT, [put(b"a")], 2), entry])
+    assert f"entry 3 of the log holds a request {what}. It is of version 3.7.0, its cluster of 3.8.0." in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (applier.applied_index, applier.store.revision, len(side)) == (1, 1, 0)
 
 
 # -- quota

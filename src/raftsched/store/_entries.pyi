@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 
+UNREADABLE: int
+
 def wrap(kind: int, messages: Sequence[bytes], first_id: int) -> list[bytes]:
     """One InternalRaftRequest per message: header.ID = first_id + position, the message verbatim as field `kind`."""
 
 def unwrap(entries: list[bytes]) -> tuple[list[bytes], list[tuple[int, int, int]], list[tuple[int, int, int]]]:
     """(payloads, [(kind, start, stop)], [(first id, start, stop)]): runs of one kind, and of ids that rise by one.
 
-    Kind 0: an empty entry, or bytes that are no InternalRaftRequest; its payload is empty.
+    Kind 0: an empty entry; UNREADABLE: bytes that are no InternalRaftRequest with one request in it. The payload of both is empty.
     """
+
+def kinds_of(entries: list[bytes]) -> set[int]:
+    """As `unwrap` has them."""
 
 def largest(messages: Sequence[bytes]) -> tuple[int, int]:
     """(bytes of the longest, bytes of all)."""

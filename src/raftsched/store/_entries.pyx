@@ -1,17 +1,20 @@
 """What a log entry holds: an etcdserverpb.InternalRaftRequest, wrapped and unwrapped a batch at a time; response headers.
 
-Invariant: `unwrap(wrap(kind, messages, first))` gives back kind, messages and ids; bytes that are no InternalRaftRequest become kind 0,
-never an exception, on every member alike.
+Invariant: `unwrap(wrap(kind, messages, first))` gives back kind, messages and ids; an empty entry is kind 0, and bytes that are no
+InternalRaftRequest with one request in it are UNREADABLE, never an exception, on every member alike.
 Must not know: what a request means.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM
-from libc.stdint cimport INT64_MAX, uint8_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
 cdef enum:
     HEADER_FIELD = 100
     PREFIX_BYTES_MAX = 32
+    UNREADABLE_KIND = -1
+
+UNREADABLE = UNREADABLE_KIND
 
 
 cdef inline int put_varint(uint8_t* out, uint64_t value) noexcept nogil:
@@ -86,8 +89,9 @@ cdef int parse_header(const uint8_t* data, Py_ssize_t at, Py_ssize_t end, uint64
     return 0
 
 
-cdef int parse_entry(const uint8_t* data, Py_ssize_t size, uint64_t* request_id, uint64_t* kind,
+cdef int parse_entry(const uint8_t* data, Py_ssize_t size, uint64_t* request_id, int64_t* kind,
                      Py_ssize_t* start, Py_ssize_t* stop) noexcept nogil:
+    """-1: not one request and nothing else but its id. What is not known is never passed over: a later version means something by it."""
     cdef Py_ssize_t at = 0
     cdef uint64_t tag, value
     request_id[0] = 0
@@ -95,9 +99,8 @@ cdef int parse_entry(const uint8_t* data, Py_ssize_t size, uint64_t* request_id,
     while at < size:
         if get_varint(data, size, &at, &tag):
             return -1
-        if tag & 7 == 0 and not get_varint(data, size, &at, &value):
-            if tag == 0x08:
-                request_id[0] = value  # InternalRaftRequest.ID, where etcd itself had put it once
+        if tag == 0x08 and not get_varint(data, size, &at, &value):
+            request_id[0] = value  # InternalRaftRequest.ID, where etcd itself had put it once
             continue
         if tag & 7 != 2 or get_varint(data, size, &at, &value) or value > <uint64_t>(size - at):
             return -1
@@ -105,28 +108,31 @@ cdef int parse_entry(const uint8_t* data, Py_ssize_t size, uint64_t* request_id,
             if parse_header(data, at, at + <Py_ssize_t>value, request_id):
                 return -1
         else:
-            kind[0] = tag >> 3
+            if kind[0]:
+                return -1
+            kind[0] = <int64_t>(tag >> 3)
             start[0] = at
             stop[0] = at + <Py_ssize_t>value
         at += <Py_ssize_t>value
-    return 0
+    return 0 if kind[0] or size == 0 else -1
 
 
 def unwrap(list entries):
     """(payloads, kind runs [(kind, start, stop)], id runs [(first id, start, stop)]); positions are those of `entries`.
 
-    An id run holds ids that rise by one. Kind 0: an empty entry, or none that can be read.
+    An id run holds ids that rise by one. Kind 0: an empty entry; UNREADABLE: none that can be read.
     """
     cdef list payloads = [], kinds = [], ids = []
     cdef Py_ssize_t i, start = 0, stop = 0, count = len(entries), kind_start = 0, id_start = 0
-    cdef uint64_t request_id, kind, run_kind = 0, run_id = 0
+    cdef uint64_t request_id, run_id = 0
+    cdef int64_t kind, run_kind = 0
     cdef const uint8_t* data
     for i in range(count):
         entry = <object>PyList_GET_ITEM(entries, i)
         data = <const uint8_t*>PyBytes_AS_STRING(entry)
-        if parse_entry(data, PyBytes_GET_SIZE(entry), &request_id, &kind, &start, &stop) or kind > 0xFFFF:
-            kind = 0
-        payloads.append(PyBytes_FromStringAndSize(<const char*>data + start, stop - start) if kind else b"")
+        if parse_entry(data, PyBytes_GET_SIZE(entry), &request_id, &kind, &start, &stop):
+            kind = UNREADABLE_KIND
+        payloads.append(PyBytes_FromStringAndSize(<const char*>data + start, stop - start) if kind > 0 else b"")
         if i == 0:
             run_kind = kind
             run_id = request_id
@@ -143,6 +149,23 @@ def unwrap(list entries):
         kinds.append((run_kind, kind_start, count))
         ids.append((run_id, id_start, count))
     return payloads, kinds, ids
+
+
+def kinds_of(list entries):
+    """The set of their kinds, without a look at what they hold."""
+    cdef set found = set()
+    cdef Py_ssize_t i, start = 0, stop = 0
+    cdef uint64_t request_id
+    cdef int64_t kind, last = -2
+    cdef bytes entry
+    for i in range(len(entries)):
+        entry = entries[i]
+        if parse_entry(<const uint8_t*>PyBytes_AS_STRING(entry), PyBytes_GET_SIZE(entry), &request_id, &kind, &start, &stop):
+            kind = UNREADABLE_KIND
+        if kind != last:
+            found.add(kind)
+            last = kind
+    return found
 
 
 def largest(messages):

@@ -5,13 +5,15 @@ The chain, outermost first: *corrupt* (a CORRUPT alarm stops keys and leases), *
 puts costs no look-ups. The quota asks for the alarm before a proposal (store/quota.py) and after a batch (store/node), never here: sizes
 differ between members, and what is applied must not.
 
-Invariant: the same entries in the same order give the same state and results on every member; an entry that is no request, or a refused
-one, is a result, never an exception. Must not know: clocks, the log, who waits for a result.
+Invariant: the same entries in the same order give the same state and results on every member; a refused request, or one whose message
+cannot be read, is a result, never an exception. A request of a kind that is not known here ends the member, as it ends etcd's ("not
+implemented apply"): the cluster has gone on to what a later version knows, and to pass over it would be a state of one's own.
+Must not know: clocks, the log, who waits for a result.
 """
 
 from collections.abc import Callable
 
-from raftsched.errors import EtcdError
+from raftsched.errors import EtcdError, FatalError
 from raftsched.store import alarm, codec
 from raftsched.store.alarm import AlarmStore
 from raftsched.store.codec import WireError, numbers, varint_field
@@ -25,6 +27,7 @@ Handler = Callable[[bytes], Result]
 IdRun = tuple[int, int, int]
 
 NORMAL_ENTRY = 0
+NOTHING = 0  # the kind of an empty entry
 
 
 class SideWrites:
@@ -46,7 +49,11 @@ class SideWrites:
 class Applier:
     """Applies runs of committed entries; owns the order in which they reach the rooms."""
 
-    def __init__(self, store: MvccStore, lessor: Lessor, alarms: AlarmStore, membership: Membership, side: SideWrites) -> None:
+    def __init__(
+        self, store: MvccStore, lessor: Lessor, alarms: AlarmStore, membership: Membership, side: SideWrites, *, version: str = ""
+    ) -> None:
+        """`version`: this member's, for the line that says that it is too old."""
+        self.version = version
         self.store = store
         self.lessor = lessor
         self.alarms = alarms
@@ -63,6 +70,7 @@ class Applier:
         """The chain for the alarms that are raised now."""
         store = self.store
         handlers: dict[int, Handler] = {
+            NOTHING: self._nothing,
             codec.PUT: store.put,
             codec.DELETE_RANGE: store.delete_range,
             codec.TXN: store.txn,
@@ -83,17 +91,20 @@ class Applier:
         self._handlers = handlers
 
     def apply(self, first_index: int, term: int, entry_kind: int, entries: list[bytes]) -> tuple[list[IdRun], list[Result]]:
-        """One run of committed entries; (runs of request ids, one result per entry)."""
+        """One run of committed entries; (runs of request ids, one result per entry). FatalError, and none of them is applied: one of
+        them is of a kind that this member does not know."""
         if first_index != self.applied_index + 1:
             raise AssertionError(f"entry {first_index} after {self.applied_index}")
         if entry_kind != NORMAL_ENTRY:
             changes = [self._change(index, term, entry) for index, entry in enumerate(entries, first_index)]
             return [(change_id, at, at + 1) for at, (change_id, _) in enumerate(changes) if change_id], [result for _, result in changes]
         payloads, kinds, ids = codec.unwrap(entries)
+        for kind, start, _ in kinds:
+            if kind not in self._handlers:
+                raise FatalError(self._too_old(first_index + start, kind))
         results: list[Result] = []
         for kind, start, stop in kinds:
-            handler = self._handlers.get(kind, self._nothing)
-            results += map(handler, payloads if stop - start == len(payloads) else payloads[start:stop])
+            results += map(self._handlers[kind], payloads if stop - start == len(payloads) else payloads[start:stop])
         self.applied_index += len(entries)
         self.applied_term = term
         last_id, start, stop = ids[-1]
@@ -106,8 +117,13 @@ class Applier:
         return EtcdError.OK, self.store.revision, body
 
     def _nothing(self, _payload: bytes) -> Result:
-        """A leader's first entry, and what no version of ours proposes."""
+        """A leader's first entry."""
         return self._answer()
+
+    def _too_old(self, index: int, kind: int) -> str:
+        what = "none that this member can read" if kind == codec.UNREADABLE else f"of kind {kind}, which this member does not know"
+        versions = f"It is of version {self.version or 'unknown'}, its cluster of {self.membership.cluster_version or 'an undecided one'}"
+        return f"entry {index} of the log holds a request {what}. {versions}. Nothing of it was applied here; start a later version"
 
     def _refuse(self, error: EtcdError) -> Handler:
         return lambda _payload: (error, self.store.revision, b"")

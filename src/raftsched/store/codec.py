@@ -8,14 +8,16 @@ Must not know: what a request does, sockets, files.
 from collections.abc import Iterator
 from typing import Final
 
-from raftsched.store._entries import Headers, largest, unwrap, wrap
+from raftsched.store._entries import UNREADABLE, Headers, kinds_of, largest, unwrap, wrap
 
 __all__ = [
+    "UNREADABLE",
     "Headers",
     "RequestIds",
     "WireError",
     "bytes_field",
     "fields",
+    "kinds_of",
     "largest",
     "numbers",
     "signed",

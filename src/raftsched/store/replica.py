@@ -16,9 +16,11 @@ from typing import Final, NamedTuple
 
 from raftsched import limits
 from raftsched.errors import EtcdError
+from raftsched.store import codec
 from raftsched.store.apply import Applier
 from raftsched.store.codec import RequestIds, largest, wrap
 from raftsched.store.fence import Fence
+from raftsched.store.kinds import Gate
 from raftsched.store.raft._kernel import Kernel, Message, Ready, Run
 from raftsched.store.reading import Reading
 from raftsched.store.waiters import SEQUENCE_MASK, Reply, Waiters, Waiting
@@ -32,10 +34,12 @@ CATCH_UP_BYTES = 64 << 20
 
 # The kernel's negative answers to a proposal, and what they mean to a client.
 NOBODY, MOVING, FULL = -1, -2, -3
+BEYOND = -7  # and the replica's own: the cluster's version does not allow it
 PROPOSE_ERRORS: Final[dict[int, EtcdError]] = {
     NOBODY: EtcdError.NO_LEADER,
     MOVING: EtcdError.TOO_MANY_REQUESTS,  # over in a moment
     FULL: EtcdError.TOO_MANY_REQUESTS,
+    BEYOND: EtcdError.NOT_CAPABLE,
 }
 
 # -- events
@@ -149,6 +153,7 @@ class Replica:
         self.applier = applier
         self.ids = ids
         self.fence = Fence(kernel.id, first_number=ids.lease_id())
+        self.gate = Gate()
         self.waiters = Waiters()
         self.reaches: Callable[[int], bool] = lambda _member: True
         """Whether what is sent to that member now has a chance: what is known not to have one waits, instead of being lost."""
@@ -245,12 +250,18 @@ class Replica:
         kernel = self.kernel
         if self._is_stale(event):
             self._refuse(event, EtcdError.NOT_LEADER, output)
+        elif event.kind not in self._open_kinds():
+            self._refuse(event, EtcdError.NOT_CAPABLE, output)
         elif self._leaderless or not self._has_leader():  # behind those that wait: ids and deadlines stay in order
             self._wait_for_leader(event, output, mono_ms + self._request_timeout_ms)
         elif kernel.commit - kernel.applied > limits.PROPOSALS_PENDING_MAX:
             self._refuse(event, EtcdError.TOO_MANY_REQUESTS, output)
         else:
             self._pass_on(event, output, mono_ms, mono_ms + self._request_timeout_ms)
+
+    def _open_kinds(self) -> frozenset[int]:
+        """What may be proposed. What waits for a leader need not be asked again: the cluster's version never falls."""
+        return self.gate.open(self.applier.membership.cluster_version)
 
     def _has_leader(self) -> bool:
         """One that takes proposals of this member."""
@@ -306,8 +317,9 @@ class Replica:
         self._not_taken(event.sequence, FULL if event.full else NOBODY, output)
 
     def _not_taken(self, sequence: int, why: int, output: Output) -> None:
-        """Surely not proposed. Who hands over, or whose connection broke, is waited for; who is overloaded is not asked again."""
-        if why == FULL:
+        """Surely not proposed. Who hands over, or whose connection broke, is waited for; who is overloaded, or says never, is not asked
+        again."""
+        if why in (FULL, BEYOND):
             self.waiters.refuse(sequence, self._refused(PROPOSE_ERRORS[why]), output.replies)
             return
         if why == MOVING:
@@ -407,6 +419,9 @@ class Replica:
 
     def _received(self, event: Received, _output: Output, mono_ms: int) -> None:
         message = event.message
+        if message.type == PROPOSE and not all(codec.kinds_of(entries) <= self._open_kinds() for _, _, _, entries in message.runs):
+            self.kernel.refuse(message, BEYOND)  # its member has not asked its own gate
+            return
         self.kernel.step(message)
         if message.type in BEATS:
             self._tell_role(mono_ms)

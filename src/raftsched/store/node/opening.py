@@ -221,7 +221,7 @@ def assemble(
         backend.bucket_get("cluster", b"clusterVersion"),
         backend.bucket_get("cluster", membership.INCARNATION_KEY),
     )
-    applier = Applier(store, lessor, alarms, members, side)
+    applier = Applier(store, lessor, alarms, members, side, version=options.cluster_version)
     applier.applied_index = backend.applied_index
     applier.applied_term = backend.term
     recovered, forced = force_once(directory.path, options, log, recovered, members, applied_index=backend.applied_index)

@@ -3,21 +3,15 @@
 Must not know: how versions travel.
 """
 
-from typing import Final
-
 from raftsched.errors import FatalError
+from raftsched.store.kinds import FIRST, version_key
 
-FIRST: Final = "3.0.0"
-"""Of a cluster whose members' versions are not all known yet, as in etcd."""
+__all__ = ["FIRST", "check_version", "cluster_version", "version_key"]
 
 
 def cluster_version(version: tuple[int, int, int]) -> str:
     """As etcd writes it: major and minor, the patch is 0."""
     return f"{version[0]}.{version[1]}.0"
-
-
-def version_key(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdecimal())
 
 
 def check_version(own: str, cluster: str) -> None:

@@ -122,6 +122,7 @@ cdef class Kernel:
     cdef Progress begin_progress(self, uint64_t member)
     cdef void rewind(self, Progress progress, Message message)
     cdef void step_propose(self, Message message)
+    cdef void answer_propose(self, Message message, int64_t refused)
     cdef void start_read(self, list contexts)
     cdef void answer_read(self, object context, int64_t index)
     cdef bint step_term(self, Message message)

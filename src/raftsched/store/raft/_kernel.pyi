@@ -58,7 +58,8 @@ class Ready:
     4. `read_states` (context, index): serve when applied >= index. `read_failures`: contexts to refuse, leadership was lost.
     5. `catch_ups` (member, next index): it needs entries that are no longer in memory: `supply` log segments from that index on, or bring
        it a snapshot and say `caught_up`. A member that comes again did not hold what came before: go on from the new index.
-    6. `refusals` (sequence, negative of `propose`): of what this member has forwarded; the leader never appended it and never will.
+    6. `refusals` (sequence, negative of `propose` or `refuse`): of what this member has forwarded; the leader never appended it, and never
+       will.
     """
 
     batch: int
@@ -141,6 +142,9 @@ class Kernel:
         2 catch-up. A removed member stays until it knows, or an election timeout has passed since the commit of its removal."""
     def tick(self) -> None: ...
     def step(self, message: Message) -> None: ...
+    def refuse(self, message: Message, why: int) -> None:
+        """In place of `step`: proposals that another member has forwarded, and that this leader's state machine does not want. They are
+        never appended, and that member is told `why`, a negative number below those of `propose`."""
     def absorb(self, message: Message) -> bool:
         """Takes an ack of a replicating member of this leader's own term, as `step` does; such a one concerns the kernel alone. False: it
         is something else, and was not taken."""

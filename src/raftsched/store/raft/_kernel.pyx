@@ -796,9 +796,23 @@ cdef class Kernel:
         if progress.leaving and message.commit >= progress.leaving and self.progress.get(message.sender) is progress:
             del self.progress[message.sender]  # it knows
 
+    def refuse(self, Message message, int64_t why):
+        """In place of `step`: a forwarded proposal that the state machine does not want; see `_kernel.pyi`."""
+        if message.to != self.id or message.sender == self.id or message.type != PROPOSE or not self.step_term(message):
+            return
+        if self.state == LEADER and message.sender in self.progress and message.context > self.taken.get(message.sender, 0):
+            self.taken[message.sender] = message.context  # no repetition is: see step_propose
+            self.answer_propose(message, why)
+
+    cdef void answer_propose(self, Message message, int64_t refused):
+        cdef Message answer = make_message(PROPOSE_RESPONSE, message.sender, self.id, self.term)
+        answer.reject = True
+        answer.context = message.context
+        answer.hint_index = refused
+        self.send(answer)
+
     cdef void step_propose(self, Message message):
         """Proposals of another member, each once. A refused one counts as taken: were its repetition taken later, the refusal had lied."""
-        cdef Message answer
         cdef int64_t refused
         cdef list items = []
         if message.context <= self.taken.get(message.sender, 0):
@@ -810,11 +824,7 @@ cdef class Kernel:
             items += run[3]
         refused = self.propose(items) if items else 0
         if refused < 0:
-            answer = make_message(PROPOSE_RESPONSE, message.sender, self.id, self.term)
-            answer.reject = True
-            answer.context = message.context
-            answer.hint_index = refused
-            self.send(answer)
+            self.answer_propose(message, refused)
 
     cdef void step_append_response(self, Progress progress, Message message):
         if message.reject:

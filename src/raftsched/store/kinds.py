@@ -1,0 +1,51 @@
+"""Which kinds of requests a cluster may write into its log.
+
+Each kind came with a version. Who is older cannot apply it, and would go on with a state of its own; so nobody proposes a kind before the
+cluster's version, which is at most the lowest of its members', says that all know it. The version comes through the log, never falls, and
+is ahead of every request that it allows: whoever applies one knows it, or is older than its cluster and must stop (store/apply.py).
+What changes the meaning of an older kind, a field of its message too, needs a kind of its own.
+Must not know: how versions are agreed on.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from raftsched.store import codec
+
+FIRST: Final = "3.0.0"
+"""Of a cluster whose members' versions are not all known yet, as in etcd."""
+
+SINCE: Final[Mapping[int, str]] = {
+    codec.PUT: FIRST,
+    codec.DELETE_RANGE: FIRST,
+    codec.TXN: FIRST,
+    codec.COMPACTION: FIRST,
+    codec.LEASE_GRANT: FIRST,
+    codec.LEASE_REVOKE: FIRST,
+    codec.ALARM: FIRST,
+    codec.CLUSTER_VERSION_SET: FIRST,
+    codec.MEMBER_ATTRIBUTES_SET: FIRST,
+}
+"""The lowest version of a cluster in which a kind may be written. FIRST: every member that ever was knows it."""
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
+
+
+class Gate:
+    """What may be proposed; one look-up per batch."""
+
+    def __init__(self, since: Mapping[int, str] = SINCE) -> None:
+        self._since = since
+        self._version = FIRST
+        self._open = self._allowed(FIRST)
+
+    def open(self, version: str) -> frozenset[int]:
+        """The kinds that a cluster of this version may write; "" = not decided yet, which is FIRST."""
+        if version != self._version:
+            self._version, self._open = version, self._allowed(version or FIRST)
+        return self._open
+
+    def _allowed(self, version: str) -> frozenset[int]:
+        return frozenset(kind for kind, since in self._since.items() if version_key(since) <= version_key(version))
