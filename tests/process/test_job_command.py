@@ -221,7 +221,8 @@ class Watching:
 
     def __init__(self, *words: str, address: str) -> None:
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command("watch", *words, address=address), stdout=pipe, stderr=pipe, text=True, env={})
+        environment = {"PYTHONFAULTHANDLER": "1"}  # a watch that does not end is made to say where it is
+        self.process = subprocess.Popen(command("watch", *words, address=address), stdout=pipe, stderr=pipe, text=True, env=environment)
         self.lines: list[str] = []
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
@@ -239,7 +240,11 @@ class Watching:
     def end(self, number: int) -> tuple[int, str]:
         """Exit code and standard error."""
         self.process.send_signal(number)
-        code = self.process.wait(TIMEOUT_S)
+        try:
+            code = self.process.wait(TIMEOUT_S / 2)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            code = self.process.wait(TIMEOUT_S)
         self._thread.join()
         assert self.process.stderr is not None
         assert self.process.stdout is not None
@@ -272,11 +277,12 @@ def test_a_watch_follows_all_replicas(tmp_path: Path) -> None:
             watching.seen(names)
             alone = Watching("-o", "json", "--single", address=first.scheduler_address)
             wait_for(lambda: alone.lines, 10, "nothing from the one replica")
-            assert alone.end(signal.SIGINT)[0] == 0
+            code, errors = alone.end(signal.SIGINT)
+            assert code == 0, errors
             assert set(alone.lines) < names
         finally:
             code, errors = watching.end(signal.SIGINT)
-    assert code == 0
+    assert code == 0, errors
     assert "Traceback" not in errors
     assert f"the stream of {first.scheduler_address} broke, trying again: " in errors
 

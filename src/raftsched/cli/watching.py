@@ -22,6 +22,8 @@ from raftsched.pb.dapr import scheduler_pb2, scheduler_pb2_grpc
 
 RECONNECT_S: Final = 0.5
 LAST_ACK_TIMEOUT_S: Final = 5.0
+CANCEL_TIMEOUT_S: Final = 1.0
+LOOK_UP_S: Final = 0.2
 PERMANENT: Final = frozenset(
     {
         grpc.StatusCode.UNIMPLEMENTED,
@@ -225,7 +227,7 @@ class Watcher:
                 self._set_hosts([address], connect)
             else:
                 hosts.start()
-            while (report := self._reports.get()) is not FINISHED:
+            while (report := self._next_report()) is not FINISHED:
                 if isinstance(report, Exception):
                     raise report
                 assert isinstance(report, list)
@@ -235,6 +237,16 @@ class Watcher:
                 hosts.stop()
                 hosts.cancel()
             self._end()
+            if hosts is not None and hosts.ident is not None:
+                hosts.join(CANCEL_TIMEOUT_S)
+
+    def _next_report(self) -> object:
+        """Looks up now and then: a signal that another thread has taken interrupts no wait of this one."""
+        while True:
+            try:
+                return self._reports.get(timeout=LOOK_UP_S)
+            except queue.Empty:
+                continue
 
     def _reach(self, address: str, connect: Connect) -> None:
         """Raises grpc.RpcError if nobody is there."""
@@ -268,3 +280,5 @@ class Watcher:
             follower.join(max(deadline - time.monotonic(), 0))
         for follower in followers:
             follower.cancel()
+        for follower in followers:
+            follower.join(CANCEL_TIMEOUT_S)  # none is to meet the end of the interpreter in the middle of a call
