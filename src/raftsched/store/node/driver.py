@@ -29,7 +29,6 @@ from raftsched.store.node.entering import Entering
 from raftsched.store.node.face import Face
 from raftsched.store.node.figures import Figures
 from raftsched.store.node.flush import Flusher
-from raftsched.store.node.gathering import Gathering
 from raftsched.store.node.leases import Leases
 from raftsched.store.node.opening import Member, Opener
 from raftsched.store.node.options import Clock, NodeOptions, SystemClock
@@ -198,7 +197,6 @@ class Node(Face):
             conf=host_configuration(options.heartbeat_ms, options.election_ms_min, options.election_ms_max),
             port=None if self._peering is None else self._peering.port,
         )
-        self._gathering = Gathering(self._kernel, self._schedule, self._loop)
         self._clustering = Clustering(self, member, options, self._flusher, self._peering, self._log)
         self._upkeep = Upkeep(self, member, options, flusher=self._flusher, quota=self._quota, peering=self._peering, log=self._log)
         self._leases = Leases(
@@ -227,7 +225,6 @@ class Node(Face):
             self._running = False
             if self._timer is not None:
                 self._timer.cancel()
-            self._gathering.close()
             try:
                 await self._close_peering()
             finally:
@@ -348,7 +345,6 @@ class Node(Face):
 
     def _perform(self, output: Output) -> None:
         self._queued_bytes = 0  # all that was queued is in this output, or refused
-        self._gathering.taken()
         try:
             if output.persist is not None:
                 self._persist(output.persist)
@@ -398,7 +394,7 @@ class Node(Face):
         except FatalError as error:
             self.fail(error)
             return
-        if self._kernel.has_ready or self._gathering.stalled:
+        if self._kernel.has_ready or not self._host.idle():
             self._pump()
 
     def _completed(self) -> None:
@@ -466,10 +462,7 @@ class Node(Face):
                 self._schedule()
             return
         self._host.received(sender, message)
-        if message.type == PROPOSE:
-            self._gathering.arrived(sum(largest(entries)[1] for _, _, _, entries in message.runs))
-        else:
-            self._schedule()
+        self._schedule()
 
     def _on_removed(self) -> None:
         self._clustering.removed()
@@ -523,7 +516,9 @@ class Node(Face):
             return
         self._queued_bytes += total_bytes
         self._host.propose(Propose(kind, messages, tokens, sink, term), lambda: self._refuse(tokens, sink, EtcdError.TOO_MANY_REQUESTS))
-        self._gathering.arrived(total_bytes)
+        if not self._batches or len(self._kernel.voter_ids) > 1:
+            self._schedule()
+        # else a lone voter's disk is busy: what comes meanwhile goes with the turn that the end of the write begins, in one batch
 
     def _refuse(self, tokens: Sequence[int], sink: ResultSink, error: EtcdError) -> None:
         self._replica.proposals_failed_total += len(tokens)
