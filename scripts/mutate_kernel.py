@@ -1,7 +1,11 @@
 """Puts known faults into copies of the Raft kernel and demands that the simulation finds each within a stated number of schedules.
 
-    scripts/mutate_kernel.py [NAME ...]      all mutations, or those whose name contains one of the words
+    scripts/mutate_kernel.py [NAME ...]          all mutations, or those whose name contains one of the words
+    scripts/mutate_kernel.py --sim [NAME ...]    the same in whole members: raftsched.testing.sim in place of kernels alone
     scripts/mutate_kernel.py --list
+
+With --sim the copy is the kernel of whole members: stories of tests/sim/kernel_stories.py that lead them into what the fault needs.
+Not each mutation has one: the schedules of kernels alone find all.
 
 A copy is patched as text, compiled out of tree (build/mutants/<name>) and played in a process of its own in place of the kernel. The copy
 without a patch is played first and must show nothing. A patch whose text is not found, or found twice, is an error: the kernel has changed
@@ -18,6 +22,7 @@ import sys
 import sysconfig
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,18 +32,21 @@ MODULE = "raftsched.store.raft._kernel"
 DIRECTIVES = ("boundscheck=False", "wraparound=False", "initializedcheck=False", "cdivision=True", "binding=True")
 SHAPES = ((3, 0), (5, 0), (3, 3), (2, 3), (1, 3))  # (founders, joiners) of schedule 0, 1, ...
 STEPS = 4000
+SIM_SEEDS_MAX = 3
 CONTROL_SCHEDULES = 200
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """`old` stands exactly once in `file`; the fault must be found within `schedules_max`."""
+    """`old` stands exactly once in `file`; the fault must be found within `schedules_max`. `sim`: the story that finds it
+    among whole members; "" = nothing is demanded there."""
 
     name: str
     why: str
     old: str
     new: str
     schedules_max: int
+    sim: str = ""
     file: str = "_kernel.pyx"
 
 
@@ -61,6 +69,7 @@ MUTATIONS = (
         "            return True\n"
         "        elif message.term < self.term:\n",
         200,
+        "old ack",
     ),
     Mutation(
         "vote not persisted",
@@ -68,6 +77,7 @@ MUTATIONS = (
         "        elif message.type == PRE_VOTE:\n            wait = False",
         "        elif message.type == PRE_VOTE or message.type == VOTE_RESPONSE:\n            wait = False",
         100,
+        "lost vote",
     ),
     Mutation(
         "commit of an old term",
@@ -75,6 +85,7 @@ MUTATIONS = (
         "        if index <= self.commit or self.log.term_at(index) != self.term:\n",
         "        if index <= self.commit:\n",
         100,
+        "figure 8",
     ),
     Mutation(
         "two membership changes at once",
@@ -82,6 +93,7 @@ MUTATIONS = (
         "            if self.configuration.changes:\n                return -4\n",
         "",
         100,
+        "two removals",
     ),
     Mutation(
         "read without quorum",
@@ -89,6 +101,7 @@ MUTATIONS = (
         "        if len(self.voters) == 1 and self.id in self.voters:\n            for context",
         "        if True:\n            for context",
         100,
+        "deposed reader",
     ),
     Mutation(
         "change stays when its entry is cut",
@@ -110,6 +123,7 @@ MUTATIONS = (
         "matches.append(self.stable if member == self.id",
         "matches.append(self.log.last() if member == self.id",
         100,
+        "unsynced leader",
     ),
     Mutation(
         "forwarded proposal taken twice",
@@ -151,6 +165,7 @@ def write_copy(mutation: Mutation, place: Path) -> Path:
     return package / "_kernel.pyx"
 
 
+@cache
 def compile_copy(mutation: Mutation) -> Path:
     """The extension module. Not optimised: it is compiled once and played for seconds."""
     place = BUILD / slug(mutation.name)
@@ -202,17 +217,34 @@ def play(built: Path, schedules: int) -> None:
     print(json.dumps([schedules, ""]))
 
 
-def judge(mutation: Mutation) -> bool:
-    """True if all is as it must be; one line about it."""
+def play_sim(built: Path, what: str, seeds: int) -> None:
+    """As `play`, with whole members."""
+    load(built)
+    sys.path.insert(0, str(ROOT / "tests" / "sim"))
+    from kernel_stories import tell
+
+    for number in range(seeds):
+        seed = f"mutant-{number}"
+        report = tell(what, seed)
+        if report.error:
+            print(json.dumps([number + 1, report.error[:240]]))
+            return
+    print(json.dumps([seeds, ""]))
+
+
+def judge(mutation: Mutation, *, sim: str = "") -> bool:
+    """True if all is as it must be; one line about it. `sim`: not by kernels alone, but by this of whole members."""
     built = compile_copy(mutation)
     started = time.monotonic()
-    command = [sys.executable, __file__, "--play", str(built), "--schedules", str(mutation.schedules_max)]
+    most = SIM_SEEDS_MAX if sim else mutation.schedules_max
+    command = [sys.executable, __file__, "--play", str(built), "--schedules", str(most), *(["--what", sim] if sim else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{mutation.name}: the player failed\n{done.stderr[-2000:]}")
     played, seen = json.loads(done.stdout)
     good = bool(seen) == bool(mutation.old)
-    verdict = f"found in schedule {played} of at most {mutation.schedules_max}" if seen else f"nothing in {played} schedules"
+    unit = f"{sim}, seed" if sim else "schedule"
+    verdict = f"found in {unit} {played} of at most {most}" if seen else f"nothing in {played} ({unit})"
     print(
         f"{'ok  ' if good else 'FAIL'} {mutation.name}: {verdict}, {time.monotonic() - started:.1f} s. {seen or mutation.why}", flush=True
     )
@@ -223,11 +255,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--sim", action="store_true", help="in whole members")
+    parser.add_argument("--what", default="", help=argparse.SUPPRESS)
     parser.add_argument("--play", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--schedules", type=int, default=CONTROL_SCHEDULES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.play:
-        play(options.play, options.schedules)
+        if options.what:
+            play_sim(options.play, options.what, options.schedules)
+        else:
+            play(options.play, options.schedules)
         return
     chosen = [one for one in (CONTROL, *MUTATIONS) if not options.names or any(word in one.name for word in options.names)]
     if options.list:
@@ -235,6 +272,10 @@ def main() -> None:
         return
     if not chosen:
         sys.exit("no such mutation; --list tells which there are")
+    if options.sim:
+        chosen = [one for one in chosen if one.sim]
+        controls = [(CONTROL, what) for what in dict.fromkeys(one.sim for one in chosen)]
+        sys.exit(False in [judge(one, sim=what) for one, what in [*controls, *((one, one.sim) for one in chosen)]])
     sys.exit(False in [judge(one) for one in chosen])
 
 

@@ -32,7 +32,7 @@ class Weather:
     """What the network does to a message at present."""
 
     drop: float = 0.0
-    twice: float = 0.0  # share that comes again, up to `REPEATED_S` later
+    twice: float = 0.0  # share that comes again: half of it soon, half up to `REPEATED_S` later
     delay_s: float = 0.001  # at most, of nearly all
     late: float = 0.0  # share that takes up to a second, and is overtaken
 
@@ -49,6 +49,7 @@ class SimNetwork:
         self.peers: dict[str, SimPeers] = {}  # by URL
         self.sent = 0
         self.on_sent: Callable[[SimPeers, Message], None] | None = None  # told of each message
+        self.censor: Callable[[SimPeers, Message], bool] | None = None  # True: this one is lost; for stories
 
     def delay_s(self) -> float:
         late = self.chance.random() < self.weather.late
@@ -178,8 +179,9 @@ class SimPeers:
         twice = chance.random() < weather.twice
         if twice:
             network.happened["twice"] += 1
-            network.later(chance.random() * REPEATED_S, self._arrive, member_id, data)
-        if chance.random() < weather.drop:
+            again_s = network.delay_s() if chance.random() < 0.5 else chance.random() * REPEATED_S
+            network.later(again_s, self._arrive, member_id, data)
+        if chance.random() < weather.drop or (network.censor is not None and network.censor(self, message)):
             network.happened["dropped"] += 1
         else:
             network.later(self._delay_s(member_id), self._arrive, member_id, data)
