@@ -68,7 +68,7 @@ MUTATIONS = (
         "        elif message.type == APPEND_RESPONSE and not message.reject:\n"
         "            return True\n"
         "        elif message.term < self.term:\n",
-        200,
+        1000,
         "old ack",
     ),
     Mutation(
