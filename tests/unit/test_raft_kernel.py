@@ -163,12 +163,18 @@ def test_a_lost_vote_is_tried_again_soon() -> None:
 
 
 def test_a_leader_steps_down_when_it_hears_no_majority() -> None:
-    """§6.2, R1"""
-    kernel = make()
-    elect(kernel)
-    for _ in range(2 * 10):
+    """§6.2, R1: one election timeout after it heard one for the last time, whenever that was."""
+    for heard in (0, 1, 5, 9, 13):
+        kernel = make()
+        elect(kernel)
+        for _ in range(heard):
+            kernel.tick()
+            kernel.step(Message(HEARTBEAT_RESPONSE, 1, 2, 1))
+        for _ in range(9):
+            kernel.tick()
+            assert kernel.state == LEADER
         kernel.tick()
-    assert kernel.state == FOLLOWER
+        assert kernel.state == FOLLOWER
 
 
 def test_only_entries_of_the_own_term_are_committed_by_counting() -> None:

@@ -47,7 +47,8 @@ cdef class Progress:
     cdef int64_t told     # the highest commit index that was sent to it
     cdef int64_t leaving  # the index of the entry that removes it; 0 = it is a member
     cdef int state, leaving_ticks
-    cdef bint paused, active
+    cdef bint paused
+    cdef int silent  # ticks since it was heard
     cdef bint owed        # something is news to it: the next `ready` sends it an APPEND
     cdef list inflight
 

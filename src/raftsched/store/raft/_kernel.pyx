@@ -126,12 +126,12 @@ cdef class Kernel:
         return self.state == LEADER and self.log.term_at(self.commit) == self.term
 
     def matches(self):
-        """Of a leader: {member: (match, next, state, recently active)}, of those too that it tells of their removal."""
+        """Of a leader: {member: (match, next, state, heard within an election timeout)}, of those too that it tells of their removal."""
         cdef Progress one
         found = {}
         for member, progress in self.progress.items():
             one = <Progress>progress
-            found[member] = (one.match, one.next, one.state, one.active)
+            found[member] = (one.match, one.next, one.state, one.silent < self.election_ticks_min)
         return found
 
     cdef int pick_timeout(self, int low, int high) noexcept:
@@ -165,22 +165,19 @@ cdef class Kernel:
 
     cdef void tick_leader(self):
         cdef Progress progress
-        cdef int active = 1 if self.id in self.voters else 0
+        cdef int heard = 1 if self.id in self.voters else 0
         self.elapsed += 1
         self.heartbeat_elapsed += 1
         if self.elapsed >= self.election_ticks_min:
-            # Check-quorum (thesis §6.2): who heard no majority for an election timeout is no leader any more.
             self.elapsed = 0
             self.transferee = 0
-            for member in self.voters:
-                if member != self.id:
-                    progress = <Progress>self.progress[member]
-                    active += progress.active
-            for progress in self.progress.values():
-                progress.active = False
-            if active < self.quorum():
-                self.become_follower(self.term, 0)
-                return
+        for progress in self.progress.values():
+            progress.silent += 1
+            heard += progress.silent < self.election_ticks_min and progress.id in self.voters
+        if heard < self.quorum():
+            # Check-quorum (thesis §6.2): who has not heard a majority within the last election timeout is no leader any more.
+            self.become_follower(self.term, 0)
+            return
         self.forget_leaving()
         if self.heartbeat_elapsed >= self.heartbeat_ticks:
             self.heartbeat_elapsed = 0
@@ -413,7 +410,6 @@ cdef class Kernel:
         cdef Progress progress = Progress()
         progress.id = member
         progress.next = self.log.last() + 1
-        progress.active = True  # it has its time until the next quorum check
         self.progress[member] = progress
         return progress
 
@@ -785,7 +781,7 @@ cdef class Kernel:
         cdef Progress progress = self.progress.get(message.sender)
         if progress is None:
             return
-        progress.active = True
+        progress.silent = 0
         if message.type == APPEND_RESPONSE:
             self.step_append_response(progress, message)
         elif message.type == HEARTBEAT_RESPONSE:
