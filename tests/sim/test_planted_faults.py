@@ -168,7 +168,7 @@ PLANTED: list[tuple[Callable[[Patch], None], Options, int, str]] = [
     (hears_late_of_a_delete, CALM, 12, ""),
     (watch_leaves_one_out, CALM, 6, "watch order"),
     (delivers_a_watch_twice, CALM, 6, "watch order"),
-    (forgets_a_tick, CALM, 3, "none lost"),
+    (forgets_a_tick, CALM, 8, "none lost"),
     (reads_without_a_quorum, CUTS, 10, "linearizable history"),
     (triggers_behind_the_fence, FENCES, 10, "fenced"),
     (forgets_its_vote, VOTES, 8, ""),
