@@ -1,5 +1,6 @@
 """Who belongs to which cluster, with real processes: disks that are lost, members that come late, a majority that is given up."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from serving import wait_for
 
 from raftsched.cli.app import run
 from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
+from raftsched.store.reconfigure import HEALTH_INTERVAL_MS
 from raftsched.testing.cluster import Cluster, Member
+from raftsched.testing.process import free_ports
 
 pytestmark = pytest.mark.process
 
@@ -127,3 +130,47 @@ def test_scaled_down_and_up_again_on_kept_volumes(cluster: Cluster) -> None:
     assert set(after) == set(before)
     assert all(after[one.name] != before[one.name] for one in others)
     cluster.wait_equal()
+
+
+def test_a_member_that_comes_back_at_another_port_tells_its_cluster(cluster: Cluster) -> None:
+    leader = cluster.leader()
+    moved = next(one for one in cluster.members if one is not leader)
+    before = ids(leader)
+    put(leader, b"k", b"v")
+    moved.stop()
+    (port,) = free_ports(1)
+    ports = [port if one is moved else old for one, old in zip(cluster.members, cluster.advertised, strict=True)]
+    moved.list_members(ports)
+    moved.command = [f"--peer-listen-address=127.0.0.1:{port}" if "--peer-listen" in word else word for word in moved.command]
+    moved.start(wait=False)
+    wait_for(lambda: moved.listens, 20, cluster.logs)
+    assert get(moved, b"k") == b"v"
+    assert ids(moved) == before, "it is who it was"
+    put(moved, b"k", b"w")
+    with grpc.insecure_channel(leader.client_address) as channel:
+        listed = rpc_pb2_grpc.ClusterStub(channel).MemberList(rpc_pb2.MemberListRequest(linearizable=True), timeout=20).members
+    assert [list(one.peerURLs) for one in listed if one.name == moved.name] == [[f"http://127.0.0.1:{port}"]]
+    cluster.wait_equal()
+
+
+def test_a_member_that_was_added_by_hand_starts_with_the_id_that_was_shown(tmp_path: Path) -> None:
+    with Cluster(tmp_path, 4, first=3) as cluster:
+        leader, late = cluster.leader(), cluster.members[3]
+        time.sleep(HEALTH_INTERVAL_MS / 1000)  # etcd's strict check: all have been connected for as long
+        with grpc.insecure_channel(leader.client_address) as channel:
+            url = f"http://127.0.0.1:{cluster.advertised[3]}"
+            added = rpc_pb2_grpc.ClusterStub(channel).MemberAdd(rpc_pb2.MemberAddRequest(peerURLs=[url]), timeout=20).member
+        assert not added.isLearner
+        late.list_members(cluster.advertised)
+        late.start(wait=False)
+        wait_for(lambda: ids(leader).get(late.name) == added.ID, 20, cluster.logs)
+        late.wait_ready(60)
+        put(late, b"k", b"v")
+        assert len(ids(late)) == 4
+        assert ids(late)[late.name] == added.ID
+        late.stop()
+        late.wipe()
+        late.start(wait=False)
+        late.wait_ready(60)
+        wait_for(lambda: ids(leader).get(late.name) not in (None, added.ID), 30, cluster.logs)
+        assert len(ids(leader)) == 4

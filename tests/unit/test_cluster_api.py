@@ -1,7 +1,7 @@
 """Changes of the members: the path from the RPC to the applied change, on the leader, through a follower, and for an empty member."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import grpc
@@ -40,6 +40,8 @@ class Log:
         self.matches: dict[int, int] = {}
         self.silent: dict[int, int] = {}
         self.order: list[str] = []
+        self.term = 5
+        self.meanwhile: Callable[[], object] | None = None  # what others did that a barrier waits for
 
 
 class Host:
@@ -50,6 +52,8 @@ class Host:
         self.now_ms = 0
         self.requests: list[tuple[int, int]] = []
         self.broken: PeerError | bytes | None = None
+        self.connected = True
+        self.successor = 0  # who leads once this one hands over
         self.proposed: list[int] = []
         self.changes = MembershipChanges(self, self, Rules(), cluster_token="t", request_timeout_ms=500)
         log.hosts[member_id] = self
@@ -74,7 +78,10 @@ class Host:
         found = self.log.table.members()
         leading = self.leader_id == self.member_id
         return View(
-            self.member_id, found, dict.fromkeys((one.member_id for one in found), HEALTH_INTERVAL_MS), self.log.matches if leading else {}
+            self.member_id,
+            found,
+            dict.fromkeys((one.member_id for one in found), HEALTH_INTERVAL_MS) if self.connected else {},
+            self.log.matches if leading else {},
         )
 
     def silent_ms(self) -> dict[int, int]:
@@ -95,7 +102,21 @@ class Host:
         self.log.matches.setdefault(member_id, 0)
         return int(error)
 
-    async def publish(self, member_id: int, name: str, client_urls: Sequence[str]) -> int:
+    async def hand_over(self) -> None:
+        self.log.order.append(f"{self.member_id} hands over")
+        self.log.leader = self.successor or self.log.leader
+
+    @property
+    def term(self) -> int:
+        return self.log.term
+
+    async def barrier(self) -> None:
+        if self.log.meanwhile is not None:
+            self.log.meanwhile()
+
+    async def publish(self, member_id: int, name: str, client_urls: Sequence[str], term: int) -> int:
+        if term != self.log.term:
+            return int(EtcdError.NOT_LEADER)
         self.log.order.append("publish")
         self.log.table.apply_attributes(membership.encode_attributes(member_id, name, client_urls))
         return 0
@@ -182,7 +203,6 @@ def test_an_earlier_change_or_a_new_term_is_waited_for(log: Log) -> None:
 @pytest.mark.parametrize(
     ("refusal", "error"),
     [
-        (room.NO_LEADER_HERE, EtcdError.NO_LEADER),
         (room.LEADERSHIP_MOVING, EtcdError.LEADER_CHANGED),
         (room.TOO_MUCH, EtcdError.TOO_MANY_REQUESTS),
         (room.SENSELESS, EtcdError.UNHEALTHY),
@@ -198,11 +218,11 @@ def test_what_the_kernel_or_the_replica_refuses(log: Log, refusal: int, error: E
 @pytest.mark.parametrize(
     ("broken", "error"),
     [
-        (PeerError(PeerCode.UNREACHABLE, ""), EtcdError.NO_LEADER),
+        (PeerError(PeerCode.UNREACHABLE, ""), EtcdError.TIMEOUT),
         (PeerError(PeerCode.TIMEOUT, ""), EtcdError.TIMEOUT),
         (PeerError(PeerCode.LOST, ""), EtcdError.TIMEOUT_CONNECTION_LOST),
         (PeerError(PeerCode.BUSY, ""), EtcdError.TOO_MANY_REQUESTS),
-        (PeerError(12_345, ""), EtcdError.NO_LEADER),
+        (PeerError(12_345, ""), EtcdError.TIMEOUT),
         (b"\xff", EtcdError.TIMEOUT),
     ],
 )
@@ -211,12 +231,70 @@ def test_a_leader_that_does_not_answer(log: Log, broken, error: EtcdError) -> No
     assert error_of(log.hosts[2].changes.change(Change(REMOVE_NODE, 3))) == error
 
 
-def test_without_a_leader_nothing_is_changed_and_a_follower_does_not_pass_on(log: Log) -> None:
+def test_what_nobody_knows_to_be_undone_is_not_asked_again(log: Log) -> None:
+    for code in (PeerCode.TIMEOUT, PeerCode.LOST, PeerCode.BUSY, PeerCode.INTERNAL):
+        log.hosts[2].requests.clear()
+        log.hosts[2].broken = PeerError(code, "")
+        error_of(log.hosts[2].changes.change(Change(REMOVE_NODE, 3)))
+        assert len(log.hosts[2].requests) == 1
+
+
+def test_without_a_leader_a_change_waits_as_long_as_a_request_may_and_a_follower_does_not_pass_on(log: Log) -> None:
     log.leader = 0
-    assert error_of(log.hosts[1].changes.change(Change(REMOVE_NODE, 3))) == EtcdError.NO_LEADER
+    for change in (Change(REMOVE_NODE, 3), Change(UPDATE_NODE, 3, URL9), Change(ADD_NODE, 3, promotion=True), Change(ADD_NODE, 0, URL9)):
+        began_ms = log.hosts[1].now_ms
+        assert error_of(log.hosts[1].changes.change(change)) == EtcdError.TIMEOUT
+        assert log.hosts[1].now_ms - began_ms >= 500
     with pytest.raises(PeerError) as caught:
         run(log.hosts[2].changes.on_request(encode_request(Change(REMOVE_NODE, 3))))
     assert caught.value.code == EtcdError.NO_LEADER
+    assert not log.order
+
+
+@pytest.mark.parametrize("change", [Change(ADD_NODE, 0, URL9), Change(ADD_LEARNER, 0, URL9)])
+def test_without_a_leader_an_unhealthy_cluster_takes_nobody_in(log: Log, change: Change) -> None:
+    log.leader, log.hosts[1].connected = 0, False
+    assert error_of(log.hosts[1].changes.change(change)) == EtcdError.UNHEALTHY
+    assert log.hosts[1].now_ms < 100, "at once"
+
+
+def test_a_change_waits_for_a_leader_and_for_one_that_knows_that_it_leads(log: Log) -> None:
+    async def scenario() -> Sequence[MemberInfo]:
+        log.leader = 0
+        asked = asyncio.ensure_future(log.hosts[2].changes.change(Change(REMOVE_NODE, 3)))
+        await asyncio.sleep(0.05)
+        log.hosts[2].broken, log.leader = PeerError(EtcdError.NO_LEADER, "not yet"), 1
+        await asyncio.sleep(0.05)
+        log.hosts[2].broken = PeerError(PeerCode.UNREACHABLE, "not yet")
+        await asyncio.sleep(0.05)
+        log.hosts[2].broken = None
+        return await asked
+
+    assert [one.member_id for one in run(scenario())] == [1, 2]
+    assert log.order == ["remove"]
+    log.refusals = [room.NO_LEADER_HERE]
+    assert len(run(log.hosts[1].changes.change(Change(REMOVE_NODE, 2)))) == 1, "nothing was done: it is asked again"
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_leader_that_is_removed_hands_over_first_wherever_one_asks(log: Log, at: int) -> None:
+    log.hosts[1].successor = 3
+    assert [one.member_id for one in run(log.hosts[at].changes.change(Change(REMOVE_NODE, 1)))] == [2, 3]
+    assert log.order == ["1 hands over", "remove"]
+    assert log.hosts[3].proposed
+    assert not log.hosts[1].proposed
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_refused_removal_moves_no_leadership(log: Log, at: int) -> None:
+    log.hosts[1].connected, log.hosts[1].successor = False, 3
+    assert error_of(log.hosts[at].changes.change(Change(REMOVE_NODE, 1))) == EtcdError.UNHEALTHY
+    assert (log.order, log.leader) == ([], 1)
+
+
+def test_a_leader_without_a_successor_removes_itself(log: Log) -> None:
+    assert [one.member_id for one in run(log.hosts[1].changes.change(Change(REMOVE_NODE, 1)))] == [2, 3]
+    assert log.order == ["1 hands over", "remove"]
 
 
 def test_a_change_that_another_overtook_is_checked_again(log: Log) -> None:
@@ -283,6 +361,50 @@ def test_joins_that_must_wait_or_never_come(log: Log) -> None:
     assert not log.order
     assert isinstance(run(changes.take_in(JoinAsk("m9", URL9))), Granted)
     assert isinstance(run(changes.take_in(JoinAsk("m8", ("http://m8:1",)))), Later)  # one after the other
+
+
+@pytest.mark.parametrize("kind", [ADD_NODE, ADD_LEARNER])
+def test_who_was_added_by_hand_starts_with_the_id_that_was_shown(log: Log, kind: int) -> None:
+    changes = log.hosts[1].changes
+    (added,) = [one for one in run(changes.change(Change(kind, 0, URL9))) if one.peer_urls == URL9]
+    log.silent = {added.member_id: 0}
+    log.order.clear()
+    granted = run(changes.take_in(JoinAsk("m9", URL9)))
+    assert (granted.member_id, granted.is_learner) == (added.member_id, kind == ADD_LEARNER)
+    assert log.order == ["publish"], "it has its name before it hears of its id"
+    log.silent = {added.member_id: JOIN_SILENCE_MS}
+    again = run(changes.take_in(JoinAsk("m9", URL9)))
+    assert again.member_id != added.member_id, "it may have started: it is a wiped one now"
+    assert log.table.was_removed(added.member_id)
+
+
+def test_a_founder_that_never_told_its_name_does_not_get_its_id_again(log: Log) -> None:
+    """It may have voted. That its URLs were changed since makes it nobody who was added."""
+    for urls in (URL9, ("http://moved:1",)):
+        founder = MemberInfo(membership.make_member_id(URL9, "t"), "", urls, ())
+        log.table.apply_change(membership.encode_change(ADD_NODE, founder.member_id, membership.encode_json(founder)))
+        log.silent = {founder.member_id: JOIN_SILENCE_MS}
+        assert run(log.hosts[1].changes.take_in(JoinAsk("m9", urls))).member_id != founder.member_id
+        log.__init__(member(1), member(2), member(3))  # type: ignore[misc]
+        Host(log, 1)
+
+
+def test_no_id_is_told_twice_whoever_led_before(log: Log) -> None:
+    changes = log.hosts[1].changes
+    (added,) = [one for one in run(changes.change(Change(ADD_LEARNER, 0, URL9))) if one.peer_urls == URL9]
+    log.silent = {added.member_id: JOIN_SILENCE_MS}
+    named = membership.encode_attributes(added.member_id, "m9", ())
+    log.meanwhile = lambda: log.table.apply_attributes(named)  # an older leader told it: that is committed, and not applied here yet
+    assert run(changes.take_in(JoinAsk("m9", URL9))).member_id != added.member_id
+
+
+def test_a_leader_that_was_deposed_meanwhile_tells_nobody_an_id(log: Log) -> None:
+    def deposed() -> None:
+        log.term += 1
+
+    log.meanwhile = deposed
+    assert isinstance(run(log.hosts[1].changes.take_in(JoinAsk("m9", URL9))), Later)
+    assert "publish" not in log.order
 
 
 def test_two_asks_at_once_do_not_get_in_each_others_way(log: Log) -> None:

@@ -390,7 +390,7 @@ def test_the_survivor_is_alone_after_force_new_cluster(tmp_path: Path, applied_i
     log.close()
     log, recovered = opened(tmp_path, applied_index)
     table = applied(entries, applied_index)
-    forced, gone = beginning.force_new_cluster(log, recovered, table, applied_index=applied_index, peer_urls=URLS)
+    forced, gone = beginning.force_new_cluster(log, recovered, table, applied_index=applied_index, me=("me", URLS))
     log.close()
     assert gone == [2, 3]
     log, again = opened(tmp_path, applied_index)
@@ -406,7 +406,7 @@ def test_the_survivor_is_alone_after_force_new_cluster(tmp_path: Path, applied_i
     assert [one.member_id for one in table.members()] == [1]
     log, recovered = opened(tmp_path, applied_index)
     table = applied(entries, applied_index)
-    _, again_gone = beginning.force_new_cluster(log, recovered, table, applied_index=applied_index, peer_urls=URLS)
+    _, again_gone = beginning.force_new_cluster(log, recovered, table, applied_index=applied_index, me=("me", URLS))
     assert again_gone == []  # it is alone already
     log.close()
 
@@ -479,20 +479,20 @@ def test_a_learner_or_a_stranger_to_its_own_data_becomes_the_voter(tmp_path: Pat
         beginning.write_first_entries(log, recovered, entries[:count])
         log.close()
         log, recovered = opened(path)
-        forced, _ = beginning.force_new_cluster(log, recovered, applied([], 0), applied_index=0, peer_urls=URLS)
+        forced, _ = beginning.force_new_cluster(log, recovered, applied([], 0), applied_index=0, me=("me", URLS))
         log.close()
         table = applied(forced.datas, len(forced.datas))
-        assert table.members() == [MemberInfo(1, "", URLS, ())]
+        assert table.members() == [MemberInfo(1, "me" if kind == "stranger" else "", URLS, ())]
 
 
 def test_force_new_cluster_needs_data_and_an_id_that_was_not_removed(tmp_path: Path) -> None:
     log, recovered = opened(tmp_path)
     with pytest.raises(FatalError, match="there are none"):
-        beginning.force_new_cluster(log, recovered, applied([], 0), applied_index=0, peer_urls=URLS)
+        beginning.force_new_cluster(log, recovered, applied([], 0), applied_index=0, me=("me", URLS))
     entries = [*founders(2), membership.encode_change(membership.REMOVE_NODE, 1)]
     beginning.write_first_entries(log, recovered, entries)
     log.close()
     log, recovered = opened(tmp_path, 3)
     with pytest.raises(FatalError, match="was removed from its cluster"):
-        beginning.force_new_cluster(log, recovered, applied(entries, 3), applied_index=3, peer_urls=URLS)
+        beginning.force_new_cluster(log, recovered, applied(entries, 3), applied_index=3, me=("me", URLS))
     log.close()

@@ -228,7 +228,7 @@ def test_a_member_that_had_its_name_for_a_moment_only_is_dead_once_it_is_removed
             urls = [f"http://127.0.0.1:{free_ports(1)[0]}"]
             members = await leader.change_members(ADD_NODE, 0, urls, is_learner=True)
             added = next(one.member_id for one in members if not one.name)
-            assert not await leader._clustering.publish(added, "brief", ())
+            assert not await leader._clustering.publish(added, "brief", (), leader.term)
             await leader.change_members(REMOVE_NODE, added, (), is_learner=False)
             assert not leader.dead(["brief"]), "its fence may not have passed yet"
             leader._next_upkeep_ms = 0

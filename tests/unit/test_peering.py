@@ -13,7 +13,7 @@ OWN, OTHER, NEW = 1, 2, 9
 
 
 def info(number: int) -> MemberInfo:
-    return MemberInfo(number, "", (f"http://m{number}:2380",), ())
+    return MemberInfo(number, f"m{number}", (f"http://m{number}:2380",), ())
 
 
 def addition(number: int, kind: int = ADD_NODE) -> bytes:
@@ -25,9 +25,10 @@ class Port:
 
     def __init__(self) -> None:
         self.dialled: set[int] = set()
+        self.urls: Mapping[int, Sequence[str]] = {}
 
     def update(self, members: Mapping[int, Sequence[str]]) -> None:
-        self.dialled = set(members)
+        self.dialled, self.urls = set(members), members
 
     def join(self, *, cluster_id: int, member_id: int) -> None: ...
     def set_incarnation(self, incarnation: int) -> None: ...
@@ -119,3 +120,58 @@ def test_who_this_member_was_told_of_is_dialled_until_its_own_log_tells() -> Non
     rig.peering.refresh()
     rig.linger()
     assert rig.port.dialled == {OTHER}
+
+
+def removal(number: int) -> bytes:
+    return membership.encode_change(membership.REMOVE_NODE, number)
+
+
+def test_who_was_removed_again_later_in_the_log_is_never_dialled() -> None:
+    rig = Rig(changes=((3, addition(NEW)), (4, removal(NEW)), (5, addition(NEW + 1, ADD_LEARNER))))
+    assert rig.port.dialled == {OTHER, NEW + 1}
+    assert rig.append(6, 1, 1, addition(NEW + 2), removal(NEW + 2), removal(OTHER))
+    assert rig.port.dialled == {OTHER, NEW + 1}, "a member that is applied is reached until its removal is"
+    assert rig.append(4, 2, 0, b"")
+    rig.linger()
+    assert rig.port.dialled == {OTHER, NEW}, "its removal was rolled back"
+
+
+def test_a_member_is_dialled_where_the_list_has_it_too() -> None:
+    rig = Rig()
+    rig.peering.list_contacts(
+        {f"m{OTHER}": ("http://moved:1", f"http://m{OTHER}:2380"), f"m{OWN}": ("http://here:1",), "mx": ("http://x:1",)}
+    )
+    rig.peering.refresh()
+    assert rig.port.urls == {OTHER: (f"http://m{OTHER}:2380", "http://moved:1")}
+    rig.table.apply_change(membership.encode_change(membership.UPDATE_NODE, OTHER, b'{"id":2,"peerURLs":["http://moved:1"]}'))
+    rig.peering.refresh()
+    assert rig.port.urls[OTHER] == ("http://moved:1", f"http://m{OTHER}:2380")
+
+
+def test_a_member_is_dialled_first_where_it_says_that_it_is_until_the_cluster_knows() -> None:
+    rig = Rig()
+    rig.peering.found_at(OTHER, ("http://moved:1",))
+    rig.peering.found_at(NEW, ("http://nobody:1",))
+    assert rig.port.urls == {OTHER: ("http://moved:1", f"http://m{OTHER}:2380")}
+    rig.table.apply_change(membership.encode_change(membership.UPDATE_NODE, OTHER, b'{"id":2,"peerURLs":["http://moved:1"]}'))
+    rig.peering.refresh()
+    assert rig.port.urls == {OTHER: ("http://moved:1",)}
+    rig.table.apply_change(membership.encode_change(membership.UPDATE_NODE, OTHER, b'{"id":2,"peerURLs":["http://again:1"]}'))
+    rig.peering.refresh()
+    assert rig.port.urls == {OTHER: ("http://again:1",)}, "what it said once is over"
+
+
+def test_who_said_nothing_since_one_asked_is_silent() -> None:
+    rig = Rig()
+    assert rig.peering.silent() == [OTHER]
+    rig.peering.on_message(OTHER, None)  # type: ignore[arg-type]
+    assert rig.peering.silent() == []
+    assert rig.peering.silent() == [OTHER]
+
+
+def test_what_is_the_url_of_another_is_no_contact() -> None:
+    rig = Rig()
+    rig.table.apply_change(addition(NEW))
+    rig.peering.list_contacts({f"m{OTHER}": (f"http://m{NEW}:2380",)})
+    rig.peering.refresh()
+    assert rig.port.urls == {OTHER: (f"http://m{OTHER}:2380",), NEW: (f"http://m{NEW}:2380",)}

@@ -111,6 +111,10 @@ def test_a_learner_is_promoted_once_it_has_nine_tenths_of_the_log() -> None:
         (["http://a:99999"], None),
         (["http://[::1:2"], None),
         (["http://:2380"], None),
+        (["http://a:0"], None),
+        (["unix://a:1"], None),
+        (["unixs://a:1"], None),
+        (["http://a:1?q=1"], None),
     ],
 )
 def test_peer_urls(urls: list[str], expected: tuple[str, ...] | None) -> None:
@@ -268,13 +272,27 @@ def test_a_wiped_member_is_replaced_by_url_or_name_once_it_is_silent() -> None:
     assert "leader's own" in plan_join("m1", ("http://x:1",), view(*THREE), QUIET, STRICT).later
 
 
-def test_a_learner_that_never_started_gives_its_id_and_a_voter_does_not() -> None:
+def test_who_was_added_and_never_started_gives_its_id_at_once() -> None:
     learner, voter = member(4, started=False, learner=True), member(5, started=False)
-    silent = {4: 9_999, 5: 9_999}
-    assert plan_join("m4", learner.peer_urls, view(*THREE, learner), silent, STRICT) == JoinPlan(reuse=4)
-    assert plan_join("m5", voter.peer_urls, view(*THREE, voter), silent, STRICT) == JoinPlan(remove=(5,))
-    started = member(4, learner=True)
-    assert plan_join("m4", started.peer_urls, view(*THREE, started), silent, STRICT) == JoinPlan(remove=(4,))
+    heard = {4: 0, 5: 0}  # nobody can have been heard by an id that nobody has
+    assert plan_join("m4", learner.peer_urls, view(*THREE, learner), heard, STRICT) == JoinPlan(reuse=4)
+    is_added = [voter].__contains__
+    assert plan_join("m5", voter.peer_urls, view(*THREE, voter), heard, STRICT, is_added=is_added) == JoinPlan(reuse=5)
+    elsewhere = plan_join("m3", voter.peer_urls, view(*THREE, voter), QUIET, STRICT, is_added=is_added)
+    assert elsewhere == JoinPlan(remove=(3,), reuse=5), "the older self of this name goes"
+    assert "still heard" in plan_join("m3", voter.peer_urls, view(*THREE, voter), heard, STRICT, is_added=is_added).later
+
+
+def test_who_may_have_started_gives_its_id_to_nobody() -> None:
+    """A founder votes before it has a name; a name is set before an id is told."""
+    founder, silent = member(5, started=False), {4: 9_999, 5: 9_999}
+    assert plan_join("m5", founder.peer_urls, view(*THREE, founder), silent, STRICT) == JoinPlan(remove=(5,))
+    assert "still heard" in plan_join("m5", founder.peer_urls, view(*THREE, founder), {}, STRICT).later
+    for started in (member(4, learner=True), member(4)):
+        found = plan_join("m4", started.peer_urls, view(*THREE, started), silent, STRICT, is_added=lambda _member: True)
+        assert found == JoinPlan(remove=(4,))
+    two_urls = ("http://m5:2380", "http://m5:2381")
+    assert plan_join("m5", two_urls, view(*THREE, founder), silent, STRICT, is_added=lambda _member: True) == JoinPlan(remove=(5,))
 
 
 def test_one_joins_after_the_other() -> None:

@@ -16,7 +16,7 @@ from raftsched.types import MemberInfo
 HEALTH_INTERVAL_MS: Final = 5_000  # etcd's HealthInterval
 READY_PERCENT: Final = 90  # etcd's readyPercentThreshold
 JOIN_SILENCE_MS: Final = 2_000  # a member that the leader heard later than this is not replaced: it lives
-_SCHEMES: Final = frozenset({"http", "https", "unix", "unixs"})
+_SCHEMES: Final = frozenset({"http", "https"})  # what the transport dials; etcd takes unix and unixs too
 PORT_MAX: Final = 65_535
 
 
@@ -62,7 +62,7 @@ def is_peer_url(url: str) -> bool:
         return False
     if parts.scheme not in _SCHEMES or parts.path or parts.query or parts.fragment or parts.username is not None:
         return False
-    return bool(parts.netloc) and (not parts.scheme.startswith("http") or (bool(parts.hostname) and port is not None))
+    return bool(parts.hostname) and bool(port)
 
 
 def check(change: int, member: MemberInfo, view: View, rules: Rules, *, promotion: bool = False) -> EtcdError:
@@ -146,20 +146,32 @@ class JoinPlan:
     """Not now, and why."""
 
 
-def plan_join(name: str, peer_urls: Sequence[str], view: View, silent_ms: Mapping[int, int], rules: Rules) -> JoinPlan:
-    """`silent_ms`: for how long the leader has not heard each member; one that is absent counts as heard.
+def plan_join(
+    name: str,
+    peer_urls: Sequence[str],
+    view: View,
+    silent_ms: Mapping[int, int],
+    rules: Rules,
+    *,
+    is_added: Callable[[MemberInfo], bool] = lambda _member: False,
+) -> JoinPlan:
+    """`silent_ms`: for how long the leader has not heard each member; one that is absent counts as heard. `view`: of everything that was
+    committed before the asker asked. `is_added`: whether it is certain that this voter, with these URLs, was added to a running cluster.
 
     Whoever has the name or a URL of the one that asks is its older self without a disk, and goes; unless it is heard, then two
-    processes claim one place. A learner that has never started has promised nobody anything: its id is handed out.
+    processes claim one place. Who was added and has never been started has promised nobody anything: its id is handed out, as with
+    etcd. Who is added has a name before any process hears of its id (`MembershipChanges.take_in`). A founder knows its id by itself, may
+    have voted before it has a name, and is no learner.
     """
     urls = set(peer_urls)
     same = [one for one in view.members if one.name == name or not urls.isdisjoint(one.peer_urls)]
+    unnamed = [one for one in same if not one.name and urls == set(one.peer_urls) and one.member_id != view.own_id]
+    fresh = next((one for one in unnamed if one.is_learner or is_added(one)), None)
     for one in same:
         if one.member_id == view.own_id:
             return JoinPlan(later=f"{name} ({','.join(peer_urls)}) is the leader's own name or URL")
-        if silent_ms.get(one.member_id, 0) < JOIN_SILENCE_MS:
+        if one is not fresh and silent_ms.get(one.member_id, 0) < JOIN_SILENCE_MS:
             return JoinPlan(later=f"member {one.member_id:x} with this name or URL is still heard")
-    fresh = next((one for one in same if one.is_learner and not one.name and urls == set(one.peer_urls)), None)
     remove = tuple(one.member_id for one in same if one is not fresh)
     staying = [one for one in view.members if one not in same]
     if fresh is None and sum(one.is_learner for one in staying) >= rules.learners_max:

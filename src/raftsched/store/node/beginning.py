@@ -51,7 +51,7 @@ def force_once(
                 "--force-new-cluster is ignored, it was done at an earlier start: take the flag away. "
                 "If a majority is lost for good once more, start once without it and then with it"
             )
-        recovered, going = force_new_cluster(log, recovered, applied, applied_index=applied_index, peer_urls=options.peer_urls)
+        recovered, going = force_new_cluster(log, recovered, applied, applied_index=applied_index, me=(options.name, options.peer_urls))
         write_durably(marker, "done\n")  # nobody can have joined before: this member has not said a word yet
     except OSError as error:
         full = error.errno in {28, 122}  # ENOSPC, EDQUOT
@@ -61,12 +61,13 @@ def force_once(
 
 
 def force_new_cluster(
-    log: Log, recovered: Recovered, applied: Membership, *, applied_index: int, peer_urls: Sequence[str]
+    log: Log, recovered: Recovered, applied: Membership, *, applied_index: int, me: tuple[str, Sequence[str]]
 ) -> tuple[Recovered, list[int]]:
     """`--force-new-cluster`, as etcd does it: drops what is not committed, removes all other members, makes this one a voter.
 
-    For a member that is opened and not started: `recovered` has the entries after `applied_index`, `applied` the members there. The log as
-    it is now, and the ids that go. What a majority may have acknowledged behind this member's commit index is lost: the user said so.
+    For a member that is opened and not started: `recovered` has the entries after `applied_index`, `applied` the members there, `me` is its
+    name and peer URLs. The log as it is now, and the ids that go. What a majority may have acknowledged behind this member's commit index
+    is lost: the user said so.
     Raises FatalError if nothing was ever committed here, NoSpaceError.
     """
     own = recovered.metadata.node_id
@@ -78,13 +79,13 @@ def force_new_cluster(
     members = _members_at(applied, recovered, kept)
     going = sorted(set(members) - {own})
     entries = [membership.encode_change(membership.REMOVE_NODE, one) for one in going]
-    me = members.get(own)
-    if me is None:
+    known = members.get(own)
+    if known is None:
         if applied.was_removed(own):
             raise FatalError(f"{log.directory}: this member ({own:x}) was removed from its cluster; its id never comes back")
-        entries.append(_add(MemberInfo(own, "", tuple(peer_urls), ())))
-    elif me.is_learner:
-        entries.append(membership.encode_change(membership.ADD_NODE, own, membership.encode_promotion(me)))
+        entries.append(_add(MemberInfo(own, me[0], tuple(me[1]), ())))  # with a name: its id must never look unused
+    elif known.is_learner:
+        entries.append(membership.encode_change(membership.ADD_NODE, own, membership.encode_promotion(known)))
     last = commit + len(entries)
     types = {position: kind for position, kind in recovered.types.items() if position < kept}
     cut = replace(recovered, terms=recovered.terms[:kept], datas=recovered.datas[:kept], types=types, last_index=commit)

@@ -12,12 +12,12 @@ from raftsched.errors import FatalError, IncarnationOverError, NoSpaceError, Pee
 from raftsched.limits import FENCE_SILENT_MS
 from raftsched.ports import Log as LogPort
 from raftsched.store import codec, membership
-from raftsched.store.membership import REMOVE_NODE, Membership
+from raftsched.store.membership import Membership
 from raftsched.store.node.catch_up import CatchUp
 from raftsched.store.node.flush import Flusher
 from raftsched.store.node.gone import Gone
 from raftsched.store.node.leaving import Leaving
-from raftsched.store.node.members import Identity, MembershipChanges, decode_request, encode_members
+from raftsched.store.node.members import Identity, MembershipChanges
 from raftsched.store.node.numbering import Numbering
 from raftsched.store.node.opening import Member
 from raftsched.store.node.options import NodeOptions
@@ -27,11 +27,10 @@ from raftsched.store.node.sinks import Waiter
 from raftsched.store.node.versions import check_version
 from raftsched.store.raft._kernel import Kernel
 from raftsched.store.reconfigure import Rules, View
-from raftsched.store.replica import LEADER, Event, ProposeChange, Transfer
+from raftsched.store.replica import LEADER, Event, Propose, ProposeChange, Transfer
 from raftsched.store.snapshot.install import Stored
 from raftsched.store.snapshot.outgoing import Outgoing
 from raftsched.store.transport.ports import CHANGE_MEMBERS, PROMOTE, SNAPSHOT
-from raftsched.types import ResultSink
 
 LOOK_S = 0.005  # how often a transfer of leadership is looked at
 
@@ -42,7 +41,6 @@ class NodePort(Identity, Protocol):
     def take_event(self, event: Event, *, at_once: bool = False) -> None:
         """Queues it; `at_once`: the step is taken within the call."""
 
-    def propose_own(self, kind: int, message: bytes, sink: ResultSink | None = None) -> None: ...
     def mono_ms(self) -> int: ...
     def mono_ns(self) -> int: ...
     def wall_ms(self) -> int: ...
@@ -233,10 +231,17 @@ class Clustering:
         self._node.take_event(ProposeChange(change, change_id, Waiter(future)), at_once=True)
         return future
 
-    def publish(self, member_id: int, name: str, client_urls: Sequence[str]) -> Awaitable[int]:
+    @property
+    def term(self) -> int:
+        return self._kernel.term
+
+    def barrier(self) -> Awaitable[None]:
+        return self._node.read_barrier()
+
+    def publish(self, member_id: int, name: str, client_urls: Sequence[str], term: int) -> Awaitable[int]:
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         attributes = membership.encode_attributes(member_id, name, client_urls)
-        self._node.propose_own(codec.MEMBER_ATTRIBUTES_SET, attributes, Waiter(future))
+        self._node.take_event(Propose(codec.MEMBER_ATTRIBUTES_SET, [attributes], [0], Waiter(future), term))
         return future
 
     async def request(self, member_id: int, kind: int, payload: bytes, timeout_ms: int) -> bytes:
@@ -245,10 +250,6 @@ class Clustering:
         return await self._peering.ask(member_id, kind, payload, timeout_ms)
 
     async def _on_change(self, _sender: int, payload: bytes) -> bytes:
-        change = decode_request(payload)
-        if change.kind == REMOVE_NODE and change.member_id == self._own_id:
-            await self.hand_over()
-            return encode_members(await self.changes.change(change))  # the new leader does it
         return await self.changes.on_request(payload)
 
     # -- a snapshot arrived

@@ -21,11 +21,12 @@ from raftsched.store.node.beginning import was_forced
 from raftsched.store.node.clustering import Clustering
 from raftsched.store.node.joining import Marker, Settling, promote_self
 from raftsched.store.node.members import Change
+from raftsched.store.node.moving import hear, keep_telling
 from raftsched.store.node.opening import Member
 from raftsched.store.node.options import NodeOptions
 from raftsched.store.node.peering import Peering
 from raftsched.store.node.reception import Reception, check_cluster, check_force, check_list, keep_checking
-from raftsched.store.transport.ports import JOIN
+from raftsched.store.transport.ports import HERE, JOIN
 from raftsched.types import MemberInfo
 
 
@@ -45,6 +46,7 @@ class Entering:
         self._tasks: list[asyncio.Task[None]] = []
         peering.answer_ask = self._reception.answer
         peering.requests[JOIN] = self._on_join
+        peering.requests[HERE] = lambda sender, payload: hear(peering, sender, payload)
 
     # -- the start
 
@@ -87,6 +89,7 @@ class Entering:
         if marked is not None:
             self._first_members = self._first_members or marked
             self._peering.expect(marked)
+        self._peering.list_contacts({one.name: one.peer_urls for one in self._listed})
         self._member = member
 
     async def check(self) -> None:
@@ -106,9 +109,11 @@ class Entering:
             )
 
     def go_on(self, fail: Callable[[Exception], None]) -> None:
-        """What is not finished with the start: members that have not answered yet, and the promotion of a learner that joined by itself."""
+        """What is not finished with the start: members that have not answered yet or look for this one elsewhere, and the promotion of a
+        learner that joined by itself."""
         assert self._member is not None
         self._tasks.append(asyncio.create_task(self._keep_checking(fail)))
+        self._tasks.append(asyncio.create_task(keep_telling(self._peering, self.member_id, self._options.peer_urls)))
         marker = Marker(self._member.directory.path)
         if marker.read() is not None:
             self._tasks.append(asyncio.create_task(self._promote(marker, fail)))

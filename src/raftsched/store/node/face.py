@@ -118,8 +118,6 @@ class Face(ABC):
 
     async def change_members(self, change: int, member_id: int, peer_urls: Sequence[str], *, is_learner: bool) -> Sequence[MemberInfo]:
         """See `ports.MemberNode`."""
-        if change == REMOVE_NODE and member_id == self.member_id:
-            await self._clustering.hand_over()  # once the others have applied its removal they do not hear whom it names
         kind = ADD_LEARNER if change == ADD_NODE and is_learner else change
         return await self._clustering.changes.change(Change(kind, member_id, tuple(peer_urls)))
 

@@ -1,6 +1,7 @@
 """Changes of the members, from the one who asks to the answer: etcd's checks, the proposal, its result; forwarding; joining.
 
 The leader checks and proposes; a follower sends the change to it (`CHANGE_MEMBERS`, `PROMOTE`). `Clustering` is the `ChangeHost`.
+NO_LEADER means, wherever it comes from, that nothing was done: who asked asks again, as long as a request may take.
 
 Invariant: between a check and its proposal nothing is awaited, so what was checked is what is proposed; a change is answered only when it
 was applied here. Must not know: how a change is replicated, sockets.
@@ -33,6 +34,9 @@ from raftsched.store.transport.ports import CHANGE_MEMBERS, PROMOTE
 from raftsched.types import MemberInfo
 
 RETRY_MS: Final = 20
+ADDED_WITHIN_S: Final = 3_600  # who was added earlier than that and starts now gets a new id
+ADDED_AHEAD_S: Final = 60  # by another leader's clock
+NO_LEADER_TEXT: Final = ETCD_STATUS[EtcdError.NO_LEADER][1]
 # Kernel.propose_change's refusals (store/raft/_kernel.pyi)
 NO_LEADER_HERE, LEADERSHIP_MOVING, TOO_MUCH, EARLIER_PENDING, TERM_UNCOMMITTED, SENSELESS = -1, -2, -3, -4, -5, -6
 _REFUSALS: Final[Mapping[int, EtcdError]] = {
@@ -42,10 +46,12 @@ _REFUSALS: Final[Mapping[int, EtcdError]] = {
     SENSELESS: EtcdError.UNHEALTHY,  # no voter would be left
 }
 _UNANSWERED: Final[Mapping[int, EtcdError]] = {
-    PeerCode.TIMEOUT: EtcdError.TIMEOUT,
+    PeerCode.UNREACHABLE: EtcdError.NO_LEADER,
+    PeerCode.REFUSED: EtcdError.NO_LEADER,
     PeerCode.LOST: EtcdError.TIMEOUT_CONNECTION_LOST,
     PeerCode.BUSY: EtcdError.TOO_MANY_REQUESTS,
 }
+"""Any other: TIMEOUT, nobody knows whether it was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +95,16 @@ class ChangeHost(Protocol):
         """A negative of `Kernel.propose_change` at once, or the `EtcdError` of the applied change, TIMEOUT and STOPPED among them. The
         proposal is made in the call, before anything is awaited."""
 
-    def publish(self, member_id: int, name: str, client_urls: Sequence[str]) -> Awaitable[int]:
-        """MEMBER_ATTRIBUTES_SET, applied; its `EtcdError`."""
+    def hand_over(self) -> Awaitable[None]:
+        """Lets another voter lead, if one can be reached and does within an election timeout."""
+
+    @property
+    def term(self) -> int: ...
+    def barrier(self) -> Awaitable[None]:
+        """Done when everything that was committed before is applied here. Raises StatusError."""
+
+    def publish(self, member_id: int, name: str, client_urls: Sequence[str], term: int) -> Awaitable[int]:
+        """MEMBER_ATTRIBUTES_SET, proposed as the leader of `term` or not at all, applied; its `EtcdError`."""
 
     def request(self, member_id: int, kind: int, payload: bytes, timeout_ms: int) -> Awaitable[bytes]:
         """`Peers.request`. Raises PeerError."""
@@ -157,12 +171,28 @@ class MembershipChanges:
             if urls is None:
                 raise status_of(EtcdError.BAD_MEMBER_URLS)
             change = Change(change.kind, change.member_id, urls)
+        stop_ms = self._host.mono_ms() + self._timeout_ms
+        while True:
+            try:
+                return await self._attempt(change, stop_ms)
+            except StatusError as error:
+                if error.message != NO_LEADER_TEXT:
+                    raise
+            if self._host.mono_ms() >= stop_ms:
+                raise status_of(EtcdError.TIMEOUT)
+            await asyncio.sleep(RETRY_MS / 1000)
+
+    def _attempt(self, change: Change, stop_ms: int) -> Awaitable[Sequence[MemberInfo]]:
         leader = self._own.leader_id
-        if not leader:
-            raise status_of(EtcdError.NO_LEADER)
         if leader == self._own.member_id:
-            return await self._lead(change, self._rules)
-        return await self._forward(leader, change)
+            return self._lead(change, self._rules)
+        if leader:
+            return self._forward(leader, change, stop_ms)
+        if change.kind not in (REMOVE_NODE, UPDATE_NODE) and not change.promotion and self._rules.strict:
+            view = self._host.view()
+            if not all(view.healthy(one.member_id) for one in view.voters):
+                raise status_of(EtcdError.UNHEALTHY)  # etcd asks no leader to know it
+        raise status_of(EtcdError.NO_LEADER)
 
     async def on_request(self, payload: bytes) -> bytes:
         """CHANGE_MEMBERS and PROMOTE of another member: its change here, once only. Raises PeerError with an `EtcdError`."""
@@ -177,18 +207,20 @@ class MembershipChanges:
         except StatusError as error:
             raise PeerError(_number_of(error), error.message) from error
 
-    async def _forward(self, leader: int, change: Change) -> Sequence[MemberInfo]:
-        kind = PROMOTE if change.promotion else CHANGE_MEMBERS
+    async def _forward(self, leader: int, change: Change, stop_ms: int) -> Sequence[MemberInfo]:
+        kind, timeout_ms = PROMOTE if change.promotion else CHANGE_MEMBERS, max(stop_ms - self._host.mono_ms(), RETRY_MS)
         try:
-            return decode_members(await self._host.request(leader, kind, encode_request(change), self._timeout_ms))
+            return decode_members(await self._host.request(leader, kind, encode_request(change), timeout_ms))
         except PeerError as error:
             known = error.code in ETCD_STATUS
-            raise status_of(error.code if known else _UNANSWERED.get(error.code, EtcdError.NO_LEADER)) from error
+            raise status_of(error.code if known else _UNANSWERED.get(error.code, EtcdError.TIMEOUT)) from error
         except WireError as error:
             raise status_of(EtcdError.TIMEOUT) from error  # done, but the leader's version speaks otherwise
 
     async def _lead(self, change: Change, rules: Rules) -> Sequence[MemberInfo]:
         """Waits for an earlier change to be applied, and for a new leader's first entry, as long as a request may take."""
+        if change.kind == REMOVE_NODE and change.member_id == self._own.member_id:
+            await self._give_way(change, rules)
         stop_ms = self._host.mono_ms() + self._timeout_ms
         while True:
             result = await self._try(change, rules)
@@ -200,8 +232,22 @@ class MembershipChanges:
                 raise status_of(EtcdError.TIMEOUT)
             await asyncio.sleep(RETRY_MS / 1000)
 
+    async def _give_way(self, change: Change, rules: Rules) -> None:
+        """Once the others have applied its removal they do not hear whom this leader names: another one removes it. What is refused moves
+        nothing. If nobody can take over it goes on, and removes itself."""
+        if error := self._prepare(change, rules)[0]:
+            raise status_of(error)
+        await self._host.hand_over()
+        if self._own.leader_id != self._own.member_id:
+            raise status_of(EtcdError.NO_LEADER)
+
     def _try(self, change: Change, rules: Rules) -> Awaitable[int]:
         """Checks and proposes in one go."""
+        error, data, change_id = self._prepare(change, rules)
+        return _done(error) if error else self._host.propose_change(data, change_id)
+
+    def _prepare(self, change: Change, rules: Rules) -> tuple[EtcdError, bytes, int]:
+        """Why it cannot be done now, or the entry and its id."""
         host = self._host
         change = self._second_first_learns(change)
         member_id = change.member_id
@@ -211,13 +257,11 @@ class MembershipChanges:
         if change.promotion:
             member = host.membership.member(member_id) or member
         if error := reconfigure.check(change.kind, member, host.view(), rules, promotion=change.promotion):
-            return _done(error)
+            return error, b"", 0
         context = encode_promotion(member) if change.promotion else encode_json(member)
         change_id = host.take_id()
         data = encode_change(change.kind, member_id, b"" if change.kind == REMOVE_NODE else context, change_id)
-        if error := host.membership.check_change(data):
-            return _done(error)
-        return host.propose_change(data, change_id)
+        return host.membership.check_change(data), data, change_id
 
     def _second_first_learns(self, change: Change) -> Change:
         """A change is in force on append: a second voter that is not there yet would leave no majority, not even for its own joining. It
@@ -238,7 +282,11 @@ class MembershipChanges:
     # -- joining
 
     async def take_in(self, ask: JoinAsk) -> Answer:
-        """The leader's side of JOIN: the older self of the one that asks goes, a learner comes, marked as started before it hears of it."""
+        """The leader's side of JOIN: the older self of the one that asks goes, a learner comes, marked as started before it hears of it.
+
+        No id is told twice. What makes it one's own is its name, set by an entry of this leader's term: a later leader has applied that
+        entry, if it ever counts, before it looks (its barrier is behind its term's first entry), and in one term one asks after the other.
+        """
         peer_urls = parse_peer_urls(ask.peer_urls)
         if peer_urls is None:
             return asks.Refused(ETCD_STATUS[EtcdError.BAD_MEMBER_URLS][1])
@@ -250,9 +298,11 @@ class MembershipChanges:
 
     async def _take_in(self, name: str, peer_urls: tuple[str, ...]) -> Answer:
         host, lenient = self._host, Rules(strict=False, learners_max=self._rules.learners_max)
+        term = host.term
+        await host.barrier()
         if self._own.leader_id != self._own.member_id:
             return Later("the leader changed")
-        plan = plan_join(name, peer_urls, host.view(), host.silent_ms(), self._rules)
+        plan = plan_join(name, peer_urls, host.view(), host.silent_ms(), self._rules, is_added=self._was_added)
         if plan.later:
             return Later(plan.later)
         for member_id in plan.remove:
@@ -261,9 +311,18 @@ class MembershipChanges:
         if not member_id:
             members = await self._lead(Change(ADD_LEARNER, 0, peer_urls), lenient)
             member_id = next(one.member_id for one in members if one.peer_urls == peer_urls)
-        if error := await host.publish(member_id, name, ()):
+        if error := await host.publish(member_id, name, (), term):
             raise status_of(error)
-        return Granted(member_id, self._own.cluster_id, tuple(host.membership.members()), is_learner=True)
+        me = host.membership.member(member_id)
+        if me is None:
+            return Later("it was removed again")
+        return Granted(member_id, self._own.cluster_id, tuple(host.membership.members()), is_learner=me.is_learner)
+
+    def _was_added(self, member: MemberInfo) -> bool:
+        """Whether its id was drawn from these URLs and a time not long ago: a founder's has no time in it. 5 ms of the loop."""
+        now_s = self._host.wall_s()
+        times = range(now_s + ADDED_AHEAD_S, now_s - ADDED_WITHIN_S, -1)
+        return any(make_member_id(member.peer_urls, self._cluster_token, one) == member.member_id for one in times)
 
 
 async def _done(error: EtcdError) -> int:

@@ -1,6 +1,8 @@
 """A member among the others: connections follow the membership, and what arrives goes to whom it is for.
 
 Invariant: nobody is dialled who is neither in the applied membership nor in a change that this member's log holds behind what is applied.
+Where: at the URLs that the cluster knows, and before the cluster has heard of a move, at those that the member itself told (`moving`) and
+those that the own list gives for its name. Who answers must prove to be that member.
 Must not know: frames and sockets (store/transport), what a request of another room means.
 """
 
@@ -60,7 +62,11 @@ class Peering:
         self._applied: Callable[[], int] = lambda: 0
         self._own_id = 0
         self._promised: dict[int, tuple[str, ...]] = {}  # members that this one was told of, and has not applied
-        self._pending: dict[int, tuple[int, tuple[str, ...]]] = {}  # by index: (member, URLs) of additions in the log that are not applied
+        # by index: (member, URLs) of additions in the log that are not applied; of removals, whose additions have no effect, without URLs
+        self._pending: dict[int, tuple[int, tuple[str, ...] | None]] = {}
+        self._contacts: Mapping[str, tuple[str, ...]] = {}
+        self._found: dict[int, tuple[str, ...]] = {}  # where members say that they are
+        self._heard: set[int] = set()  # since `silent` was asked
         self._mono_ms = mono_ms
         self._known: Mapping[int, Sequence[str]] = {}
         self._lingering: dict[int, tuple[Sequence[str], int]] = {}  # (URLs, until)
@@ -86,6 +92,21 @@ class Peering:
         """Members that this one was told of, before its log tells it."""
         self._promised |= {one.member_id: one.peer_urls for one in members}
 
+    def list_contacts(self, contacts: Mapping[str, tuple[str, ...]]) -> None:
+        """Peer URLs by name, as the own list has them."""
+        self._contacts = contacts
+
+    def found_at(self, member_id: int, peer_urls: tuple[str, ...]) -> None:
+        """That member itself says so."""
+        if self._membership is not None and member_id in self._known:
+            self._found[member_id] = peer_urls
+            self.refresh()
+
+    def silent(self) -> list[int]:
+        """Members of whom nothing came since the last call; sorted."""
+        heard, self._heard = self._heard, set()
+        return sorted(set(self._known) - heard)
+
     def others(self) -> Collection[int]:
         """Who is reached."""
         return self._known.keys()
@@ -97,14 +118,30 @@ class Peering:
         self._promised = {one: urls for one, urls in self._promised.items() if one not in known and not self._membership.was_removed(one)}
         applied = self._applied()
         self._pending = {index: found for index, found in self._pending.items() if index > applied}  # refused, if it is not in the table
-        known = self._promised | dict(self._pending.values()) | known
+        known = self._promised | self._coming() | known
         known.pop(self._own_id, None)
+        self._add_contacts(known)
         self._linger(known)
         reached = {one: urls for one, (urls, _) in self._lingering.items()} | known
         self._known = known
         if reached != self._reached:
             self._reached = reached
             self.port.update(reached)
+
+    def _coming(self) -> dict[int, Sequence[str]]:
+        """Additions in the log that no later entry of it takes back."""
+        last = {member: urls for _, (member, urls) in sorted(self._pending.items())}
+        return {member: urls for member, urls in last.items() if urls is not None}
+
+    def _add_contacts(self, known: dict[int, Sequence[str]]) -> None:
+        """A URL of one is no contact of another; what a member tells comes first."""
+        assert self._membership is not None
+        taken = {url: one for one, urls in known.items() for url in urls}
+        self._found = {one: urls for one, urls in self._found.items() if one in known and set(urls) != set(known[one])}
+        listed = {one.member_id: self._contacts.get(one.name, ()) for one in self._membership.members()}
+        for one, urls in known.items():
+            places = (*self._found.get(one, ()), *urls, *listed.get(one, ()))
+            known[one] = tuple(dict.fromkeys(url for url in places if taken.get(url, one) == one))
 
     def _linger(self, known: Mapping[int, Sequence[str]]) -> None:
         """Who is removed stays connected for a moment: the answer to its own request, say, is still on its way."""
@@ -137,6 +174,8 @@ class Peering:
                 change, member_id, context, _ = membership.decode_change(entry)
                 if change in (membership.ADD_NODE, membership.ADD_LEARNER) and context:
                     self._pending[index] = member_id, membership.decode_json(context).peer_urls
+                elif change == membership.REMOVE_NODE and any(one == member_id for one, _ in self._pending.values()):
+                    self._pending[index] = member_id, None
             except WireError:
                 continue  # applies as a refused change
 
@@ -151,6 +190,7 @@ class Peering:
     # -- PeerHandler
 
     def on_message(self, sender: int, message: Message) -> None:
+        self._heard.add(sender)
         if self._deliver is not None:
             self._deliver(sender, message)
 

@@ -20,6 +20,7 @@ HASH_KV: Final = 6
 MOVE_LEADER: Final = 7
 LEAVE: Final = 8
 STATUS: Final = 9
+HERE: Final = 10
 
 # Purposes of a bulk stream
 SNAPSHOT: Final = 1
