@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from clustering import OF_ETCD, etcdctl_program, get, make_cluster, needs_raftsc
 from serving import fetch, job_metadata, refused, wait_for
 
 from raftsched.pb.dapr import scheduler_pb2, scheduler_pb2_grpc
+from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
 from raftsched.testing.cluster import Cluster, Member
 
 pytestmark = pytest.mark.process
@@ -74,8 +76,18 @@ def test_without_a_majority_writes_time_out_and_serializable_reads_go_on(cluster
         code, text = refused(call)
         assert code is grpc.StatusCode.UNAVAILABLE, text
         assert text == TIMED_OUT or (OF_ETCD and ("no leader" in text or "leader changed" in text)), text
-    assert get(survivor, b"before", serializable=True) == b"x"
-    assert fetch(survivor.client_port, "/health")[0] == 503
+    assert survivor.status().leader == 0
+    with grpc.insecure_channel(survivor.client_address) as channel:
+        writing, reads = rpc_pb2_grpc.KVStub(channel).Put.future(rpc_pb2.PutRequest(key=b"after"), timeout=20), 0
+        while not writing.done():
+            assert get(survivor, b"before", serializable=True) == b"x"
+            reads += 1
+            time.sleep(0.1)
+        late = (grpc.StatusCode.DEADLINE_EXCEEDED, "context deadline exceeded") if OF_ETCD else (grpc.StatusCode.UNAVAILABLE, TIMED_OUT)
+        assert (writing.code(), writing.details()) == late, "known from the first moment on that nobody leads"
+    assert reads > 10
+    assert fetch(survivor.client_port, "/health") == (503, '{"health":"false","reason":"RAFT NO LEADER"}\n')
+    assert f"[-]linearizable_read failed: {TIMED_OUT}\n" in fetch(survivor.client_port, "/readyz?verbose")[1]
     cluster.start()
     cluster.leader()
     assert put(survivor, b"after", b"y") > 0
