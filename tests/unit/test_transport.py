@@ -403,11 +403,20 @@ async def test_counters_and_families(two: list[Member]) -> None:
     await one.peers.request(2, 1, b"", 1000)
     assert 1000 < one.peers.counters()["etcd_network_peer_sent_bytes_total"] < 2000
     assert other.peers.counters()["raftsched_peer_received_messages_total"] == 1
-    assert one.peers.counters()["etcd_network_active_peers"] == 1
+    assert one.peers.counters()["etcd_network_active_peers"] == one.peers.counters()["etcd_network_known_peers"] == 1
+    assert one.peers.counters()["etcd_network_disconnected_peers_total"] == 0
     await until(lambda: any(f.name == "etcd_network_peer_round_trip_time_seconds" and trips(f) for f in one.peers.families()))
     families = {family.name: family for family in one.peers.families()}
     assert families["etcd_network_peer_sent_bytes_total"].labels == ("To",)
     assert set(families["etcd_network_peer_sent_bytes_total"].samples) == {("2",)}
+    assert families["etcd_network_peer_received_failures_total"][1:4:2] == ("counter", ("From",))
+    for name, kind in (("known_peers", "gauge"), ("active_peers", "gauge"), ("disconnected_peers_total", "counter")):
+        found = families[f"etcd_network_{name}"]
+        assert (found.kind, found.labels, set(found.samples)) == (kind, ("Local", "Remote"), {("1", "2")})
+    await other.peers.close()
+    await until(lambda: one.peers.counters()["etcd_network_disconnected_peers_total"] == 1)
+    assert one.peers.counters()["etcd_network_active_peers"] == 0
+    assert one.peers.counters()["etcd_network_known_peers"] == 1
 
 
 def trips(family: object) -> int:

@@ -230,6 +230,7 @@ async def test_a_forged_sender_is_dropped_and_counted(two: list[Member]) -> None
     await until(lambda: one.handler.messages)
     assert [(sender, message.type) for sender, message in one.handler.messages] == [(3, HEARTBEAT)]
     assert one.peers.counters()["raftsched_peer_forged_messages_total"] == 4
+    assert one.peers.counters()["etcd_network_peer_received_failures_total"] == 4
 
 
 @pytest.mark.parametrize(
@@ -254,6 +255,7 @@ async def test_garbage_of_a_member_ends_its_connection(two: list[Member], data: 
     await raw.closed()
     assert cause in causes(one)
     assert not one.handler.messages
+    assert one.peers._around.report.peer(3).receive_failures == 1
 
 
 async def test_two_connections_of_one_peer(two: list[Member]) -> None:

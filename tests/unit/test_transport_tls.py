@@ -181,6 +181,43 @@ async def test_renewed_files_are_used_without_a_restart(folder: Path, made: list
     await until(lambda: connected(made))
 
 
+async def test_a_broken_renewal_is_said_once_and_changes_nothing(folder: Path, made: list[Member], tmp_path: Path) -> None:
+    for name in ("two.crt", "two.key", "ca.crt"):
+        shutil.copy(folder / name, tmp_path / name)
+    made += await pair(tls(folder, "one"), tls(tmp_path, "two"))
+    await until(lambda: connected(made))
+    two = made[1]
+
+    async def again() -> None:
+        """Both members dial, and both are dialled."""
+        for one, other in (made, made[::-1]):
+            one.peers.update({})
+            await until(lambda one=one, other=other: not one.peers.is_connected(other.id))
+        for one, other in (made, made[::-1]):
+            one.peers.update({other.id: [f"https://localhost:{other.peers.port}"]})
+        await until(lambda: connected(made))
+
+    def told() -> list[object]:
+        return [fields["reason"] for level, message, fields in two.log.lines if level == "error" and "certificate files" in message]
+
+    (tmp_path / "two.crt").write_text("half a certi")
+    await again()
+    await again()
+    assert len(told()) == 1, "once, although every connection looks"
+    assert "two.crt" in str(told()[0])
+    shutil.copy(folder / "foreign.crt", tmp_path / "two.crt")  # which is not the key's
+    await again()
+    assert len(told()) == 2
+    (tmp_path / "two.crt").unlink()
+    await again()
+    await again()
+    assert len(told()) == 3
+    assert two.peers.counters()["raftsched_peer_unusable_certificates_total"] == 3
+    shutil.copy(folder / "two.crt", tmp_path / "two.crt")
+    await again()
+    assert len(told()) == 3
+
+
 def test_a_wrong_file_is_named(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the certificate file .*none\.crt"):
         Member(1, tls=PeerTls(f"{folder}/none.crt", f"{folder}/one.key", f"{folder}/ca.crt"))

@@ -35,6 +35,7 @@ class Connection(asyncio.BufferedProtocol):
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self.on_read: Callable[[int], None] = lambda _count: None
+        self.on_malformed: Callable[[], None] = lambda: None
         self.heard_at = 0.0  # the loop's time
         self.paused = False
         self.ended = ""  # why; "" = it lives
@@ -86,6 +87,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             items = self._decoder.take()
         except WireError as error:
+            self.on_malformed()
             self.end(str(error))
             return
         for item in items:

@@ -37,6 +37,7 @@ class Inbound:
 
     def start(self) -> None:
         self.connection.on_read = self._count
+        self.connection.on_malformed = self._count_failure
         self._watch()
         self.connection.attach(self._on_item, self._on_end, self._outlet.schedule)
 
@@ -53,6 +54,9 @@ class Inbound:
     def _count(self, count: int) -> None:
         self._stats.received_bytes += count
 
+    def _count_failure(self) -> None:
+        self._stats.receive_failures += 1
+
     def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         if loop.time() - self.connection.heard_at > PEER_IDLE_TIMEOUT_MS / 1000:
@@ -67,6 +71,7 @@ class Inbound:
         if not isinstance(item, tuple):
             if item.sender != self.sender or item.to != self._around.own.member_id:
                 self._stats.forged += 1
+                self._count_failure()
                 return
             self._stats.received_messages += 1
             self._around.handler.on_message(self.sender, item)
@@ -74,6 +79,7 @@ class Inbound:
         try:
             self._on_frame(*item)
         except WireError as error:
+            self._count_failure()
             self.connection.end(str(error))
 
     def _on_frame(self, kind: int, payload: bytes) -> None:

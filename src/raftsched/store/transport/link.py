@@ -116,6 +116,7 @@ class Link:
         self._connection, self._outlet = connection, outlet
         connection.allow()
         connection.on_read = self._count
+        connection.on_malformed = self._count_failure
         connection.attach(self._on_item, ended.set_result, outlet.schedule)
         self._stats.connected = 1
         self._around.report.info("connected to a peer", peer=f"{self.member_id:x}", remote=connection.remote)
@@ -130,6 +131,7 @@ class Link:
             connection.end("closed")
             self._connection = self._outlet = None
             self._stats.connected = 0
+            self._stats.disconnects += 1
             self._asked.lost()
             for message in outlet.queue.unsent():
                 self._around.handler.on_unsent(self.member_id, message)
@@ -144,11 +146,15 @@ class Link:
     def _count(self, count: int) -> None:
         self._stats.received_bytes += count
 
+    def _count_failure(self) -> None:
+        self._stats.receive_failures += 1
+
     def _on_item(self, item: Item) -> None:
         kind, payload = item if isinstance(item, tuple) else (0, b"")
         try:
             self._on_frame(kind, payload)
         except WireError as error:
+            self._count_failure()
             if self._connection is not None:
                 self._connection.end(str(error))
 

@@ -46,11 +46,12 @@ class Peers:
     ) -> None:
         """`listen_host` "" = all interfaces; `port` 0 = any free one. ConfigError: a certificate file is wrong."""
         self._listen = (listen_host, port)
+        report = Report(log)
         self._around = Surroundings(
             own=Identity(0, 0, version),
             handler=handler,
-            report=Report(log),
-            tls=PeerContexts(tls) if tls is not None else None,
+            report=report,
+            tls=PeerContexts(tls, report.unusable_files) if tls is not None else None,
             resolve=resolve or SystemResolver(),
             chance=chance or random.Random(),
             nonce=nonce,

@@ -30,9 +30,11 @@ class PeerStats:
 
     __slots__ = (
         "connected",
+        "disconnects",
         "dropped",
         "forged",
         "generation",
+        "receive_failures",
         "received_bytes",
         "received_messages",
         "round_trip_counts",
@@ -48,7 +50,9 @@ class PeerStats:
         self.send_failures = 0  # messages that found no connection
         self.dropped = 0  # by a full queue
         self.forged = 0  # arrived with another sender or receiver
+        self.receive_failures = 0  # what arrived could not be understood, or was forged
         self.connected = 0
+        self.disconnects = 0  # times that the dialled connection was lost
         self.generation = 0  # connections of this member that came in so far
         self.round_trip_counts = [0] * (len(ROUND_TRIP_BOUNDS) + 1)
         self.round_trip_sum_s = 0.0
@@ -69,6 +73,7 @@ _COLUMNS: Final = (
     ("etcd_network_peer_sent_bytes_total", "To", "sent_bytes", "The total number of bytes sent to peers."),
     ("etcd_network_peer_received_bytes_total", "From", "received_bytes", "The total number of bytes received from peers."),
     ("etcd_network_peer_sent_failures_total", "To", "send_failures", "The total number of send failures from peers."),
+    ("etcd_network_peer_received_failures_total", "From", "receive_failures", "The total number of receive failures from peers."),
     ("raftsched_peer_sent_messages_total", "To", "sent_messages", "Messages taken for sending."),
     ("raftsched_peer_received_messages_total", "From", "received_messages", "Messages handed to the node."),
     ("raftsched_peer_dropped_messages_total", "To", "dropped", "Messages dropped by a full queue."),
@@ -86,6 +91,7 @@ class Report:
         self.local = local
         self.peers: dict[int, PeerStats] = {}
         self.refusals: dict[str, int] = {}
+        self.unusable_files_total = 0
         self._logged: dict[tuple[str, str], tuple[int, int]] = {}  # when the last line was, how often since
 
     def peer(self, member_id: int) -> PeerStats:
@@ -110,6 +116,10 @@ class Report:
         self._logged[key] = (now, 0)
         self._log.warning(message, cause=cause, peer=peer, **fields, **({"suppressed": suppressed} if suppressed else {}))
 
+    def unusable_files(self, reason: str) -> None:
+        self.unusable_files_total += 1
+        self._log.error("changed certificate files cannot be used, the last good ones stay", reason=reason)
+
     def _forget(self, now: int) -> None:
         self._logged = {key: row for key, row in self._logged.items() if now - row[0] < PEER_REFUSALS_LOGGED_MS}
 
@@ -125,6 +135,9 @@ class Report:
         """Without labels: the sum over all peers."""
         found: dict[str, float] = {name: sum(getattr(one, field) for one in self.peers.values()) for name, _, field, _ in _COLUMNS}
         found["etcd_network_active_peers"] = sum(one.connected for one in self.peers.values())
+        found["etcd_network_known_peers"] = len(self.peers)
+        found["etcd_network_disconnected_peers_total"] = sum(one.disconnects for one in self.peers.values())
+        found["raftsched_peer_unusable_certificates_total"] = self.unusable_files_total
         found["raftsched_peer_refused_connections_total"] = sum(self.refusals.values())
         return found
 
@@ -132,13 +145,22 @@ class Report:
         rows = [(f"{member:x}", stats) for member, stats in self.peers.items()]
         for name, label, field, text in _COLUMNS:
             yield PeerFamily(name, "counter", text, (label,), {(peer,): getattr(one, field) for peer, one in rows})
-        active: dict[tuple[str, ...], float | Histogram] = {(f"{self.local:x}", peer): one.connected for peer, one in rows}
-        yield PeerFamily(
-            "etcd_network_active_peers", "gauge", "The current number of active peer connections.", ("Local", "Remote"), active
-        )
+        yield self._pairs("etcd_network_known_peers", "gauge", "The current number of known peers.", lambda _: 1)
+        yield self._pairs("etcd_network_active_peers", "gauge", "The current number of active peer connections.", lambda one: one.connected)
+        text = "The total number of disconnected peers."
+        yield self._pairs("etcd_network_disconnected_peers_total", "counter", text, lambda one: one.disconnects)
         trips: dict[tuple[str, ...], float | Histogram] = {(peer,): one.round_trips() for peer, one in rows}
         text = "Round-Trip-Time histogram between peers."
         yield PeerFamily("etcd_network_peer_round_trip_time_seconds", "histogram", text, ("To",), trips)
         refused: dict[tuple[str, ...], float | Histogram] = {(cause,): count for cause, count in self.refusals.items()}
         text = "Connections closed, and dials that failed, by cause."
         yield PeerFamily("raftsched_peer_refused_connections_total", "counter", text, ("cause",), refused)
+        text = "Times that changed certificate files could not be used."
+        yield PeerFamily("raftsched_peer_unusable_certificates_total", "counter", text, (), {(): self.unusable_files_total})
+
+    def _pairs(self, name: str, kind: Literal["counter", "gauge"], text: str, value: Callable[[PeerStats], float]) -> PeerFamily:
+        """By this member and the other."""
+        samples: dict[tuple[str, ...], float | Histogram] = {
+            (f"{self.local:x}", f"{member:x}"): value(stats) for member, stats in self.peers.items()
+        }
+        return PeerFamily(name, kind, text, ("Local", "Remote"), samples)

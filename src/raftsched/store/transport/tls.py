@@ -29,12 +29,20 @@ class PeerTls:
 
 
 class PeerContexts:
-    """The contexts of one PeerTls. ConfigError at once when a file is wrong; when one turns bad later, the last good context stays."""
+    """The contexts of one PeerTls. ConfigError at once when a file is wrong; when one turns bad later, the last good context stays, and
+    `on_unusable` is told why: once for each time that the files change."""
 
-    def __init__(self, tls: PeerTls) -> None:
+    def __init__(self, tls: PeerTls, on_unusable: Callable[[str], None] = lambda _reason: None) -> None:
         self.tls = tls
-        self._server = _Cached(tls, self._make_server)
-        self._client = _Cached(tls, self._make_client)
+        self._on_unusable = on_unusable
+        self._told: object = None  # of what state of the files
+        self._server = _Cached(tls, self._make_server, self._tell)
+        self._client = _Cached(tls, self._make_client, self._tell)
+
+    def _tell(self, state: object, error: Exception) -> None:
+        if state != self._told:
+            self._told = state
+            self._on_unusable(str(error))
 
     def server(self) -> ssl.SSLContext:
         return self._server.get()
@@ -63,9 +71,12 @@ class PeerContexts:
 
 
 class _Cached:
-    def __init__(self, tls: PeerTls, make: Callable[[], ssl.SSLContext]) -> None:
+    """One context. `tell(state of the files, error)` whenever it cannot be made anew."""
+
+    def __init__(self, tls: PeerTls, make: Callable[[], ssl.SSLContext], tell: Callable[[object, Exception], None]) -> None:
         self._files = [name for name in (tls.cert_file, tls.key_file, tls.trusted_ca_file) if name]
         self._make = make
+        self._tell = tell
         self._context = make()
         self._stamp = self._look()
 
@@ -74,12 +85,14 @@ class _Cached:
         return [(one.st_mtime_ns, one.st_ino) for one in found]
 
     def get(self) -> ssl.SSLContext:
+        """Files that are being replaced may not fit each other for a moment: the next connection looks again."""
+        state: object = None
         try:
-            stamp = self._look()
+            state = stamp = self._look()
             if stamp != self._stamp:
                 self._context, self._stamp = self._make(), stamp
-        except (OSError, ConfigError):
-            pass  # being replaced: the next connection looks again
+        except (OSError, ConfigError) as error:
+            self._tell(state or str(error), error)
         return self._context
 
 
