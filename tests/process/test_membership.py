@@ -30,6 +30,12 @@ def ids(member: Member) -> dict[str, int]:
     return {one.name: one.ID for one in listed}
 
 
+def votes(member: Member) -> bool:
+    """A learner serves next to nothing."""
+    status = member.status()
+    return status is not None and not status.isLearner
+
+
 def end_of(member: Member, timeout_s: float = 30, *, code: int = 1) -> str:
     """The logs of one that must not go on."""
     assert member.process is not None
@@ -80,6 +86,7 @@ def test_the_survivor_of_a_lost_majority_is_brought_back_and_the_others_join_it(
     wiped.wait_ready(60)
     wait_for(lambda: len(ids(survivor)) == 2, 30, cluster.logs)
     assert ids(survivor)[wiped.name] != before[wiped.name]
+    wait_for(lambda: votes(wiped), 30, cluster.logs)
     survivor.stop()
     survivor.start(wait=False)  # the flag was left where it is
     survivor.wait_ready(60)
@@ -174,3 +181,29 @@ def test_a_member_that_was_added_by_hand_starts_with_the_id_that_was_shown(tmp_p
         late.wait_ready(60)
         wait_for(lambda: ids(leader).get(late.name) not in (None, added.ID), 30, cluster.logs)
         assert len(ids(leader)) == 4
+
+
+def test_changes_of_members_without_a_majority_answer_as_etcd(cluster: Cluster) -> None:
+    one, *others = cluster.members
+    number = ids(one)[others[0].name]
+    for other in others:
+        other.kill()
+    wait_for(lambda: (status := one.status()) is not None and status.leader == 0, 20, cluster.logs)
+    with grpc.insecure_channel(one.client_address) as channel:
+        stub, began_s = rpc_pb2_grpc.ClusterStub(channel), time.monotonic()
+        waiting = [
+            stub.MemberRemove.future(rpc_pb2.MemberRemoveRequest(ID=number), timeout=30),
+            stub.MemberUpdate.future(rpc_pb2.MemberUpdateRequest(ID=number, peerURLs=["http://moved:1"]), timeout=30),
+            stub.MemberPromote.future(rpc_pb2.MemberPromoteRequest(ID=number), timeout=30),
+        ]
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.MemberAdd(rpc_pb2.MemberAddRequest(peerURLs=["http://new:1"]), timeout=30)
+        assert (refused.value.code(), refused.value.details()) == (grpc.StatusCode.UNAVAILABLE, "etcdserver: unhealthy cluster")
+        assert time.monotonic() - began_s < 3, "etcd asks no leader to know it"
+        for call in waiting:
+            assert (call.code(), call.details()) == (grpc.StatusCode.UNAVAILABLE, "etcdserver: request timed out")
+        assert 6 < time.monotonic() - began_s < 12
+    for other in others:
+        other.start(wait=False)
+    cluster.leader()
+    assert len(ids(one)) == 3, "none of them was done later"
