@@ -202,6 +202,9 @@ class MemberNode(Protocol):
     async def promote(self, member_id: int) -> Sequence[MemberInfo]:
         """A learner becomes a voter. The members after it."""
 
+    def promotion_failures(self) -> Mapping[str, int]:
+        """Promotions that this member has refused as the leader, by etcd's words for the reason."""
+
     async def move_leader(self, member_id: int) -> None:
         """Leader only; done when the target leads."""
 

@@ -133,6 +133,7 @@ def test_members_change_as_in_etcd(pair: Pair) -> None:
     for part in ("follower", "leader"):
         for who in ("added", "other", "leader", 77):
             pair.ask(f"promote {who} at the {part}", promoting(part, who))
+    pair.compare("metrics", *(figures(side) for side in pair))
     pair.ask("update nobody", updating("follower", 77, "http://x:1"))
     pair.ask("update to another's URL", updating("follower", "added", "leader"))
     for _ in range(2):
@@ -147,7 +148,18 @@ def test_members_change_as_in_etcd(pair: Pair) -> None:
     pair.ask("update the removed", updating("follower", "added", "http://x:1"))
     pair.ask("promote the removed", promoting("follower", "added"))
     pair.ask("list at the end", listing("other"))
-    assert pair.compared == 34
+    assert pair.compared == 35
+
+
+METRICS = re.compile(r"(# TYPE )?etcd_(network_known_peers|server_(heartbeat_send_failures_total|learner_promote_\w+))\b")
+
+
+def figures(side: Side) -> str:
+    """Types, labels and values of some, at the leader: of known peers those that there are but for itself, as etcd counts it too."""
+    with urllib.request.urlopen(f"http://{side.parts['leader'].client_address}/metrics", timeout=CALL_TIMEOUT_S) as answer:
+        lines = [line for line in answer.read().decode().splitlines() if METRICS.match(line)]
+    shown = [line for line in map(side.normal, lines) if "_peers{" not in line or "added" in line or "follower" in line or "other" in line]
+    return "\n".join(sorted(shown))
 
 
 def twice(side: Side, *, learner: bool) -> Any:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -458,5 +459,47 @@ def test_who_reads_its_own_data_for_long_does_not_wait_for_others(tmp_path: Path
             await until(lambda: not one.node.awaits_others, 2)
         finally:
             await three.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_leader_whose_heartbeats_are_late_counts_them(tmp_path: Path) -> None:
+    """As etcd: for each member one that leaves later than two intervals after the one before."""
+
+    async def scenario() -> None:
+        three = Three(tmp_path, election_ms_min=2_000, election_ms_max=3_000, heartbeat_ms=50)
+        await three.start()
+        try:
+            leader = three.leader.node
+            name = "etcd_server_heartbeat_send_failures_total"
+            await asyncio.sleep(0.2)  # it leads, and beats
+            before = leader.counters()[name]
+            time.sleep(0.3)
+            await asyncio.sleep(0.2)
+            assert leader.counters()[name] - before in (2, 4), "two members, and on a busy machine the next one may be late as well"
+            assert [one.node.counters()[name] for one in three.followers] == [0, 0]
+        finally:
+            await three.stop()
+
+    asyncio.run(scenario())
+
+
+def test_promotions_are_counted_where_the_leader_is(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        ports = dict(zip("ax", free_ports(2), strict=True))
+        first, second = One(tmp_path, "a", {"a": ports["a"]}), One(tmp_path, "x", ports)
+        await first.node.start()
+        try:
+            await second.node.start()
+            await until(lambda: len(first.node._kernel.voter_ids) == 2)
+            with pytest.raises(StatusError, match="can only promote a learner member"):
+                await second.node.promote(first.node.member_id)
+            name = "etcd_server_learner_promote_successes"
+            assert (first.node.counters()[name], second.node.counters()[name]) == (1, 0)
+            assert first.node.promotion_failures()["membership: can only promote a learner member"] == 1
+            assert not second.node.promotion_failures()
+            await second.node.stop()
+        finally:
+            await first.node.stop()
 
     asyncio.run(scenario())

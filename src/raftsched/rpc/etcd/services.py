@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from raftsched.limits import GRPC_OVERHEAD_BYTES, REQUEST_BYTES_MAX, WATCH_PROGRESS_INTERVAL_MS
-from raftsched.ports import StoreNode
+from raftsched.ports import MemberNode, StoreNode
 from raftsched.rpc.etcd.auth import AuthService
 from raftsched.rpc.etcd.calls import Door
 from raftsched.rpc.etcd.cluster import ClusterService
@@ -102,6 +102,10 @@ def store_families(node: StoreNode) -> Iterator[Family]:
         (f"{one:x}", {1: "NOSPACE", 2: "CORRUPT"}.get(kind, str(kind))): 1.0 for one, kind in node.alarms()
     }
     yield Family("etcd_debugging_server_alarms", "gauge", "Raised alarms, by member and type.", ("server_id", "alarm_type"), alarms)
+    if isinstance(node, MemberNode):
+        failures: dict[tuple[str, ...], float | Histogram] = {(reason,): count for reason, count in node.promotion_failures().items()}
+        name = "etcd_server_learner_promote_failures"
+        yield Family(name, "counter", HELP[name], ("Reason",), failures)
     for name, value in node.counters().items():
         yield Family(name, "gauge" if name in GAUGES else "counter", HELP.get(name, name), (), {(): value})
     for name, histogram in node.histograms().items():
@@ -157,6 +161,11 @@ HELP: Final[dict[str, str]] = {
     "etcd_debugging_mvcc_total_put_size_in_bytes": "The total size of put kv pairs seen by this member.",
     "etcd_debugging_mvcc_keys_total": "Total number of keys.",
     "etcd_debugging_mvcc_db_compaction_last": "The unix time of the last db compaction. Resets to 0 on start.",
+    "etcd_server_heartbeat_send_failures_total": "The total number of leader heartbeat send failures (likely overloaded from slow disk).",
+    "etcd_server_learner_promote_successes": "The total number of successful learner promotions while this member is leader.",
+    "etcd_server_learner_promote_failures": (
+        "The total number of failed learner promotions (likely learner not ready) while this member is leader."
+    ),
     "etcd_server_read_indexes_failed_total": "The total number of failed read indexes seen.",
     "etcd_server_slow_read_indexes_total": "The total number of read index requests that timed out.",
 }

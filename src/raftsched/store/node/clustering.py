@@ -171,7 +171,8 @@ class Clustering:
             await self._catch_up.close()
 
     def counters(self) -> Mapping[str, float]:
-        return {} if self._catch_up is None else {**self._catch_up.counters(), **self._receiving.counters()}
+        own = {"etcd_server_learner_promote_successes": self.changes.promotions_total}
+        return own if self._catch_up is None else {**own, **self._catch_up.counters(), **self._receiving.counters()}
 
     # -- who leads
 

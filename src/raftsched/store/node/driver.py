@@ -434,6 +434,7 @@ class Node(Face):
         now_ms = self.mono_ms()
         self._awaiting.look(alone=not self._kernel.leader, mono_ms=now_ms)
         self._host.submit(Tick())
+        self._figures.note_heartbeats(self._kernel, now_ms, self._options.heartbeat_ms)
         if now_ms >= self._next_upkeep_ms:
             self._next_upkeep_ms = now_ms + upkeep.INTERVAL_MS
             self._flusher.tick()

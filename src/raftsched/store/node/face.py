@@ -129,6 +129,10 @@ class Face(ABC):
         """See `ports.MemberNode`."""
         return await self._clustering.changes.change(Change(ADD_NODE, member_id, promotion=True))
 
+    def promotion_failures(self) -> Mapping[str, int]:
+        """See `ports.MemberNode`."""
+        return self._clustering.changes.promotion_failures
+
     async def move_leader(self, member_id: int) -> None:
         """See `ports.MemberNode`."""
         if self._kernel.state != LEADER:

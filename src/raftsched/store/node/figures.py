@@ -9,6 +9,7 @@ from raftsched.store.node.flush import Flusher
 from raftsched.store.node.metrics import APPLY_BOUNDS, ETCD_DISK_BOUNDS, Histogram
 from raftsched.store.node.opening import Member
 from raftsched.store.quota import Quota
+from raftsched.store.raft._kernel import Kernel
 from raftsched.store.replica import LEADER
 
 Samples = tuple[Sequence[tuple[float, int]], float]
@@ -23,6 +24,15 @@ class Figures:
         self.apply_seconds = Histogram(APPLY_BOUNDS)
         self.slow_apply_total = 0
         self.callback_failures_total = 0
+        self.late_heartbeats_total = 0
+        self._beat_ms = 0  # when the last heartbeats left; 0 = none since this member leads
+
+    def note_heartbeats(self, kernel: Kernel, now_ms: int, interval_ms: int) -> None:
+        """They leave now, if it is the leader. Late is, as in etcd, later than two intervals after the last; counted for each receiver."""
+        receivers = len(kernel.voter_ids) + len(kernel.learner_ids) - 1 if kernel.state == LEADER else 0
+        if receivers and self._beat_ms and now_ms - self._beat_ms > 2 * interval_ms:
+            self.late_heartbeats_total += receivers
+        self._beat_ms = now_ms if receivers else 0
 
     def counters(self, member: Member, quota: Quota, flusher: Flusher) -> Mapping[str, float]:
         """See `ports.StoreNode`; without those of several members (`Clustering.counters`)."""
@@ -41,6 +51,7 @@ class Figures:
             "etcd_server_proposals_pending": replica.pending,
             "etcd_server_proposals_failed_total": replica.proposals_failed_total,
             "etcd_server_slow_apply_total": self.slow_apply_total,
+            "etcd_server_heartbeat_send_failures_total": self.late_heartbeats_total,
             "etcd_server_quota_backend_bytes": quota.limit_bytes,
             "etcd_server_read_indexes_failed_total": replica.reading.failed_total,
             "etcd_server_slow_read_indexes_total": replica.reading.timed_out_total,

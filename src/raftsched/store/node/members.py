@@ -45,6 +45,11 @@ _REFUSALS: Final[Mapping[int, EtcdError]] = {
     TOO_MUCH: EtcdError.TOO_MANY_REQUESTS,
     SENSELESS: EtcdError.UNHEALTHY,  # no voter would be left
 }
+_REASONS: Final[Mapping[str, str]] = {
+    ETCD_STATUS[EtcdError.MEMBER_NOT_FOUND][1]: "membership: ID not found",
+    ETCD_STATUS[EtcdError.MEMBER_NOT_LEARNER][1]: "membership: can only promote a learner member",
+}
+"""What etcd calls inside what it tells clients otherwise; the rest is told as it is called."""
 _UNANSWERED: Final[Mapping[int, EtcdError]] = {
     PeerCode.UNREACHABLE: EtcdError.NO_LEADER,
     PeerCode.REFUSED: EtcdError.NO_LEADER,
@@ -161,6 +166,8 @@ class MembershipChanges:
         self._cluster_token = cluster_token
         self._timeout_ms = request_timeout_ms
         self._joining = asyncio.Lock()
+        self.promotions_total = 0  # that this member, as the leader, has done
+        self.promotion_failures: dict[str, int] = {}  # and refused, by etcd's words for the reason
 
     # -- `ports.MemberNode`
 
@@ -179,13 +186,13 @@ class MembershipChanges:
                 if error.message != NO_LEADER_TEXT:
                     raise
             if self._host.mono_ms() >= stop_ms:
-                raise status_of(EtcdError.TIMEOUT)
+                raise status_of(EtcdError.NO_LEADER if change.promotion else EtcdError.TIMEOUT)  # etcd tells a promotion so
             await asyncio.sleep(RETRY_MS / 1000)
 
     def _attempt(self, change: Change, stop_ms: int) -> Awaitable[Sequence[MemberInfo]]:
         leader = self._own.leader_id
         if leader == self._own.member_id:
-            return self._lead(change, self._rules)
+            return self._lead_for_others(change)
         if leader:
             return self._forward(leader, change, stop_ms)
         if change.kind not in (REMOVE_NODE, UPDATE_NODE) and not change.promotion and self._rules.strict:
@@ -203,7 +210,7 @@ class MembershipChanges:
         if self._own.leader_id != self._own.member_id:
             raise PeerError(EtcdError.NO_LEADER, "not the leader any more")  # not passed on: two members could send it to and fro
         try:
-            return encode_members(await self._lead(change, self._rules))
+            return encode_members(await self._lead_for_others(change))
         except StatusError as error:
             raise PeerError(_number_of(error), error.message) from error
 
@@ -216,6 +223,18 @@ class MembershipChanges:
             raise status_of(error.code if known else _UNANSWERED.get(error.code, EtcdError.TIMEOUT)) from error
         except WireError as error:
             raise status_of(EtcdError.TIMEOUT) from error  # done, but the leader's version speaks otherwise
+
+    async def _lead_for_others(self, change: Change) -> Sequence[MemberInfo]:
+        """Counts promotions, as etcd does at the leader."""
+        try:
+            members = await self._lead(change, self._rules)
+        except StatusError as error:
+            if change.promotion and error.message != NO_LEADER_TEXT:
+                reason = _REASONS.get(error.message, error.message)
+                self.promotion_failures[reason] = self.promotion_failures.get(reason, 0) + 1
+            raise
+        self.promotions_total += change.promotion
+        return members
 
     async def _lead(self, change: Change, rules: Rules) -> Sequence[MemberInfo]:
         """Waits for an earlier change to be applied, and for a new leader's first entry, as long as a request may take."""
