@@ -17,7 +17,7 @@ NAMED = re.compile(r"`(?:(test_\w+\.py)::)?([a-z0-9_]+)(…?)`")
 
 @cache
 def functions(file: str) -> frozenset[str]:
-    (path,) = [path for path in (ROOT / "tests").rglob(file)]
+    (path,) = list((ROOT / "tests").rglob(file))
     return frozenset(re.findall(r"^(?:async )?def test_(\w+)", path.read_text(), re.MULTILINE))
 
 
