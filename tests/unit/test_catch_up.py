@@ -481,6 +481,30 @@ def test_a_snapshot_goes_on_after_a_restart_of_its_receiver(tmp_path: Path, monk
     play(tmp_path, story)
 
 
+def test_who_was_killed_between_the_whole_snapshot_and_its_mark_gets_it_again(tmp_path: Path) -> None:
+    """It has said that all is there, and comes back with its old log: the leader believes its refusals, not its word. Nobody writes."""
+
+    async def story(cluster: Cluster) -> None:
+        async def killed(stream: MemoryStream) -> None:
+            await cluster.install(stream)
+            if len(cluster.installed) == 1:
+                cluster.followers[2] = Follower(2, cluster)
+                cluster.incoming = Incoming(cluster.theirs, is_wanted=lambda _offer: "", mono_ns=mono_ns, log=cluster.lines)
+
+        cluster.write(3000)
+        release(cluster)
+        cluster.forget()
+        cluster.followers[2] = Follower(2, cluster)
+        cluster.receive = killed
+        await cluster.settled()
+        await cluster.idle()
+        assert cluster.installed == [cluster.kernel.applied] * 2
+        assert cluster.service.counters()[names.COPIES] == 1
+        assert any("goes on where it stopped" in line for line in cluster.lines.lines), "nothing is sent twice"
+
+    play(tmp_path, story)
+
+
 def test_who_refuses_is_probed_again(tmp_path: Path) -> None:
     async def story(cluster: Cluster) -> None:
         cluster.write(3000)

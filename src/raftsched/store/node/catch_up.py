@@ -174,12 +174,11 @@ class CatchUp:
     async def _run(self, job: _Job) -> None:
         name = f"{job.member:x}"
         self._lines.info("a member is behind", member=name, next=job.next_index, applied=self._kernel.applied)
-        index = 0
         try:
             try:
                 await self._supply(job)
             except TooOldError as error:
-                index = await self._send_snapshot(job, error.oldest_index)
+                await self._send_snapshot(job, error.oldest_index)
         except _Ended:
             if self._leads(job):
                 self._lines.info("a member has caught up", member=name)
@@ -190,7 +189,9 @@ class CatchUp:
             if self._jobs.get(job.member) is job:
                 del self._jobs[job.member]
             if self._leads(job) and not self._closed:
-                self._kernel.caught_up(job.member, index)  # nothing, if it is not in catch-up any more
+                # Nothing, if it is not in catch-up any more. Never an index: a member that was sent a whole snapshot may be killed, or run
+                # out of space, before it is in place, and a match that is not true would be held against its refusals for the whole term.
+                self._kernel.caught_up(job.member, 0)
                 self._wake()
 
     # -- from segments
@@ -262,9 +263,14 @@ class CatchUp:
             self._counts[BYTES] += size
 
     async def _acknowledged(self, job: _Job, match: int) -> bool:
-        """Waits until the member is further than `match`, or asks anew; False = neither within the bound."""
+        """Waits until the member is further than `match`, asks anew, or comes back after a silence; False = nothing within the bound."""
         stop_ns = self._mono_ns() + self._stall_ms * 1_000_000
+        silent = False
         while self._match(job) <= match and not job.asked_again:
+            if silent and self._is_heard(job):  # killed, or cut off: what was under way then is lost
+                job.next_index, job.asked_again = match + 1, True
+                break
+            silent = silent or not self._is_heard(job)
             left_ns = stop_ns - self._mono_ns()
             if left_ns <= 0:
                 return False
@@ -277,8 +283,9 @@ class CatchUp:
 
     # -- by a snapshot
 
-    async def _send_snapshot(self, job: _Job, oldest_index: int) -> int:
-        """The index that the member has now; the caller tells the kernel. Raises _Ended and what ends the last attempt."""
+    async def _send_snapshot(self, job: _Job, oldest_index: int) -> None:
+        """Until the member has all of it; whether it has put it in place it tells the kernel itself. Raises _Ended and what ends the last
+        attempt."""
         job.streams = True
         hold = self._log.hold(max(self._kernel.applied, 1))
         try:
@@ -293,7 +300,6 @@ class CatchUp:
                     sent = True
                 finally:
                     self._outgoing.release(copy, wanted=not sent)
-                return copy.index
         finally:
             self._log.unhold(hold)
 
