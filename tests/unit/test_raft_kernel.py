@@ -162,6 +162,45 @@ def test_a_lost_vote_is_tried_again_soon() -> None:
     assert kernel.state == PRE_CANDIDATE
 
 
+def ticks_until_the_next_pre_vote(kernel: Kernel) -> int:
+    for count in range(1, 100):
+        kernel.tick()
+        if kernel.state == PRE_CANDIDATE and asked(kernel):
+            return count
+    raise AssertionError
+
+
+def asked(kernel: Kernel) -> bool:
+    return any(one.type == PRE_VOTE for one in settle(kernel))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_split_vote_is_tried_again_after_longer_and_longer_times(seed: int) -> None:
+    """§3.4, §9.6: two have voted for themselves, and the third never answers."""
+    kernel = make(seed=seed)
+    waits = [ticks_until_the_next_pre_vote(kernel)]
+    for _ in range(6):
+        kernel.step(Message(PRE_VOTE_RESPONSE, 1, 2, kernel.term + 1))
+        assert kernel.state == CANDIDATE
+        settle(kernel)
+        kernel.step(Message(VOTE_RESPONSE, 1, 2, kernel.term, reject=True))
+        waits.append(ticks_until_the_next_pre_vote(kernel))
+    for wait, (low, high) in zip(waits, [(10, 14), (2, 4), (4, 8), (8, 14), (10, 14), (10, 14), (10, 14)], strict=True):
+        assert low <= wait <= high, waits
+    kernel.step(Message(HEARTBEAT, 1, 3, kernel.term))
+    assert ticks_until_the_next_pre_vote(kernel) >= 10
+    assert ticks_until_the_next_pre_vote(kernel) <= 4, "a leader was known: it begins anew"
+
+
+def test_a_vote_that_nobody_answers_is_given_a_whole_timeout() -> None:
+    """It may be on its way from a slow disk."""
+    kernel = make()
+    ticks_until_the_next_pre_vote(kernel)
+    kernel.step(Message(PRE_VOTE_RESPONSE, 1, 2, 1))
+    assert kernel.state == CANDIDATE
+    assert ticks_until_the_next_pre_vote(kernel) >= 10
+
+
 def test_a_leader_steps_down_when_it_hears_no_majority() -> None:
     """§6.2, R1: one election timeout after it heard one for the last time, whenever that was."""
     for heard in (0, 1, 5, 9, 13):
@@ -346,6 +385,36 @@ def test_a_transfer_stops_proposals_and_resumes_after_an_election_timeout() -> N
         kernel.step(Message(HEARTBEAT_RESPONSE, 1, 2, 1))
         kernel.tick()
     assert kernel.propose([b"a"]) > 0
+
+
+def test_who_is_told_to_lead_asks_for_votes_at_once_and_gets_them_from_those_who_hear_a_leader() -> None:
+    """§3.10, §4.2.3: its votes are asked for in the old leader's name."""
+    heir, other = make(2), make(3)
+    for kernel in (heir, other):
+        kernel.step(Message(HEARTBEAT, kernel.id, 1, 1))
+        settle(kernel)
+    heir.step(Message(TIMEOUT_NOW, 2, 1, 1))
+    asked = [message for message in settle(heir) if message.to == 3]
+    assert [(message.type, message.term) for message in asked] == [(VOTE, 2)]
+    other.step(asked[0])
+    (vote,) = settle(other)
+    assert (vote.type, vote.term, vote.reject) == (VOTE_RESPONSE, 2, False)
+    heir.step(vote)
+    assert heir.state == LEADER
+
+
+def test_what_is_committed_is_written_down_with_what_is_written_anyway() -> None:
+    kernel = make(1, [1])
+    kernel.tick()
+    settle(kernel)
+    assert kernel.commit == 1
+    assert kernel.ready() is None, "no write for the commit index alone"
+    kernel.propose([b"a"])
+    ready = kernel.ready()
+    assert ready.hard_state == (1, 1, 1)
+    entries = [*run(1, 1, b""), *run(2, 1, b"a")]
+    again = make(1, [1, 2, 3], term=1, vote=1, commit=1, entries=entries)
+    assert again.ready().committed == run(1, 1, b""), "applied at once, before anybody leads"
 
 
 def test_a_stalled_follower_costs_one_window() -> None:
