@@ -260,6 +260,9 @@ LEADERLESS: dict[str, Any] = {
     "list, serializable": listing("leader", linearizable=False),
     "add a voter": adding("leader", NEW, learner=False),
     "add a learner": adding("leader", NEW),
+    "remove": removing("leader", "follower"),
+    "update": updating("leader", "leader", "leader"),
+    "promote": promoting("leader", "other"),
     "move": moving("leader", "leader"),
     "get": on("leader", "kv", "Range", pb.RangeRequest(key=b"a")),
     "get, serializable": on("leader", "kv", "Range", LOCAL),
@@ -276,7 +279,7 @@ LEADERLESS: dict[str, Any] = {
 }
 KNOWN = dict.fromkeys(
     ("put", "delete", "txn", "compact", "grant", "revoke", "alarms", "raise an alarm"), (LATE, "4 context deadline exceeded")
-)
+) | dict.fromkeys(("remove", "update"), (LATE, CALLER_LATE))
 
 
 class OpenStreams:
