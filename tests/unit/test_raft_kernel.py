@@ -9,8 +9,8 @@ TIMEOUT_NOW, PRE_VOTE, PRE_VOTE_RESPONSE = 14, 17, 18
 FOLLOWER, PRE_CANDIDATE, CANDIDATE, LEADER = 0, 1, 2, 3
 
 
-def make(member_id: int = 1, voters=(1, 2, 3), **options) -> Kernel:
-    return Kernel(member_id, voters=voters, seed=7, **options)
+def make(member_id: int = 1, voters=(1, 2, 3), seed: int = 7, **options) -> Kernel:
+    return Kernel(member_id, voters=voters, seed=seed, **options)
 
 
 def settle(kernel: Kernel) -> list[Message]:

@@ -83,6 +83,7 @@ cdef class Kernel:
     cdef frozenset voters  # the configuration's, at hand
     cdef int elapsed, heartbeat_elapsed, timeout
     cdef int election_ticks_min, election_ticks_max, heartbeat_ticks, retry_ticks_max
+    cdef int attempts  # pre-votes in a row since a leader was known
     cdef int window_messages
     cdef int64_t window_bytes, message_bytes
     cdef Py_ssize_t message_entries
@@ -97,6 +98,7 @@ cdef class Kernel:
     cdef int64_t read_context
 
     cdef int pick_timeout(self, int low, int high) noexcept
+    cdef int pick_retry(self) noexcept
     cdef void become_follower(self, int64_t term, uint64_t leader)
     cdef void campaign(self, bint real, bint forced)
     cdef void become_leader(self)

@@ -450,8 +450,23 @@ cdef class Kernel:
         self.fail_reads()
         self.state = FOLLOWER
         self.leader = leader
+        if leader:
+            self.attempts = 0
         self.elapsed = 0
         self.timeout = self.pick_timeout(self.election_ticks_min, self.election_ticks_max)
+
+    cdef int pick_retry(self) noexcept:
+        """Ticks until an undecided vote is tried again: few at first, twice as many each time, an election timeout in the end. Of these
+        each voter has its own share, for chance alone would often let those that asked in step do so again."""
+        cdef int high = (self.retry_ticks_max + 1) << min(max(self.attempts - 1, 0), RETRY_DOUBLINGS_MAX)
+        cdef int low = min(high // 2, self.election_ticks_min)
+        cdef int count = max(<int>len(self.voters), 1), rank = 0, room
+        for member in self.voters:
+            rank += <uint64_t>member < self.id
+        room = min(high, self.election_ticks_max) - low
+        if room < count:
+            return low + rank % (room + 1)
+        return low + rank + count * self.pick_timeout(0, (room - rank) // count)
 
     cdef void campaign(self, bint real, bint forced):
         """First asks (pre-vote, thesis §9.6) whether an election could be won; only the real one raises the term."""
@@ -460,13 +475,16 @@ cdef class Kernel:
         self.fail_reads()
         self.leader = 0
         self.elapsed = 0
-        self.timeout = self.pick_timeout(self.election_ticks_min, self.election_ticks_max)
         self.votes = {self.id: True} if self.id in self.voters else {}
         if real:
+            self.timeout = self.pick_timeout(self.election_ticks_min, self.election_ticks_max)
             self.state = CANDIDATE
             self.term += 1
             self.vote = self.id
         else:
+            # Who hears a leader does not answer, and may not hear it a moment later. To ask again costs no term and no write.
+            self.attempts += 1
+            self.timeout = self.pick_retry()
             self.state = PRE_CANDIDATE
         for member in sorted(self.voters):
             if member != self.id:
@@ -492,10 +510,14 @@ cdef class Kernel:
             self.state = FOLLOWER
             self.elapsed = 0
             self.timeout = self.pick_timeout(1, self.retry_ticks_max)
+        elif real and len(self.votes) >= self.quorum():
+            # Split, and who has not answered may be gone. Not before a majority has: each vote needs a sync, perhaps of a slow disk.
+            self.timeout = min(self.timeout, self.elapsed + self.pick_retry())
 
     cdef void become_leader(self):
         self.state = LEADER
         self.leader = self.id
+        self.attempts = 0
         self.elapsed = 0
         self.heartbeat_elapsed = 0
         self.progress = {}

@@ -27,6 +27,7 @@ cdef enum:
     CONF_CHANGE = 1
 
 cdef int64_t NO_TERM = -1
+cdef int RETRY_DOUBLINGS_MAX = 8
 
 
 cdef class Message:
