@@ -85,7 +85,8 @@ class Face(ABC):
 
     @property
     def is_learner(self) -> bool:
-        return self.member_id in self._kernel.learner_ids
+        learners = self._kernel.learner_ids
+        return bool(learners) and self._member.member_id in learners
 
     @property
     def revision(self) -> int:
