@@ -88,6 +88,7 @@ class Cluster:
         self.streams: list[tuple[MemoryStream, MemoryStream]] = []
         self.receivers: list[asyncio.Task[Any]] = []
         self.receive: Callable[[MemoryStream], Awaitable[Any]] = self.install
+        self.receiving: asyncio.Task[Any] | None = None
         self.installed: list[int] = []
         self.fault: Callable[[int, int, bytes], bytes | None] = lambda _stream, _number, data: data
         self.scheduled = False
@@ -212,6 +213,9 @@ class Cluster:
             stream.close()
 
     async def install(self, stream: MemoryStream) -> None:
+        while self.receiving and not self.receiving.done():  # it is still writing what the broken stream brought
+            await asyncio.wait([self.receiving])
+        self.receiving = asyncio.current_task()
         if not hasattr(self, "incoming"):
             self.theirs = DataDirectory(self.path / "follower", instance=None)
             self.incoming = Incoming(self.theirs, is_wanted=lambda _offer: "", mono_ns=mono_ns, log=self.lines)
@@ -425,6 +429,60 @@ def test_after_the_snapshot_the_segments_lead_on(tmp_path: Path) -> None:
         await cluster.settled()
         assert len(cluster.installed) == 1
         assert cluster.service.counters()[names.ENTRIES] > 1000
+
+    play(tmp_path, story)
+
+
+def test_while_a_member_begins_anew_behind_its_snapshot_the_segments_stay(tmp_path: Path) -> None:
+    """Else it would need another snapshot, under writes again and again."""
+
+    async def story(cluster: Cluster) -> None:
+        async def away(stream: MemoryStream) -> None:
+            await cluster.install(stream)
+            back = cluster.followers.pop(2)
+            cluster.service.tick(mono_ns() // 1_000_000)
+            await asyncio.sleep(0.02)
+            cluster.write(2000)
+            cluster.forget(keep=5)
+            release(cluster)
+            cluster.followers[2] = back
+
+        cluster.write(3000)
+        release(cluster)
+        cluster.forget()
+        cluster.followers[2] = Follower(2, cluster)
+        cluster.receive = away
+        await cluster.settled()
+        await cluster.idle()
+        assert len(cluster.installed) == 1
+        assert cluster.log._holds, "until the next look"
+        cluster.service.tick(mono_ns() // 1_000_000)
+        assert not cluster.log._holds
+
+    play(tmp_path, story)
+
+
+def test_for_one_that_does_not_come_back_the_segments_go(tmp_path: Path) -> None:
+    async def story(cluster: Cluster) -> None:
+        async def gone(stream: MemoryStream) -> None:
+            await cluster.install(stream)
+            del cluster.followers[2]
+
+        cluster.write(3000)
+        release(cluster)
+        cluster.forget()
+        cluster.followers[2] = Follower(2, cluster)
+        cluster.receive = gone
+        while not cluster.installed or cluster.service.counters()[names.SUCCESSES] == 0:
+            await asyncio.sleep(0.002)
+            cluster.kernel.tick()
+            cluster.turn()
+        now_ms = mono_ns() // 1_000_000
+        await asyncio.sleep(0.01)
+        cluster.service.tick(now_ms)
+        assert cluster.log._holds
+        cluster.service.tick(now_ms + limits.SNAPSHOT_COPY_IDLE_MS + 1_000)
+        assert not cluster.log._holds
 
     play(tmp_path, story)
 

@@ -19,6 +19,7 @@ from typing import Protocol
 from raftsched import limits
 from raftsched.errors import FatalError, NoSpaceError, PeerError, StatusError
 from raftsched.ports import Log as LogPort
+from raftsched.store.node.holding import Holding
 from raftsched.store.raft._kernel import Run
 from raftsched.store.snapshot.outgoing import Copy, Outgoing, send
 from raftsched.store.snapshot.stream import Pace, RefusedError, StreamError
@@ -102,6 +103,7 @@ class CatchUp:
         self._log = log
         self._disk: Disk = log.disk
         self._outgoing = outgoing
+        self._holding = Holding(log)
         self._open_bulk = open_bulk
         self._wake = wake
         self._mono_ns = mono_ns
@@ -142,6 +144,7 @@ class CatchUp:
     def tick(self, mono_ms: int) -> None:
         """Now and then."""
         self._outgoing.tick(mono_ms)
+        self._holding.look(self._kernel.matches() if self._kernel.state == LEADER else {}, mono_ms)
 
     async def close(self) -> None:
         """Ends everything and removes the copies."""
@@ -151,6 +154,7 @@ class CatchUp:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        self._holding.close()
         self._outgoing.close()
 
     def counters(self) -> Mapping[str, float]:
@@ -300,8 +304,10 @@ class CatchUp:
                     sent = True
                 finally:
                     self._outgoing.release(copy, wanted=not sent)
-        finally:
+        except BaseException:
             self._log.unhold(hold)
+            raise
+        self._holding.keep(job.member, hold, copy.index, self._mono_ns() // 1_000_000)
 
     async def _attempts(self, job: _Job, copy: Copy) -> None:
         for attempt in range(1, ATTEMPTS + 1):
