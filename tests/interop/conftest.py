@@ -51,6 +51,23 @@ def idle_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEtcd]:
         yield etcd
 
 
+@pytest.fixture(scope="session")
+def etcd_program() -> Path:
+    """Of the version that is compared with word by word."""
+    path = load_tools().etcd("3.7")
+    if path is None:
+        pytest.skip("no etcd 3.7 here: not built by `make tools`")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def etcdctl_program() -> Path:
+    path = load_tools().etcdctl("3.7")
+    if path is None:
+        pytest.skip("no etcdctl 3.7 here: not built by `make tools`")
+    return Path(path)
+
+
 @pytest.fixture(params=["3.5", "3.7"])
 def etcdctl_path(request: pytest.FixtureRequest) -> Path:
     path = load_tools().etcdctl(request.param)

@@ -12,7 +12,6 @@ from typing import Any
 import grpc
 import pytest
 from cluster_sides import CALL_TIMEOUT_S, Pair, Side, run_etcdctl
-from conftest import load_tools
 from google.protobuf.message import Message
 
 from raftsched.pb.etcd import rpc_pb2 as pb
@@ -27,14 +26,6 @@ CALLER_LATE = "4 Deadline Exceeded"
 NEW = "http://127.0.0.1:1931"
 HEALTHY_S = 5.5  # a member counts as healthy once it was connected for 5 s
 HASLEADER = (("hasleader", "true"),)
-
-
-@pytest.fixture(scope="module")
-def etcd_program() -> Path:
-    path = load_tools().etcd("3.7")
-    if path is None:
-        pytest.skip("no etcd 3.7 here: not built by `make tools`")
-    return Path(path)
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +44,6 @@ def pair(clusters: Pair) -> Iterator[Pair]:
     clusters.begin()
     yield clusters
     assert not clusters.differences, "\n" + "\n".join(clusters.differences)
-
-
-@pytest.fixture
-def etcdctl() -> Path:
-    path = load_tools().etcdctl("3.7")
-    if path is None:
-        pytest.skip("no etcdctl 3.7 here: not built by `make tools`")
-    return Path(path)
 
 
 # -- the calls, each begun on one side
@@ -167,10 +150,10 @@ def twice(side: Side, *, learner: bool) -> Any:
     return side.to("follower").cluster.MemberAdd.future(request, timeout=CALL_TIMEOUT_S)
 
 
-def test_etcdctl_sees_and_changes_both_alike(pair: Pair, etcdctl: Path) -> None:
+def test_etcdctl_sees_and_changes_both_alike(pair: Pair, etcdctl_program: Path) -> None:
     def run(*words: str) -> None:
         """A word like `leader` in braces is that member's id."""
-        told = [run_etcdctl(etcdctl, side, [placed(side, word) for word in words]) for side in pair]
+        told = [run_etcdctl(etcdctl_program, side, [placed(side, word) for word in words]) for side in pair]
         pair.compare(" ".join(words), *told)
 
     for form in ("simple", "json", "table"):
