@@ -189,6 +189,16 @@ class StoreNode(Protocol):
         """Metric name without suffix -> ([(upper bound, cumulative count)...] ending with inf, sum in the metric's unit)."""
 
 
+class Duties(Protocol):
+    """What a member does for all, and gives to the others before it leaves them: the scheduler's jobs."""
+
+    async def give_away(self) -> None:
+        """Done when the others may go on with it; takes at most some seconds, and does not fail."""
+
+    def take_up(self) -> None:
+        """The member stays after all; no effect if nothing was given away, or the process ends."""
+
+
 @runtime_checkable
 class MemberNode(Protocol):
     """A `StoreNode` whose members can be changed. Each raises `StatusError` with etcd's errors, and is done when the change is applied."""

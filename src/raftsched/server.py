@@ -100,6 +100,7 @@ class Server:
         self._service = self._build_service(self._node, address)
         await self._open_scheduler_port(self._service)
         await self._service.start()
+        self._node.set_duties(self._service)
         self._health.set_serving(True)
         self._listening = True
 

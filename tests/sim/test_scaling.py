@@ -3,10 +3,11 @@ figures are kept, in virtual time.
 """
 
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from stories import MS, Tick, Writer, plant, play, serving, ticks, until
+from stories import MS, Tick, Writer, plant, play, said, serving, ticks, until
 
 from raftsched.testing.sim.machine import Machine
 from raftsched.testing.sim.options import Options
@@ -15,7 +16,7 @@ from raftsched.testing.sim.world import World
 ELECTION_MS = 700 + 150  # the longest time-out, and a second try
 UNMOVED_MS = 50
 MOVED_MS = 1_000
-LEFT_MS = 2_000  # who leaves ends without a word of its own: its fence must pass
+PAUSE_S = 2.0
 LOAD = Options(
     members=1, networked=True, faults=(), clients=3, planners=1, apps=2, watches=2, work_s=0.002, failing=0.0,
     restless=False, lost_answers=0.0, node={"request_timeout_ms": 1_500},
@@ -68,7 +69,7 @@ class Scaling:
                 await asyncio.sleep(0.2)
         self.left += 1
         world.retire(machine)
-        await asyncio.sleep(LEFT_MS / 1_000)  # two at once may move a job away and back: then nobody can say which were moved
+        await asyncio.sleep(PAUSE_S)  # two at once may move a job away and back: then nobody can say which were moved
 
 
 @pytest.mark.parametrize("seed", ["scaling-1"])
@@ -93,7 +94,7 @@ def firsts(found: list[Tick]) -> list[Tick]:
 
 
 def check_ticks(found: list[Tick], shrinks_ns: int) -> None:
-    """None left out; of who kept its job none late; of who got it none later than a second, or than two from one that has left."""
+    """None left out; of who kept its job none late; of who got it none later than a second."""
     grown, shrunk, unmoved = [0.0], [0.0], [0.0]
     for name in sorted({one.name for one in found}):
         of_job = firsts([one for one in found if one.name == name])
@@ -106,4 +107,70 @@ def check_ticks(found: list[Tick], shrinks_ns: int) -> None:
     assert min(len(grown), len(shrunk)) > JOBS // 2  # the story moves jobs
     assert max(unmoved) <= UNMOVED_MS
     assert max(grown) <= MOVED_MS
-    assert max(shrunk) <= LEFT_MS
+    assert max(shrunk) <= MOVED_MS
+
+
+THREE = replace(LOAD, members=3, clients=1, planners=0)
+
+
+class Refused:
+    """A member wants to leave while another is dead: it may not, and goes on."""
+
+    def __init__(self) -> None:
+        self.left = True
+        self.since_ns = 0
+        self.ticks: list[Tick] = []
+
+    async def tell(self, world: World) -> None:
+        await until(lambda: serving(world, 0, 1, 2), 10.0)
+        await plant(world, JOBS, EVERY_MS)
+        await asyncio.sleep(2.0)
+        world.machines[2].crash(power_cut=False)
+        await asyncio.sleep(3.0)
+        self.left = await world.machines[1].depart()
+        await asyncio.sleep(2.0)
+        self.since_ns = world.loop.now_ns
+        await asyncio.sleep(2.0)
+        self.ticks = [one for one in ticks(world) if one.due_ns > self.since_ns]
+
+
+def test_who_may_not_leave_takes_its_jobs_up_again() -> None:
+    refused = Refused()
+    report = play(refused.tell, THREE, "refused-1")
+    assert not report.error
+    assert not refused.left
+    assert said(report, "the jobs were handed over to the other members")
+    assert said(report, "this member takes part again")
+    assert {one.who for one in refused.ticks} == {"m0", "m1"}
+    assert len({one.name for one in refused.ticks if one.who == "m1"}) > JOBS // 4
+    assert {one.name for one in refused.ticks} == {one.name for one in refused.ticks if one.late_ms < UNMOVED_MS}
+    assert len({one.name for one in refused.ticks}) == JOBS
+
+
+class Hesitating(Refused):
+    """A member begins to leave again and again, and who asked it goes away, at once or later."""
+
+    async def tell(self, world: World) -> None:
+        await until(lambda: serving(world, 0, 1, 2), 10.0)
+        await plant(world, JOBS, EVERY_MS)
+        await asyncio.sleep(2.0)
+        process = world.machines[1].process
+        assert process is not None
+        for turns in (0, 1, 2, 3, 4, 6, 9):
+            task = process.owner.run(lambda: world.loop.create_task(process.node.leave()))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+            await asyncio.sleep(2.0)
+            self.since_ns = world.loop.now_ns
+            await asyncio.sleep(2.0)
+            found = [one for one in ticks(world) if one.due_ns > self.since_ns]
+            assert {one.who for one in found} == {"m0", "m1", "m2"}, turns
+            assert len({one.name for one in found}) == JOBS
+
+
+def test_whom_nobody_waits_for_any_more_takes_its_jobs_up_again() -> None:
+    report = play(Hesitating().tell, THREE, "hesitating-1")
+    assert not report.error

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,48 @@ async def test_a_refused_removal_takes_the_wish_back(tmp_path: Path, error: Etcd
         await life.leave(error)
     assert not life.wish
     assert str(life.leaving.removed()) == REMOVED_LINE
+
+
+class Duty:
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    async def give_away(self) -> None:
+        await asyncio.sleep(0)
+        self.told.append("given away")
+
+    def take_up(self) -> None:
+        self.told.append("taken up")
+
+
+@pytest.mark.parametrize("error", [None, EtcdError.UNHEALTHY, EtcdError.TIMEOUT])
+async def test_duties_go_before_the_member_and_come_back_if_it_may_stay(tmp_path: Path, error: EtcdError | None) -> None:
+    life, duty = Life(tmp_path), Duty()
+    life.leaving.duties = duty
+
+    async def remove() -> None:
+        duty.told.append("removal proposed")
+        if error:
+            raise status_of(error)
+
+    with nullcontext() if error is None else pytest.raises(StatusError):
+        await life.leaving.leave(remove)
+    assert duty.told == ["given away", "removal proposed"] + ["taken up"] * (error is not None)
+    await life.leaving.close()
+
+
+async def test_duties_come_back_if_the_caller_goes_away_meanwhile(tmp_path: Path) -> None:
+    life, duty = Life(tmp_path), Duty()
+    life.leaving.duties = duty
+    duty.give_away = asyncio.Event().wait  # type: ignore[method-assign, assignment]
+    task = asyncio.create_task(life.leave())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert life.is_member
+    assert duty.told == ["taken up"]
+    await life.leaving.close()
 
 
 async def test_an_unknown_outcome_is_looked_at_again(tmp_path: Path) -> None:

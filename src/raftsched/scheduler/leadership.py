@@ -129,10 +129,12 @@ class Leadership:
         self._decide()
 
     async def stop(self) -> None:
-        """After `retire` and the last results: gives the key up, so that the others take over at once; takes at most 5 s."""
+        """After `retire` and the last results: gives the key up, so that the others take over at once; takes at most 5 s. `run` and
+        `bury` have ended."""
         self.retire()
         if self._hold is not None:
             self._hold.cancel()
+            self._hold = None
         if not self._lease:
             return
         if self._stop_renewing is not None:
@@ -144,6 +146,15 @@ class Leadership:
                 await self._kv.lease_revoke(self._lease)
         except (TimeoutError, StatusError) as error:
             self._log.warning(f"leadership lease could not be revoked, it ends by itself: {error}")
+        finally:
+            self._lease, self._stop_renewing = 0, None
+
+    def resume(self) -> None:
+        """After `retire`, or `stop`: takes part again, once `run` runs."""
+        self._stopping = False
+        self._known = False  # `stop` gives a hold up
+        self._decide()  # what is held still, if there was no `stop`
+        self._changed.set()
 
     async def _give_up(self, key: bytes, held: Key) -> bool:
         """Writes that the key's owner fires nothing; True = so it is, if nobody wrote it meanwhile."""

@@ -114,6 +114,8 @@ class SchedulerService:
         self._arming = False
         self._notes: dict[int, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._leading: list[asyncio.Task[None]] = []
+        self._given_away = False
         self._reload = asyncio.Event()
         self._unsubscribe: Callable[[], None] | None = None
         self._make_timer = timer
@@ -127,7 +129,36 @@ class SchedulerService:
         self._timer = self._make_timer(self._loop, self._wake)
         self._unsubscribe = self.kv.subscribe(self)
         self._reload.set()
-        self._tasks = [self._loop.create_task(run) for run in (self._load_loop(), self.leadership.run(), self.leadership.bury())]
+        self._tasks = [self._loop.create_task(self._load_loop())]
+        self._lead()
+
+    def _lead(self) -> None:
+        assert self._loop is not None
+        self._leading = [self._loop.create_task(run) for run in (self.leadership.run(), self.leadership.bury())]
+
+    # -- `ports.Duties`: the member leaves its cluster
+    async def give_away(self) -> None:
+        """No trigger any more; results that come at once are committed; the leadership key is given up, its lease revoked."""
+        self._given_away = True
+        self.leadership.retire()
+        self.engine.set_partition(0, 0)
+        await self.results()
+        await self._finish_commits()
+        for task in self._leading:
+            task.cancel()
+        await asyncio.gather(*self._leading, return_exceptions=True)
+        await self.leadership.stop()
+        self._engine_log.info("the jobs were handed over to the other members")
+
+    def take_up(self) -> None:
+        given_away, self._given_away = self._given_away, False
+        if not given_away or self.closing or self._timer is None:
+            return
+        self._engine_log.info("this member takes part again")
+        for task in self._leading:
+            task.cancel()
+        self.leadership.resume()
+        self._lead()
 
     async def stop(self) -> None:
         """No trigger any more; results that come at once are committed as far as the store answers; the lease is revoked.
@@ -140,16 +171,17 @@ class SchedulerService:
         try:
             await self.results()
             await self._finish_commits()
-            for task in self._tasks:
+            tasks = self._tasks + self._leading
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self.leadership.stop()
         finally:
             self._let_go()
         self._engine_log.info("cron instance shutdown")
 
     def _let_go(self) -> None:
-        for task in self._tasks:
+        for task in self._tasks + self._leading:
             task.cancel()
         if self._unsubscribe is not None:
             self._unsubscribe()

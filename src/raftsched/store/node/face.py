@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from raftsched.errors import EtcdError, FatalError, GrpcCode, StatusError, status_of
-from raftsched.ports import ChangeSink, StoreStatus
+from raftsched.ports import ChangeSink, Duties, StoreStatus
 from raftsched.store.codec import Headers
 from raftsched.store.host import ReplicationHost
 from raftsched.store.membership import ADD_LEARNER, ADD_NODE, REMOVE_NODE
@@ -125,6 +125,10 @@ class Face(ABC):
     async def leave(self) -> Sequence[MemberInfo]:
         """See `ports.MemberNode`."""
         return await self._clustering.leaving.leave(lambda: self.change_members(REMOVE_NODE, self.member_id, (), is_learner=False))
+
+    def set_duties(self, duties: Duties) -> None:
+        """What this member gives away before it leaves. After `start`."""
+        self._clustering.leaving.duties = duties
 
     async def promote(self, member_id: int) -> Sequence[MemberInfo]:
         """See `ports.MemberNode`."""

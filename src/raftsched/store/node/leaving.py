@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from raftsched.errors import EtcdError, FatalError, GrpcCode, IncarnationOverError, NoSpaceError, StatusError, status_of
-from raftsched.ports import Log
+from raftsched.ports import Duties, Log
 from raftsched.store.backend import departure
 
 RETRY_S: Final = 1.0
@@ -47,6 +47,7 @@ class Leaving:
         self._directory, self._identity = directory, (member_id, cluster_id)
         self._is_member, self._barrier, self._doubt_s = is_member, barrier, doubt_ms / 1000
         self._log, self._wall_ms = log, wall_ms
+        self.duties: Duties | None = None
         self._asked = False  # in this life
         self._lock = asyncio.Lock()
         self._doubting: asyncio.Task[None] | None = None
@@ -60,13 +61,20 @@ class Leaving:
         return self._left is not None and not self._asked
 
     async def leave(self, remove: Callable[[], Awaitable[Answer]]) -> Answer:
-        """`remove` proposes the removal of this member and waits for it. Raises what it raises; StatusError: no LEFT."""
+        """`remove` proposes the removal of this member and waits for it. Raises what it raises; StatusError: no LEFT.
+
+        Its duties go first: who is removed cannot say any more that it has given them up. They come back if it may stay a member.
+        """
         async with self._lock:
             before = (self._left, self._asked)
             self._write()
             try:
+                if self.duties is not None:
+                    await self.duties.give_away()
                 return await remove()
             except BaseException as error:
+                if self.duties is not None:
+                    self.duties.take_up()
                 if before[0] is None and isinstance(error, StatusError) and error.message in NOT_PROPOSED:
                     self._asked = before[1]
                     self._take_back("this member stays: its removal was refused")

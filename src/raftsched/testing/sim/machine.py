@@ -174,6 +174,7 @@ class Process:
             self._attach()
             self.service = self._make_service()
             await self.service.start()
+            self.node.set_duties(self.service)
         except (FatalError, NoSpaceError) as error:
             self.machine.fail(self, str(error))
             return
