@@ -106,7 +106,7 @@ class Twin:
 
     def settle(self, name: bytes) -> None:
         job, run = self.jobs.get(name), self.runs.get(name)
-        if job is None or (run is not None and run.place == "flying"):
+        if job is None:
             return
         counter = self.counted(name)
         tick = self.next_tick(job, counter)
@@ -152,20 +152,10 @@ class Twin:
     def _counter_main(self, name: bytes) -> int:
         return self.counters[name].main if name in self.counters else 0
 
-    def stale(self, name: bytes, run: Run) -> bool:
-        """The counter was changed during the run: the tick is decided anew."""
-        if run.counter_main == self._counter_main(name):
-            return False
-        run.place = "committing" if run.planned != run.tick else ""
-        self.settle(name)
-        return True
-
     def result(self, name: bytes, status: int) -> None:
         job, run = self.jobs.get(name), self.runs.get(name)
         assert job is not None
         assert run is not None
-        if self.stale(name, run):
-            return
         counter = self.counted(name) or Counter(0, job.partition, 0, None, 0)
         run.place = "committing"
         if status and job.retry is not None and (job.retry[1] is None or job.retry[1] > counter.attempts):
@@ -180,13 +170,13 @@ class Twin:
         staged = [name for name, run in self.runs.items() if run.place == "staged"]
         for name in staged:
             self.runs[name].place = "flying"
-        return [name for name in staged if not self.stale(name, self.runs[name])]
+        return staged
 
     def disconnected(self, names: list[bytes]) -> list[bytes]:
         self.consumers -= 1
         for name in names:
             self.runs[name].place = "flying" if self.consumers else "staged"
-        return [name for name in names if not self.stale(name, self.runs[name])] if self.consumers else []
+        return names if self.consumers else []
 
 
 DROP, QUICK, SLOW = policy(drop=True), policy(max_retries=1), policy(interval_ms=700, max_retries=2)

@@ -24,27 +24,25 @@ class Input(IntEnum):
 
     FIRE = 0
     RESULT = 1
-    STALE_RESULT = 2  # job or counter are no longer what they were at the fire
-    UNDELIVERABLE = 3
-    CONSUMER = 4
-    REJECTED = 5
-    JOB_CHANGED = 6
-    COUNTER_CHANGED = 7
-    FOUND_FINISHED = 8
-    FINISH_SENT = 9
-    LOST = 10
-    GAINED = 11
+    UNDELIVERABLE = 2
+    CONSUMER = 3
+    REJECTED = 4
+    JOB_CHANGED = 5
+    COUNTER_CHANGED = 6
+    FOUND_FINISHED = 7
+    FINISH_SENT = 8
+    LOST = 9
+    GAINED = 10
 
 
 # FIRE takes the job out of the wheel, and only the change that the store sends back lets it in again.
 # A run without a consumer is STAGED; waiting is not an attempt, so nothing is counted and nothing is written.
-# A changed job wins over everything: its open run is orphaned, and what comes back for it is dropped.
-# A changed counter during a run does not start a second run: the result is found stale later, and dropped then.
+# A changed job or counter wins over everything: the open run is orphaned, and what comes back for it is dropped. A counter changes under a
+# run when another replica owned the job for a while, and has gone on.
 # REJECTED means that a guard failed: somebody changed job or counter, and that change has been seen already.
 TRANSITIONS: Final[dict[tuple[State, Input], State]] = {
     (State.ARMED, Input.FIRE): State.IN_FLIGHT,
     (State.IN_FLIGHT, Input.RESULT): State.COMMITTING,
-    (State.IN_FLIGHT, Input.STALE_RESULT): State.ARMED,
     (State.IN_FLIGHT, Input.UNDELIVERABLE): State.STAGED,
     (State.STAGED, Input.CONSUMER): State.IN_FLIGHT,
     (State.COMMITTING, Input.REJECTED): State.ARMED,
@@ -53,7 +51,6 @@ TRANSITIONS: Final[dict[tuple[State, Input], State]] = {
     (State.ARMED, Input.FOUND_FINISHED): State.FINISHING,
     (State.IDLE, Input.FOUND_FINISHED): State.FINISHING,
     **{(state, Input.JOB_CHANGED): State.ARMED for state in State},
-    **{(state, Input.COUNTER_CHANGED): State.ARMED for state in State if state is not State.IN_FLIGHT},
-    (State.IN_FLIGHT, Input.COUNTER_CHANGED): State.IN_FLIGHT,
+    **{(state, Input.COUNTER_CHANGED): State.ARMED for state in State},
     **{(state, Input.LOST): State.IDLE for state in State},
 }

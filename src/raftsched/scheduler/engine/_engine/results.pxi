@@ -16,8 +16,6 @@ cdef int result(Engine self, uint32_t run, int status) except -1:
         collect(self, run)
         return 0
     job = job_at(&self.table, slot)
-    if job.main != r.main or job.counter_main != r.counter_main:
-        return settle(self, slot)  # stale: somebody changed the counter; the tick is decided anew
     counter_of(self, job, &counter)
     if status == 1:
         retry = plan_retry(self, r, job, counter.attempts + 1)
