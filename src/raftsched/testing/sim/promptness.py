@@ -1,7 +1,8 @@
 """No tick waits for long behind what went wrong, while it is fair to ask that.
 
-Fair is: a majority of the machines votes and hears one another, the network is calm, and no disk is ill. A tick is due once every clock of
-those machines says so. Whatever else happens (a kill, a stop, a cut, a healing, a jump of a clock, a new life) gives each waiting tick
+Fair is: a majority of the machines votes and hears one another, the network is calm, no disk is ill, and no clock of theirs is behind what it
+has shown in this life: a scheduler whose clock was set back stands still until it has caught up. A tick is due once every clock of those
+machines says so. Whatever else happens (a kill, a stop, a cut, a healing, a jump of a clock, a new life) gives each waiting tick
 `LATE_NS` more: the two seconds of the promise about the ticks of an owner that died or was cut off, and one election that found no winner.
 Must not know: the engine, who owns what.
 """
@@ -31,6 +32,7 @@ class Promptness:
         self._situation: object = None
         self._since_ns = 0
         self._due_ns: dict[TickKey, int] = {}  # when it was first seen due, and was not delivered yet
+        self._shown_ns: dict[tuple[str, int], int] = {}  # machine and life -> the latest wall time that was seen
         self.asked = 0  # ticks that were held up, and came in time
         self.latest_ns = 0
 
@@ -41,6 +43,9 @@ class Promptness:
 
     def look(self) -> None:
         now_ns = self._world.loop.now_ns
+        for machine in self._world.machines:
+            life = (machine.name, machine.lives)
+            self._shown_ns[life] = max(machine.clock.peek_ns(), self._shown_ns.get(life, 0))
         group = self._group()
         situation = self._describe(group)
         if not group or situation != self._situation:
@@ -87,8 +92,11 @@ class Promptness:
         for one in voting:
             group = [other for other in voting if other is one or self._hear_each_other(one, other)]
             if 2 * len(group) > len(world.machines):
-                return group
+                return group if all([self._goes_on(machine) for machine in group]) else []
         return []
+
+    def _goes_on(self, machine: "Machine") -> bool:
+        return machine.clock.peek_ns() >= self._shown_ns[machine.name, machine.lives]
 
     def _hear_each_other(self, one: "Machine", other: "Machine") -> bool:
         network = self._world.network
