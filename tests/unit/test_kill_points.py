@@ -23,9 +23,11 @@ from raftsched.store import codec, replica
 from raftsched.store.apply import Applier
 from raftsched.store.backend.directory import DataDirectory
 from raftsched.store.host import ReplicationHost
+from raftsched.store.node import clustering
 from raftsched.store.node.flush import Flusher
 from raftsched.store.snapshot import files, install, part
 from raftsched.store.snapshot import incoming as incoming_module
+from raftsched.store.transport.ports import BulkStream
 from raftsched.store.wal.log import Log
 
 pytestmark = pytest.mark.slow
@@ -71,10 +73,15 @@ INSTALLING: dict[str, tuple[Any, str, str]] = {
     "a chunk is written": (incoming_module, "_write", AFTER),
     "what is synced is remembered": (part, "write", AFTER),
     "all is there, not secured": (install, "secure", BEFORE),
+    "all is secured": (install, "secure", AFTER),
+    "received, and the sender not told": (incoming_module.Incoming, "_finish", AFTER),
+    "the sender was told, nothing is installed": (clustering, "install_received", BEFORE),
+    "its .snap file is there": (install, "save", AFTER),
     "before the mark": (install, "mark", BEFORE),
     "the mark is synced": (install, "mark", AFTER),
     "the part is forgotten, nothing named": (DataDirectory, "name_incoming", BEFORE),
     "named": (DataDirectory, "name_incoming", AFTER),
+    "installed, and no next incarnation": (clustering, "install_received", AFTER),
     "the next incarnation looks at what it finds": (install, "finish", AFTER),
 }
 
@@ -101,6 +108,26 @@ def place_of(arguments: tuple[Any, ...]) -> str:
     if isinstance(first, Applier | Flusher):
         return f"/{id(first)}/"
     return str(first) + "/"
+
+
+def cut_off(victim: One) -> None:
+    """What it says from here on reaches nobody: no message, no answer, and its bulk streams break."""
+    peering = victim.node._peering
+    assert peering is not None
+    port: Any = peering.port
+
+    async def nobody(*_arguments: object) -> bytes:
+        raise PeerError(PeerCode.UNREACHABLE, "killed")
+
+    async def broken(_sender: int, stream: BulkStream) -> None:
+        stream.abort()
+
+    peering._deliver = peering.answer_ask = None
+    port.send = lambda _member, _message: True
+    port.request = nobody
+    peering.bulk = dict.fromkeys(peering.bulk, broken)
+    for stream in [*port._streams, *port._acceptor._streams]:
+        stream.abort()
 
 
 class Kill:
@@ -181,15 +208,7 @@ class Kill:
         self.done.set()
         self.ghosts.add(victim)
         leave(self.directory / victim.name, self.directory / f"{victim.name}.left")
-        peering = victim.node._peering
-        assert peering is not None
-        peering._deliver = None
-        peering.port.send = lambda _member, _message: True  # type: ignore[method-assign]
-
-        async def nobody(*_arguments: object) -> bytes:
-            raise PeerError(PeerCode.UNREACHABLE, "killed")
-
-        peering.port.request = nobody  # type: ignore[method-assign]
+        cut_off(victim)
 
     def start(self, one: One) -> asyncio.Task[None]:
         """Begins the member anew, and again if a snapshot overtakes its start."""
