@@ -19,6 +19,7 @@ from raftsched.store.snapshot import install, outgoing, part
 from raftsched.store.snapshot.incoming import Incoming
 from raftsched.store.snapshot.install import Stored
 from raftsched.store.snapshot.outgoing import Copy, Outgoing, send
+from raftsched.store.snapshot.progress import within
 from raftsched.store.snapshot.stream import Offer, Pace, Partial, Receiving, RefusedError, Sending, StreamError, refusal
 from raftsched.store.wal.format import ConfState
 from raftsched.testing.bulk import MemoryStream, pair
@@ -556,3 +557,14 @@ def test_copies_and_parts_that_are_left_go(ends: Any, monkeypatch: pytest.Monkey
         assert os.listdir(both.theirs.snap_path) == []
 
     asyncio.run(run())
+
+
+async def test_a_cancellation_together_with_the_result_is_no_result() -> None:
+    """Whoever stops a stream waits for its task to end: one that goes on would write behind it."""
+    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(within(1_000, future))
+    await asyncio.sleep(0)
+    future.set_result(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

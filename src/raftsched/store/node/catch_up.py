@@ -280,7 +280,8 @@ class CatchUp:
                 return False
             job.moved.clear()
             try:
-                await asyncio.wait_for(job.moved.wait(), left_ns / 1e9)
+                async with asyncio.timeout(left_ns / 1e9):
+                    await job.moved.wait()
             except TimeoutError:
                 return False
         return True

@@ -65,7 +65,8 @@ class Leases:
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._revoke_waiters.append((lease, future))
         try:
-            return await asyncio.wait_for(future, self._timeout_ms / 1000)
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                return await future
         except TimeoutError:
             raise status_of(EtcdError.TIMEOUT) from None
 

@@ -56,7 +56,8 @@ class Readiness:
         member, began_ms = self._member, self._mono_ms()
         while not self.over:
             try:
-                await asyncio.wait_for(self._event.wait(), WAIT_TOLD_S)
+                async with asyncio.timeout(WAIT_TOLD_S):
+                    await self._event.wait()
             except TimeoutError:
                 if member.log.no_space:
                     raise NoSpaceError(f"the log in {member.log.directory} cannot be written: no space on the disk") from None

@@ -42,7 +42,8 @@ class Report:
 async def within(stall_ms: int, awaitable: Awaitable[T]) -> T:
     """Raises StreamError after that time."""
     try:
-        return await asyncio.wait_for(awaitable, stall_ms / 1000)
+        async with asyncio.timeout(stall_ms / 1000):  # `wait_for` would swallow a cancellation that comes together with the result
+            return await awaitable
     except TimeoutError as error:
         raise StreamError(f"no progress for {stall_ms} ms") from error
 

@@ -205,7 +205,8 @@ class Process:
         self.serving = False
         self.ending = True
         try:
-            await asyncio.wait_for(self.service.stop(), 5)
+            async with asyncio.timeout(5):
+                await self.service.stop()
         except TimeoutError:
             self._lines.warning("the leadership lease could not be revoked in time")
         await self.node.stop()
