@@ -119,8 +119,8 @@ class Kernel:
     ) -> None:
         """A member as its disk left it: hard state, `applied` of the state machine, the configuration at `applied`, the log from
         `first_index` on (`base_term`: the term of the entry before); changes behind `applied` come into force on top. Election timeouts
-        are drawn from [min, max] ticks; after a lost vote from [1, retry], after an undecided one from [(retry + 1) / 2, retry + 1], twice
-        that each time until a leader is known. Without voters (one that is to join) it waits to be
+        are drawn from [min, max] ticks; after a lost vote from [1, retry], after a split one from [(retry + 1) / 2, retry + 1], twice that
+        each time until a leader is known; a first pre-vote is asked again as soon. Without voters (one that is to join) it waits to be
         told. Raises KernelError if log and state do not fit, ValueError for ids of 0 and a voter that is a learner too."""
     @property
     def first_index(self) -> int: ...

@@ -482,9 +482,12 @@ cdef class Kernel:
             self.term += 1
             self.vote = self.id
         else:
-            # Who hears a leader does not answer, and may not hear it a moment later. To ask again costs no term and no write.
+            # Who hears a leader does not answer, and may not hear it a moment later: asked again soon, once. More would crowd a slow network.
             self.attempts += 1
-            self.timeout = self.pick_retry()
+            if self.attempts == 1:
+                self.timeout = self.pick_retry()
+            else:
+                self.timeout = self.pick_timeout(self.election_ticks_min, self.election_ticks_max)
             self.state = PRE_CANDIDATE
         for member in sorted(self.voters):
             if member != self.id:
