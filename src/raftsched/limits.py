@@ -136,4 +136,4 @@ FENCE_ALONE_MS: Final = 1 << 62  # of a lone voter: nobody else can be elected
 SILENCE_POLL_MS: Final = 100  # the leader's scheduler looks for silent members so often
 FENCE_LOANS_MAX: Final = 64  # numbered heartbeats or loans remembered: at 50 ms apart, five windows; older ones count for nothing
 STORE_RETRY_MS_MIN: Final = 50  # doubling; a leader change is over in less than a second
-STORE_RETRY_MS_MAX: Final = 5_000  # a full store: looks again so often
+STORE_RETRY_MS_MAX: Final = 500  # a full store: looks again so often, since ticks wait

@@ -1,7 +1,8 @@
 """No tick waits for long behind what went wrong, while it is fair to ask that.
 
 Fair is: a majority of the machines votes and hears one another, the network is calm, no disk is ill, and no clock of theirs is behind what it
-has shown in this life: a scheduler whose clock was set back stands still until it has caught up. A tick is due once every clock of those
+has shown in this life: a scheduler whose clock was set back stands still until it has caught up. Nor while somebody may still wait for a
+message that was lost on a connection that stands, which TCP does not do: until its time is over. A tick is due once every clock of those
 machines says so. Whatever else happens (a kill, a stop, a cut, a healing, a jump of a clock, a new life) gives each waiting tick
 `LATE_NS` more: the two seconds of the promise about the ticks of an owner that died or was cut off, and one election that found no winner.
 Must not know: the engine, who owns what.
@@ -10,6 +11,7 @@ Must not know: the engine, who owns what.
 import asyncio
 from typing import TYPE_CHECKING
 
+from raftsched.limits import REQUEST_TIMEOUT_MS
 from raftsched.testing.sim.checkers import Broken
 from raftsched.testing.sim.ticks import TickKey, next_tick
 
@@ -22,6 +24,7 @@ LATE_NS = 2_850_000_000  # 700 ms and a second try of 150 ms are an election
 LOOK_S = 0.1
 CALM_DELAY_S = 0.01  # a message that takes longer makes an election longer
 HELD_UP_NS = 50_000_000  # less than this is no waiting
+LOST_NS = REQUEST_TIMEOUT_MS * 1_000_000
 
 
 class Promptness:
@@ -33,6 +36,7 @@ class Promptness:
         self._since_ns = 0
         self._due_ns: dict[TickKey, int] = {}  # when it was first seen due, and was not delivered yet
         self._shown_ns: dict[tuple[str, int], int] = {}  # machine and life -> the latest wall time that was seen
+        self._lossy_ns = -LOST_NS  # when messages were last lost at random
         self.asked = 0  # ticks that were held up, and came in time
         self.latest_ns = 0
 
@@ -84,7 +88,9 @@ class Promptness:
         """Who decides, if all is well enough to ask for anything."""
         world, network = self._world, self._world.network
         weather = network.weather
-        if weather.drop or weather.late or weather.delay_s > CALM_DELAY_S or network.one_way:
+        if weather.drop:
+            self._lossy_ns = world.loop.now_ns
+        if world.loop.now_ns < self._lossy_ns + LOST_NS or weather.late or weather.delay_s > CALM_DELAY_S or network.one_way:
             return []
         if any(machine.faults.slowness > 1 or machine.faults.full or machine.faults.fail_sync for machine in world.machines):
             return []
