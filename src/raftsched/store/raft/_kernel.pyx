@@ -482,7 +482,7 @@ cdef class Kernel:
             self.term += 1
             self.vote = self.id
         else:
-            # Who hears a leader does not answer, and may not hear it a moment later: asked again soon, once. More would crowd a slow network.
+            # Who hears a leader does not answer, and may not hear it a moment later: asked again soon, once. More would crowd a network.
             self.attempts += 1
             if self.attempts == 1:
                 self.timeout = self.pick_retry()
