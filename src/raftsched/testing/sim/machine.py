@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from raftsched.errors import FatalError, NoSpaceError
+from raftsched.errors import FatalError, IncarnationOverError, NoSpaceError
 from raftsched.ports import ChangeSink
 from raftsched.scheduler.bridge.embedded import EmbeddedKv
 from raftsched.scheduler.service import SchedulerService
@@ -178,6 +178,8 @@ class Process:
         except (FatalError, NoSpaceError) as error:
             self.machine.fail(self, str(error))
             return
+        except IncarnationOverError:
+            return  # `_on_restart` was told
         self.serving = True
         self.machine.observer.started(self)
 
