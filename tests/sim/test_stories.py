@@ -72,3 +72,30 @@ def test_an_old_member_that_comes_too_late_refuses_the_cluster_that_was_formed_w
     (line,) = said(report, "m0.2: ends: ")
     assert "another cluster" in line
     assert "ended without a reason: " + line.split("ends: ")[1] in report.error
+
+
+def test_who_was_cut_off_follows_a_leader_that_it_never_heard_of() -> None:
+    """Two of five begin anew meanwhile, and one of these leads: the log that would tell of it comes from nobody else."""
+
+    async def story(world: World) -> None:
+        await until(lambda: serving(world, 0, 1, 2, 3, 4), 8.0)
+        away, *others = world.machines
+        world.network.partition([[away.name], [one.name for one in others]], one_way=False)
+        for machine in others[2:]:
+            machine.wipe()
+            machine.start()
+            await until(lambda machine=machine: machine.voting, 20.0)
+        leader = others[3].process
+        assert leader is not None
+        await until(lambda: any(one.process is not None and one.process.node.leader_id for one in others), 5.0)
+        old = next(one.process.node for one in others if one.process and one.process.node.leader_id == one.process.node.member_id)
+        if old is not leader.node:
+            await old.move_leader(leader.node.member_id)
+        world.network.heal()
+        assert away.process is not None
+        node = away.process.node
+        await until(lambda: node.leader_id == leader.node.member_id, 5.0)
+        await until(lambda: node.revision >= leader.node.revision - 5, 5.0)
+
+    report = play(story, replace(CALM, members=5))
+    assert not report.error

@@ -161,6 +161,7 @@ class Node(Face):
         await self._entering.check()
         await self._clustering.begin()
         self._peering.join(member, self._received)
+        self._peering.met = self._members_changed
         self._members_changed()
         self._entering.go_on(self.fail)
 

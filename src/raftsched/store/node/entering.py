@@ -22,6 +22,7 @@ from raftsched.store.node.clustering import Clustering
 from raftsched.store.node.joining import Marker, Settling, promote_self
 from raftsched.store.node.members import Change
 from raftsched.store.node.moving import hear, keep_telling
+from raftsched.store.node.newcomers import keep_looking
 from raftsched.store.node.opening import Member
 from raftsched.store.node.options import NodeOptions
 from raftsched.store.node.peering import Peering
@@ -114,6 +115,8 @@ class Entering:
         assert self._member is not None
         self._tasks.append(asyncio.create_task(self._keep_checking(fail)))
         self._tasks.append(asyncio.create_task(keep_telling(self._peering, self.member_id, self._options.peer_urls)))
+        looking = keep_looking(self._peering, self.member_id, lambda: self.leader_id, self._require_state, self._peering.port.ask)
+        self._tasks.append(asyncio.create_task(looking))
         marker = Marker(self._member.directory.path)
         if marker.read() is not None:
             self._tasks.append(asyncio.create_task(self._promote(marker, fail)))

@@ -72,6 +72,8 @@ class Peering:
         self._lingering: dict[int, tuple[Sequence[str], int]] = {}  # (URLs, until)
         self._reached: Mapping[int, Sequence[str]] = {}
         self.unsent: Callable[[Message], None] = lambda _message: None
+        self.met: Callable[[], None] = self.refresh
+        """Others are known than before, without a change of the membership."""
         self.requests: dict[int, Request] = {}
         self.bulk: dict[int, Callable[[int, BulkStream], Awaitable[None]]] = {}
         self.answer_ask: Callable[[bytes], Awaitable[bytes]] | None = None
@@ -91,6 +93,14 @@ class Peering:
     def expect(self, members: Sequence[MemberInfo]) -> None:
         """Members that this one was told of, before its log tells it."""
         self._promised |= {one.member_id: one.peer_urls for one in members}
+
+    def meet(self, members: Sequence[MemberInfo]) -> None:
+        """Members that others know, and this one does not yet; whose removal it knows is none."""
+        if self._membership is None:
+            return
+        removed = self._membership.was_removed
+        self._promised |= {one.member_id: one.peer_urls for one in members if one.peer_urls and not removed(one.member_id)}
+        self.met()
 
     def list_contacts(self, contacts: Mapping[str, tuple[str, ...]]) -> None:
         """Peer URLs by name, as the own list has them."""
@@ -134,14 +144,15 @@ class Peering:
         return {member: urls for member, urls in last.items() if urls is not None}
 
     def _add_contacts(self, known: dict[int, Sequence[str]]) -> None:
-        """A URL of one is no contact of another; what a member tells comes first."""
+        """A URL of one is no contact of another; what a member tells comes first. Two may have one URL, as who begins anew has its former
+        self's."""
         assert self._membership is not None
         taken = {url: one for one, urls in known.items() for url in urls}
         self._found = {one: urls for one, urls in self._found.items() if one in known and set(urls) != set(known[one])}
         listed = {one.member_id: self._contacts.get(one.name, ()) for one in self._membership.members()}
         for one, urls in known.items():
-            places = (*self._found.get(one, ()), *urls, *listed.get(one, ()))
-            known[one] = tuple(dict.fromkeys(url for url in places if taken.get(url, one) == one))
+            told, contacts = ([url for url in places.get(one, ()) if taken.get(url, one) == one] for places in (self._found, listed))
+            known[one] = tuple(dict.fromkeys((*told, *urls, *contacts)))
 
     def _linger(self, known: Mapping[int, Sequence[str]]) -> None:
         """Who is removed stays connected for a moment: the answer to its own request, say, is still on its way."""

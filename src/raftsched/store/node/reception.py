@@ -107,7 +107,7 @@ async def check_cluster(own_id: int, state: Callable[[], InCluster], ask: AskPee
         own = state()
         payload = asks.encode_ask(Look(own.name, own.cluster_id, own.incarnation))
         others = [one for one in own.members if one.member_id != own_id]
-        answers = await asyncio.gather(*(_look(one, payload, ask) for one in others))
+        answers = await asyncio.gather(*(look(one, payload, ask) for one in others))
         verdict = check_peers(own, [answer for answer in answers if answer is not None])
         if isinstance(verdict, Refuse):
             raise FatalError(verdict.line)
@@ -123,7 +123,7 @@ async def check_list(own: InCluster, listed: Sequence[Listed], ask: AskPeer, log
     known = {one.name for one in own.members} | {own.name}
     payload = asks.encode_ask(Look(own.name, own.cluster_id, own.incarnation))
     strangers = [MemberInfo(0, one.name, one.peer_urls, ()) for one in listed if one.name not in known]
-    answers = await asyncio.gather(*(_look(one, payload, ask) for one in strangers))
+    answers = await asyncio.gather(*(look(one, payload, ask) for one in strangers))
     verdict = check_listed(own, listed, [answer for answer in answers if answer is not None])
     if isinstance(verdict, Refuse):
         raise FatalError(verdict.line)
@@ -135,7 +135,7 @@ async def check_force(own_name: str, others: Iterable[MemberInfo], ask: AskPeer)
     """Before `--force-new-cluster` is done. Raises FatalError if a majority of the cluster is there: then nothing is lost, and going on
     alone would make a second cluster of it."""
     payload = asks.encode_ask(Look(own_name))
-    answers = [answer for answer in await asyncio.gather(*(_look(one, payload, ask) for one in others)) if answer is not None]
+    answers = [answer for answer in await asyncio.gather(*(look(one, payload, ask) for one in others)) if answer is not None]
     there = {own_name, *(answer.name for answer in answers)}
     for answer in answers:
         voters = [one.name for one in answer.members if not one.is_learner]
@@ -153,7 +153,8 @@ async def keep_checking(own_id: int, state: Callable[[], InCluster], ask: AskPee
         await asyncio.sleep(CHECK_INTERVAL_MS / 1000)
 
 
-async def _look(member: MemberInfo, payload: bytes, ask: AskPeer) -> InCluster | None:
+async def look(member: MemberInfo, payload: bytes, ask: AskPeer) -> InCluster | None:
+    """What that member answers, at the first of its URLs where one with a cluster does; None: nowhere."""
     for url in member.peer_urls:
         try:
             answer = asks.decode_answer(await ask(url, payload, LOOK_TIMEOUT_MS))
