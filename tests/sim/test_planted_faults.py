@@ -11,7 +11,6 @@ from raftsched.scheduler.bridge.embedded import EmbeddedKv
 from raftsched.scheduler.engine.clock import TickClock
 from raftsched.scheduler.service import SchedulerService
 from raftsched.store.lease import Lessor
-from raftsched.store.replica import LEADER, Replica
 from raftsched.store.wal import recovery
 from raftsched.store.watch.hub import WatchHub
 from raftsched.testing.sim.backend import SimBackend
@@ -131,16 +130,6 @@ def forgets_a_tick(patch: Patch) -> None:
     patch.setattr(SchedulerService, "on_acks", some)
 
 
-def reads_without_a_quorum(patch: Patch) -> None:
-    """Who believes to be the leader answers reads by itself."""
-
-    def readable(self: Replica) -> bool:
-        kernel = self.kernel
-        return kernel.state == LEADER and kernel.applied == kernel.commit and kernel.committed_in_term
-
-    patch.setattr(Replica, "readable", property(readable))
-
-
 def triggers_behind_the_fence(patch: Patch) -> None:
     """Who was cut off goes on triggering for ever."""
     patch.setattr(EmbeddedKv, "fence_ms", lambda self: 1 << 62)
@@ -169,7 +158,6 @@ PLANTED: list[tuple[Callable[[Patch], None], Options, int, str]] = [
     (watch_leaves_one_out, CALM, 6, "watch order"),
     (delivers_a_watch_twice, CALM, 6, "watch order"),
     (forgets_a_tick, CALM, 8, "none lost"),
-    (reads_without_a_quorum, CUTS, 10, "linearizable history"),
     (triggers_behind_the_fence, FENCES, 10, "fenced"),
     (forgets_its_vote, VOTES, 8, ""),
 ]

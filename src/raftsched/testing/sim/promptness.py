@@ -1,8 +1,8 @@
 """No tick waits for long behind what went wrong, while it is fair to ask that.
 
-Fair is: a majority of the machines votes and hears one another, the network is calm, no disk is ill, and no clock of theirs is behind what it
-has shown in this life: a scheduler whose clock was set back stands still until it has caught up. Nor while somebody may still wait for a
-message that was lost on a connection that stands, which TCP does not do: until its time is over. A tick is due once every clock of those
+Fair is: a majority of the machines votes and hears one another, the network is calm, no disk is ill, and no clock of theirs is behind what
+it has shown in this life: a scheduler whose clock was set back stands still until it has caught up. Nor while somebody may still wait for
+a message that was lost on a connection that stands, which TCP does not do: until its time is over. A tick is due once every clock of those
 machines says so. Whatever else happens (a kill, a stop, a cut, a healing, a jump of a clock, a new life) gives each waiting tick
 `LATE_NS` more: the two seconds of the promise about the ticks of an owner that died or was cut off, and one election that found no winner.
 Must not know: the engine, who owns what.
@@ -98,7 +98,7 @@ class Promptness:
         for one in voting:
             group = [other for other in voting if other is one or self._hear_each_other(one, other)]
             if 2 * len(group) > len(world.machines):
-                return group if all([self._goes_on(machine) for machine in group]) else []
+                return group if all(self._goes_on(machine) for machine in group) else []
         return []
 
     def _goes_on(self, machine: "Machine") -> bool:
