@@ -74,6 +74,7 @@ def test_a_removal_must_leave_a_quorum_of_healthy_members() -> None:
     assert check(REMOVE_NODE, member(3), view(*THREE, down=(3,)), STRICT) == EtcdError.OK  # what is down costs nothing
     assert check(REMOVE_NODE, member(2), view(*THREE, down=(3,)), STRICT) == EtcdError.UNHEALTHY
     assert check(REMOVE_NODE, member(2), view(*THREE, down=(3,)), LENIENT) == EtcdError.OK
+    assert check(REMOVE_NODE, member(2), view(*THREE, down=(2, 3)), STRICT) == EtcdError.UNHEALTHY  # elected just now, by whom if not by 2?
     assert check(REMOVE_NODE, member(1), view(member(1)), STRICT) == EtcdError.UNHEALTHY
     lone = view(member(1), member(2, started=False), member(3, started=False))
     assert check(REMOVE_NODE, member(2), lone, STRICT) == EtcdError.NOT_ENOUGH_STARTED_MEMBERS

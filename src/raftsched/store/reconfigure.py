@@ -102,7 +102,10 @@ def _check_remove(member: MemberInfo, view: View, rules: Rules) -> EtcdError:
     if not _enough_started(left, joining=0, joining_started=0):
         return EtcdError.NOT_ENOUGH_STARTED_MEMBERS
     if known.member_id != view.own_id and known.member_id not in view.connected_ms:
-        return EtcdError.OK  # it is down, and no part of the quorum that is there
+        # It is down, and no part of the quorum that is there. Or its connection is not known yet: a leader that was elected just now by
+        # nobody but this one must not take it away from itself. When it is down those that are left hold their own majority.
+        there = sum(one.member_id == view.own_id or one.member_id in view.connected_ms for one in left)
+        return EtcdError.OK if there >= len(left) // 2 + 1 else EtcdError.UNHEALTHY
     healthy = sum(view.healthy(one.member_id) for one in view.voters)
     if healthy - 1 < 1 + (len(view.voters) - 1) // 2:
         return EtcdError.UNHEALTHY
