@@ -38,6 +38,14 @@ def refuses(member: Member) -> str:
     return line.partition(FATAL)[2]
 
 
+def comes_back_empty(member: Member) -> None:
+    """Until it votes again: a learner serves next to nothing."""
+    member.wipe()
+    member.start(wait=False)
+    member.wait_ready(60)
+    wait_for(lambda: (status := member.status()) is not None and not status.isLearner, 60, member.logs)
+
+
 def test_the_directory_of_another_cluster(cluster: Cluster, tmp_path: Path) -> None:
     """One that could be served alone, as a second cluster behind the address of a member of the first."""
     put(cluster.leader(), b"k", b"ours")
@@ -82,9 +90,7 @@ def test_the_directory_of_another_member(cluster: Cluster) -> None:
     assert digests(member) == before
     copied.wait_ready(30)
     assert put(copied, b"k", b"still") > 0
-    member.wipe()
-    member.start(wait=False)
-    member.wait_ready(60)
+    comes_back_empty(member)
     assert get(member, b"k") == b"still"
 
 
@@ -102,9 +108,7 @@ def test_a_member_that_was_removed_while_it_was_down(cluster: Cluster) -> None:
     term = other.status().raftTerm
     assert put(other, b"k", b"later") > 0
     assert other.status().raftTerm == term, "it has disturbed them"
-    gone.wipe()
-    gone.start(wait=False)
-    gone.wait_ready(60)
+    comes_back_empty(gone)
     assert get(gone, b"k") == b"later"
 
 
