@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from raftsched.errors import CorruptError, FatalError
+from raftsched.store.wal.disk import RealDisk
 from raftsched.store.wal.format import ConfState, Metadata, SnapshotMark, encode_mark, parse_segment_name, segment_name
 from raftsched.store.wal.log import Log, open_log
-from raftsched.store.wal.recovery import Recovered
+from raftsched.store.wal.recovery import Recovered, recover
 from raftsched.store.wal.segments import Segment, arrange, droppable
 from raftsched.types import HardState
 
@@ -176,6 +177,26 @@ def test_unfinished_segments_are_thrown_away(tmp_path: Path) -> None:
     assert recovered.datas == [b"x"]
     assert "spare.0000000000000001.tmp" not in os.listdir(tmp_path)
     log.close()
+
+
+def test_a_flipped_bit_is_refused_wherever_it_is_and_clears_nothing_behind(tmp_path: Path) -> None:
+    """Each byte of the log, the start of a batch as well as its body: what is behind it was acknowledged."""
+    for name in ("log", "flipped"):
+        (tmp_path / name).mkdir()
+    log, _ = reopen(tmp_path / "log")
+    for first in range(1, 9):
+        append(log, first, [b"entry %d" % first])
+    end = len((tmp_path / "log" / segment_name(0, 0)).read_bytes().rstrip(b"\0"))
+    append(log, 9, [b"the last batch"])
+    log.close()
+    sound = (tmp_path / "log" / segment_name(0, 0)).read_bytes()
+    for offset in range(end):
+        disk = RealDisk(str(tmp_path / "flipped"))
+        (tmp_path / "flipped" / segment_name(0, 0)).write_bytes(sound[:offset] + bytes([sound[offset] ^ 0x40]) + sound[offset + 1 :])
+        try:
+            assert len(recover(disk, after_index=0).datas) == 9, offset  # padding
+        except CorruptError:
+            assert (tmp_path / "flipped" / segment_name(0, 0)).read_bytes()[offset + 1 :] == sound[offset + 1 :]
 
 
 def test_log_of_another_member_is_refused(tmp_path: Path) -> None:

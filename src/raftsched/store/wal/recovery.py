@@ -116,8 +116,9 @@ def _read_segment(disk: Disk, reader: LogReader, segment: Segment, *, last: bool
             return end, ""
         if not last:
             raise CorruptError(f"{where}: {broken} (newer segments follow)")
-        following = batch_start_after(data, end, segment.sequence)
-        if following >= 0 and following != end:
+        # behind the start of the broken batch, which may look sound itself: its checksum is a part of it that can break
+        following = batch_start_after(data, end + 1, segment.sequence)
+        if following >= 0:
             raise CorruptError(f"{where}: {broken} (a later batch begins at offset {following})")
         if not reader.head_read:
             raise CorruptError(f"{where}: {broken} (in the segment's head)")
