@@ -1,10 +1,11 @@
 """No tick waits for long behind what went wrong, while it is fair to ask that.
 
-Fair is: a majority of the machines votes and hears one another, the network is calm, no disk is ill, and no clock of theirs is behind what
-it has shown in this life: a scheduler whose clock was set back stands still until it has caught up. Nor while somebody may still wait for
-a message that was lost on a connection that stands, which TCP does not do: until its time is over. A tick is due once every clock of those
-machines says so. Whatever else happens (a kill, a stop, a cut, a healing, a jump of a clock, a new life) gives each waiting tick
-`LATE_NS` more: the two seconds of the promise about the ticks of an owner that died or was cut off, and one election that found no winner.
+Fair is: a majority of the machines, and of the voters in force, hears one another, the network is calm, no disk is ill, and no clock of
+theirs is behind what it has shown in this life: a scheduler whose clock was set back stands still until it has caught up. Nor while
+somebody may still wait for a message that was lost on a connection that stands, which TCP does not do: until its time is over. A tick is
+due once every clock of those machines says so. Whatever else happens (a kill, a stop, a cut, a healing, a jump of a clock, a new life)
+gives each waiting tick `LATE_NS` more: the two seconds of the promise about the ticks of an owner that died or was cut off, and one
+election that found no winner.
 Must not know: the engine, who owns what.
 """
 
@@ -97,7 +98,7 @@ class Promptness:
         voting = [machine for machine in world.machines if machine.voting]
         for one in voting:
             group = [other for other in voting if other is one or self._hear_each_other(one, other)]
-            if 2 * len(group) > len(world.machines):
+            if 2 * len(group) > len(world.machines) and _decides(group):
                 return group if all(self._goes_on(machine) for machine in group) else []
         return []
 
@@ -111,3 +112,11 @@ class Promptness:
     def _describe(self, group: "list[Machine]") -> object:
         lives = [(machine.name, machine.lives, machine.serving, machine.voting, machine.skew_ns) for machine in self._world.machines]
         return lives, [machine.name for machine in group]
+
+
+def _decides(group: "list[Machine]") -> bool:
+    """Whether they are a majority by what each of them has in force, which may be a change that is not committed."""
+    members = [machine.process.member for machine in group if machine.process is not None and machine.process.member is not None]
+    ids = {member.member_id for member in members}
+    in_force = [member.replica.kernel.voter_ids for member in members]
+    return all(2 * len(ids & set(voters)) > len(voters) for voters in in_force)
