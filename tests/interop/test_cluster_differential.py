@@ -151,16 +151,19 @@ def twice(side: Side, *, learner: bool) -> Any:
 
 
 def test_etcdctl_sees_and_changes_both_alike(pair: Pair, etcdctl_program: Path) -> None:
-    def run(*words: str) -> None:
-        """A word like `leader` in braces is that member's id."""
+    def run(*words: str, odd: str = "") -> None:
+        """A word like `leader` in braces is that member's id. `odd`: an answer behind which the judge is asked once more."""
         told = [run_etcdctl(etcdctl_program, side, [placed(side, word) for word in words]) for side in pair]
+        if odd and odd in told[1]:
+            told[1] = run_etcdctl(etcdctl_program, pair.judge, [placed(pair.judge, word) for word in words])
         pair.compare(" ".join(words), *told)
 
     for form in ("simple", "json", "table"):
         run("member", "list", "-w", form)
     for what in ("status", "health", "hashkv"):
         run("endpoint", what, "--cluster", "-w", "json")
-    run("member", "add", "new", f"--peer-urls={NEW}", "--learner", "-w", "json")
+    # On a busy machine a real etcd has answered so to an addition, and added nobody.
+    run("member", "add", "new", f"--peer-urls={NEW}", "--learner", "-w", "json", odd="member not found")
     for side in pair:
         side.find_added()
     run("member", "add", "next", "--peer-urls=http://127.0.0.1:1932", "--learner")
