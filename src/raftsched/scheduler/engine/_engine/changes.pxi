@@ -197,7 +197,7 @@ cdef int counter_deleted(Engine self, slice_t name, uint64_t main) except -1:
 
 
 cdef int counter_changed(Engine self, uint32_t slot) except -1:
-    # Also while a trigger is out: whoever changed the counter has gone on without it, as another replica does that was the job's owner for a
+    # Also while a trigger is out: whoever changed the counter has gone on without it, as another replica does that owned the job for a
     # while; waiting for a worker that may never answer would hold back every tick since.
     return settle(self, slot) if job_at(&self.table, slot).flags & HAS_JOB else 0
 
