@@ -6,6 +6,7 @@ Invariant: a trigger is acknowledged only after its line is out; at the end ever
 the last acknowledgements arrive.
 """
 
+import abc
 import queue
 import sys
 import threading
@@ -73,7 +74,7 @@ class Shown:
         print(f"{now:%H:%M:%S}.{now.microsecond // 1000:03d}  {render.plain(name)}{shown}", flush=True)
 
 
-class Repeated(threading.Thread):
+class Repeated(threading.Thread, abc.ABC):
     """A call to one replica that is made again whenever it breaks, until `stop`."""
 
     def __init__(self, report: Callable[[object], None]) -> None:
@@ -86,11 +87,12 @@ class Repeated(threading.Thread):
         try:
             while not self._stopping.is_set():
                 self._once()
-        except Exception as error:  # told to who waits: it raises it
+        except Exception as error:  # of any kind: a thread has nobody above it, so who waits is told, and raises it
             self._report(error)
 
+    @abc.abstractmethod
     def _once(self) -> None:
-        raise NotImplementedError
+        """Makes the call; returns when it broke."""
 
     def stop(self) -> None:
         self._stopping.set()

@@ -25,7 +25,7 @@ class Callbacks:
             call(*arguments)
         except FatalError as error:
             self._fail(error)
-        except Exception as error:
+        except Exception as error:  # whatever it is, the other callbacks are not to suffer; see the invariant
             self._figures.callback_failures_total += 1
             self._log.error("a callback of the store failed", error=repr(error))
 
