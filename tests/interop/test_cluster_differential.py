@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from cluster_sides import CALL_TIMEOUT_S, Pair, Side, run_etcdctl
+from cluster_sides import CALL_TIMEOUT_S, CALLER_LATE, Pair, Side, run_etcdctl
 from google.protobuf.message import Message
 
 from raftsched.pb.etcd import rpc_pb2 as pb
@@ -22,7 +22,6 @@ from raftsched.testing.lone_node import EtcdDoor
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 LATE = "14 etcdserver: request timed out"
-CALLER_LATE = "4 Deadline Exceeded"
 NEW = "http://127.0.0.1:1931"
 HEALTHY_S = 5.5  # a member counts as healthy once it was connected for 5 s
 HASLEADER = (("hasleader", "true"),)
