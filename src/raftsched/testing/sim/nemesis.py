@@ -1,6 +1,7 @@
 """What goes wrong in a run, and when."""
 
 import asyncio
+from collections.abc import Coroutine
 from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ class Nemesis:
     def __init__(self, world: "World") -> None:
         self._world = world
         self._chance = world.chance
-        self._replacing: Machine | None = None  # its disk is not what it was, until it votes again
+        self._replacing = False  # a disk is not what it was, until all vote again
 
     async def run(self) -> None:
         """Until the time of safety is over."""
@@ -63,22 +64,33 @@ class Nemesis:
 
     def _replace(self, fault: str, machine: Machine) -> None:
         """One disk at a time: what a majority has acknowledged must stay on a majority's disks."""
-        if self._replacing is not None and self._replacing.voting:
-            self._replacing = None
-        if self._replacing is not None or not all(one.voting for one in self._world.machines):
+        if self._replacing or not self._whole():
             return
-        self._replacing = machine
-        if fault == "oust":
-            self._world.spawn(self._oust())
-        elif fault == "wipe":
-            machine.wipe()
-            self._world.loop.call_later(self._chance.random(), machine.start)
-        elif fault == "leave":
-            self._world.spawn(self._leave(machine))
-        else:
-            self._world.spawn(self._depart(machine))
+        self._replacing = True
+        ways = {"oust": self._oust, "wipe": self._wipe, "leave": self._leave, "depart": self._depart}
+        self._world.spawn(self._until_whole(ways[fault](machine)))
 
-    async def _oust(self) -> None:
+    async def _until_whole(self, way: Coroutine[None, None, None]) -> None:
+        await way
+        while not self._whole():
+            await asyncio.sleep(0.1)
+        self._replacing = False
+
+    def _whole(self) -> bool:
+        """Everybody votes, and that is so in the configuration that each has in force: a removal is, before it is committed. Who then
+        lost its disk could leave nobody behind who has what it had."""
+        machines = self._world.machines
+        members = [one.process.member for one in machines if one.voting and one.process is not None]
+        return len(members) == len(machines) and all(
+            one is not None and len(one.replica.kernel.voter_ids) == len(machines) for one in members
+        )
+
+    async def _wipe(self, machine: Machine) -> None:
+        machine.wipe()
+        await asyncio.sleep(self._chance.random())
+        machine.start()
+
+    async def _oust(self, _: Machine) -> None:
         """Somebody asks one member to remove two others, at once."""
         asked = self._world.some_process(self._chance)
         others = [one for one in self._world.machines if asked is not None and one is not asked.machine]
