@@ -19,7 +19,7 @@ from raftsched.store.membership import ADD_LEARNER, ADD_NODE, REMOVE_NODE, UPDAT
 from raftsched.store.node import members as room
 from raftsched.store.node.members import Change, MembershipChanges, decode_members, decode_request, encode_members, encode_request
 from raftsched.store.reconfigure import HEALTH_INTERVAL_MS, JOIN_SILENCE_MS, Rules, View
-from raftsched.store.transport.ports import CHANGE_MEMBERS, PROMOTE
+from raftsched.store.transport.ports import CHANGE_MEMBERS, MAY_LEAVE, PROMOTE
 from raftsched.testing.lone_node import MEMBER_ID, EtcdDoor, LoneNode
 from raftsched.types import MemberInfo
 
@@ -125,7 +125,9 @@ class Host:
         self.requests.append((member_id, kind))
         if isinstance(self.broken, PeerError):
             raise self.broken
-        return self.broken if self.broken is not None else await self.log.hosts[member_id].changes.on_request(payload)
+        if self.broken is not None:
+            return self.broken
+        return await self.log.hosts[member_id].changes.on_request(payload, only_asked=kind == MAY_LEAVE)
 
 
 def member(number: int, name: str | None = None) -> MemberInfo:
@@ -296,6 +298,47 @@ def test_a_refused_removal_moves_no_leadership(log: Log, at: int) -> None:
 def test_a_leader_without_a_successor_removes_itself(log: Log) -> None:
     assert [one.member_id for one in run(log.hosts[1].changes.change(Change(REMOVE_NODE, 1)))] == [2, 3]
     assert log.order == ["1 hands over", "remove"]
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_whether_a_member_may_leave_is_asked_of_who_would_remove_it(log: Log, at: int) -> None:
+    log.hosts[1].successor = 3
+    run(log.hosts[at].changes.may_leave())
+    assert log.order == (["1 hands over"] if at == 1 else []), "nothing is proposed"
+    assert log.hosts[at].requests == [(3 if at == 1 else 1, MAY_LEAVE)]
+    assert len(log.table.members()) == 3
+    asked = log.hosts[log.leader]
+    asked.connected = False
+    assert error_of(log.hosts[at].changes.may_leave()) == EtcdError.UNHEALTHY
+    assert error_of(log.hosts[at].changes.change(Change(REMOVE_NODE, at))) == EtcdError.UNHEALTHY, (
+        "the removal would have been refused alike"
+    )
+
+
+def test_nobody_may_leave_behind_a_leader_that_has_lost_its_majority_or_its_office(log: Log) -> None:
+    def silent() -> None:
+        raise status_of(EtcdError.TIMEOUT)
+
+    log.meanwhile = silent
+    assert error_of(log.hosts[2].changes.may_leave()) == EtcdError.TIMEOUT
+    log.meanwhile = lambda: setattr(log, "leader", 0)
+    began_ms = log.hosts[2].now_ms
+    assert error_of(log.hosts[2].changes.may_leave()) == EtcdError.TIMEOUT, "nobody leads"
+    assert log.hosts[2].now_ms - began_ms >= 500
+    assert not log.order
+
+
+def test_the_last_voter_may_not_leave_whatever_the_rules() -> None:
+    host = Host(Log(member(1)), 1)
+    host.changes = MembershipChanges(host, host, Rules(strict=False), cluster_token="t", request_timeout_ms=500)
+    assert error_of(host.changes.may_leave()) == EtcdError.UNHEALTHY
+
+
+def test_a_leader_that_does_not_know_the_question_answers_by_the_removal_itself(log: Log) -> None:
+    log.hosts[2].broken = PeerError(PeerCode.INTERNAL, f"request {MAY_LEAVE} is not known here")
+    run(log.hosts[2].changes.may_leave())
+    log.hosts[2].broken = PeerError(PeerCode.LOST, "")
+    assert error_of(log.hosts[2].changes.may_leave()) == EtcdError.TIMEOUT_CONNECTION_LOST
 
 
 def test_a_change_that_another_overtook_is_checked_again(log: Log) -> None:

@@ -191,7 +191,10 @@ class Life:
                 raise status_of(error)
             self.is_member = False
 
-        await self.leaving.leave(remove)
+        await self.leaving.leave(self.may_leave, remove)
+
+    async def may_leave(self) -> None:
+        assert not self.leaving._asked or self.wish, "nothing is written before the answer"
 
     @property
     def wish(self) -> bool:
@@ -252,9 +255,25 @@ async def test_duties_go_before_the_member_and_come_back_if_it_may_stay(tmp_path
             raise status_of(error)
 
     with nullcontext() if error is None else pytest.raises(StatusError):
-        await life.leaving.leave(remove)
+        await life.leaving.leave(life.may_leave, remove)
     assert duty.told == ["given away", "removal proposed"] + ["taken up"] * (error is not None)
     await life.leaving.close()
+
+
+async def test_who_may_not_leave_has_given_nothing_away(tmp_path: Path) -> None:
+    life, duty = Life(tmp_path), Duty()
+    life.leaving.duties = duty
+
+    async def may_leave() -> None:
+        raise status_of(EtcdError.UNHEALTHY)
+
+    for _ in range(3):
+        with pytest.raises(StatusError):
+            await life.leaving.leave(may_leave, may_leave)
+    assert (duty.told, life.wish) == ([], False)
+    assert str(life.leaving.removed()) == REMOVED_LINE
+    await life.leave()
+    assert duty.told == ["given away"]
 
 
 async def test_duties_come_back_if_the_caller_goes_away_meanwhile(tmp_path: Path) -> None:
@@ -298,7 +317,7 @@ async def test_an_unknown_outcome_that_was_a_removal_after_all(tmp_path: Path) -
 
 async def test_a_caller_that_goes_away_is_an_unknown_outcome(tmp_path: Path) -> None:
     life = Life(tmp_path)
-    task = asyncio.create_task(life.leaving.leave(asyncio.Event().wait))
+    task = asyncio.create_task(life.leaving.leave(life.may_leave, asyncio.Event().wait))
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -381,6 +400,39 @@ def test_a_member_killed_before_it_heard_of_its_removal(tmp_path: Path, wanted: 
                 with pytest.raises(FatalError, match="was removed from the cluster: to join again"):
                     await asyncio.wait_for(other.start_anew(), 30)
                 assert not list(own.glob("left-*"))
+        finally:
+            await three.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_member_that_is_refused_again_and_again_keeps_its_jobs(tmp_path: Path) -> None:
+    """One of three is down: two left would be one too few without another. Leader and follower alike; then the third comes back."""
+
+    async def scenario() -> None:
+        three = Three(tmp_path)
+        await three.start()
+        leader, (follower, down) = three.leader, three.followers
+        duties = {one.name: Duty() for one in three.all}
+        for one in three.all:
+            one.node.set_duties(duties[one.name])
+        try:
+            await down.node.stop()
+            for one in (follower, leader) * 3:
+                with pytest.raises(StatusError) as caught:
+                    await one.node.leave()
+                assert caught.value.message == status_of(EtcdError.UNHEALTHY).message
+                assert departure.read_left(tmp_path / one.name / one.name / "raftsched-1") is None
+            assert leader.leads
+            assert not any(duty.told for duty in duties.values())
+            await down.start_anew()
+            for _ in range(100):
+                with contextlib.suppress(StatusError):
+                    await follower.node.leave()
+                    break
+                await asyncio.sleep(0.1)  # healthy is who has been connected for 5 s
+            assert duties[follower.name].told == ["given away"]
+            assert {one.name for one in leader.node.members()} == {leader.name, down.name}
         finally:
             await three.stop()
 

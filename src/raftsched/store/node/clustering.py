@@ -30,7 +30,7 @@ from raftsched.store.reconfigure import Rules, View
 from raftsched.store.replica import LEADER, Event, Propose, ProposeChange, Transfer
 from raftsched.store.snapshot.install import Stored
 from raftsched.store.snapshot.outgoing import Outgoing
-from raftsched.store.transport.ports import CHANGE_MEMBERS, PROMOTE, SNAPSHOT
+from raftsched.store.transport.ports import CHANGE_MEMBERS, MAY_LEAVE, PROMOTE, SNAPSHOT
 
 LOOK_S = 0.005  # how often a transfer of leadership is looked at
 
@@ -105,6 +105,7 @@ class Clustering:
             )
             self._receiving = Receiving(member, self._on_received, node.mono_ns, log)
             peering.requests[CHANGE_MEMBERS] = peering.requests[PROMOTE] = self._on_change
+            peering.requests[MAY_LEAVE] = self._on_may_leave
             peering.bulk[SNAPSHOT] = self._receiving.on_bulk
 
     # -- what the driver calls
@@ -252,6 +253,9 @@ class Clustering:
 
     async def _on_change(self, _sender: int, payload: bytes) -> bytes:
         return await self.changes.on_request(payload)
+
+    async def _on_may_leave(self, _sender: int, payload: bytes) -> bytes:
+        return await self.changes.on_request(payload, only_asked=True)
 
     # -- a snapshot arrived
 

@@ -124,7 +124,8 @@ class Face(ABC):
 
     async def leave(self) -> Sequence[MemberInfo]:
         """See `ports.MemberNode`."""
-        return await self._clustering.leaving.leave(lambda: self.change_members(REMOVE_NODE, self.member_id, (), is_learner=False))
+        changes, removal = self._clustering.changes, Change(REMOVE_NODE, self.member_id)
+        return await self._clustering.leaving.leave(changes.may_leave, lambda: changes.change(removal))
 
     def set_duties(self, duties: Duties) -> None:
         """What this member gives away before it leaves. After `start`."""

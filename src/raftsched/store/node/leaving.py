@@ -60,12 +60,15 @@ class Leaving:
         """Whether an earlier life wanted to go."""
         return self._left is not None and not self._asked
 
-    async def leave(self, remove: Callable[[], Awaitable[Answer]]) -> Answer:
-        """`remove` proposes the removal of this member and waits for it. Raises what it raises; StatusError: no LEFT.
+    async def leave(self, may_leave: Callable[[], Awaitable[None]], remove: Callable[[], Awaitable[Answer]]) -> Answer:
+        """`remove` proposes the removal of this member and waits for it; `may_leave` asks first whether that would be done, and raises if
+        not. Raises what they raise; StatusError: no LEFT.
 
-        Its duties go first: who is removed cannot say any more that it has given them up. They come back if it may stay a member.
+        Its duties go before the removal: who is removed cannot say any more that it has given them up. They come back if it may stay a
+        member, which is why it is asked before: who is refused again and again would hand them to and fro.
         """
         async with self._lock:
+            await may_leave()
             before = (self._left, self._asked)
             self._write()
             try:

@@ -1,6 +1,7 @@
 """Changes of the members, from the one who asks to the answer: etcd's checks, the proposal, its result; forwarding; joining.
 
-The leader checks and proposes; a follower sends the change to it (`CHANGE_MEMBERS`, `PROMOTE`). `Clustering` is the `ChangeHost`.
+The leader checks and proposes; a follower sends the change to it (`CHANGE_MEMBERS`, `PROMOTE`), or the question whether it would be done
+(`MAY_LEAVE`). `Clustering` is the `ChangeHost`.
 NO_LEADER means, wherever it comes from, that nothing was done: who asked asks again, as long as a request may take.
 
 Invariant: between a check and its proposal nothing is awaited, so what was checked is what is proposed; a change is answered only when it
@@ -9,7 +10,7 @@ was applied here. Must not know: how a change is replicated, sockets.
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from raftsched import limits
@@ -30,7 +31,7 @@ from raftsched.store.membership import (
     make_member_id,
 )
 from raftsched.store.reconfigure import Rules, View, parse_peer_urls, plan_join
-from raftsched.store.transport.ports import CHANGE_MEMBERS, PROMOTE
+from raftsched.store.transport.ports import CHANGE_MEMBERS, MAY_LEAVE, PROMOTE
 from raftsched.types import MemberInfo
 
 RETRY_MS: Final = 20
@@ -61,12 +62,16 @@ _UNANSWERED: Final[Mapping[int, EtcdError]] = {
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What somebody wants: ADD_NODE or ADD_LEARNER with URLs, REMOVE_NODE, UPDATE_NODE with URLs; `promotion`: ADD_NODE of a learner."""
+    """What somebody wants: ADD_NODE or ADD_LEARNER with URLs, REMOVE_NODE, UPDATE_NODE with URLs; `promotion`: ADD_NODE of a learner.
+
+    `only_asked`: it is not to be done, but would it? Never in the bytes: a leader that did not know the field would do it.
+    """
 
     kind: int
     member_id: int = 0
     peer_urls: tuple[str, ...] = ()
     promotion: bool = False
+    only_asked: bool = False
 
 
 class Identity(Protocol):
@@ -178,6 +183,15 @@ class MembershipChanges:
             if urls is None:
                 raise status_of(EtcdError.BAD_MEMBER_URLS)
             change = Change(change.kind, change.member_id, urls)
+        return await self._persist(change)
+
+    async def may_leave(self) -> None:
+        """Whether the removal of this member would be done now: all of `change` but the proposal, by the one who would make it. If this
+        member leads and may go, another one leads afterwards. Raises StatusError; then nothing was done, whatever it says."""
+        await self._persist(Change(REMOVE_NODE, self._own.member_id, only_asked=True))
+
+    async def _persist(self, change: Change) -> Sequence[MemberInfo]:
+        """Again while there is no leader."""
         stop_ms = self._host.mono_ms() + self._timeout_ms
         while True:
             try:
@@ -201,10 +215,10 @@ class MembershipChanges:
                 raise status_of(EtcdError.UNHEALTHY)  # etcd asks no leader to know it
         raise status_of(EtcdError.NO_LEADER)
 
-    async def on_request(self, payload: bytes) -> bytes:
-        """CHANGE_MEMBERS and PROMOTE of another member: its change here, once only. Raises PeerError with an `EtcdError`."""
+    async def on_request(self, payload: bytes, *, only_asked: bool = False) -> bytes:
+        """CHANGE_MEMBERS, PROMOTE and MAY_LEAVE of another member: its change here, once only. Raises PeerError with an `EtcdError`."""
         try:
-            change = decode_request(payload)
+            change = replace(decode_request(payload), only_asked=only_asked)
         except WireError as error:
             raise PeerError(EtcdError.MALFORMED, str(error)) from error
         if self._own.leader_id != self._own.member_id:
@@ -215,10 +229,13 @@ class MembershipChanges:
             raise PeerError(_number_of(error), error.message) from error
 
     async def _forward(self, leader: int, change: Change, stop_ms: int) -> Sequence[MemberInfo]:
-        kind, timeout_ms = PROMOTE if change.promotion else CHANGE_MEMBERS, max(stop_ms - self._host.mono_ms(), RETRY_MS)
+        kind = MAY_LEAVE if change.only_asked else PROMOTE if change.promotion else CHANGE_MEMBERS
+        timeout_ms = max(stop_ms - self._host.mono_ms(), RETRY_MS)
         try:
             return decode_members(await self._host.request(leader, kind, encode_request(change), timeout_ms))
         except PeerError as error:
+            if change.only_asked and error.code == PeerCode.INTERNAL:
+                return self._host.membership.members()  # an older leader, which does not know the question: the removal itself will tell
             known = error.code in ETCD_STATUS
             raise status_of(error.code if known else _UNANSWERED.get(error.code, EtcdError.TIMEOUT)) from error
         except WireError as error:
@@ -240,6 +257,8 @@ class MembershipChanges:
         """Waits for an earlier change to be applied, and for a new leader's first entry, as long as a request may take."""
         if change.kind == REMOVE_NODE and change.member_id == self._own.member_id:
             await self._give_way(change, rules)
+        if change.only_asked:
+            return await self._answer(change, rules)
         stop_ms = self._host.mono_ms() + self._timeout_ms
         while True:
             result = await self._try(change, rules)
@@ -259,6 +278,18 @@ class MembershipChanges:
         await self._host.hand_over()
         if self._own.leader_id != self._own.member_id:
             raise status_of(EtcdError.NO_LEADER)
+
+    async def _answer(self, change: Change, rules: Rules) -> Sequence[MemberInfo]:
+        """The members as they are, if this removal would be done. Behind a barrier: a leader that has lost its majority would propose it,
+        and nobody would ever commit it."""
+        await self._host.barrier()
+        if self._own.leader_id != self._own.member_id:
+            raise status_of(EtcdError.NO_LEADER)
+        if error := self._prepare(change, rules)[0]:
+            raise status_of(error)
+        if all(one.member_id == change.member_id for one in self._host.view().voters):
+            raise status_of(_REFUSALS[SENSELESS])  # the kernel would say so
+        return self._host.membership.members()
 
     def _try(self, change: Change, rules: Rules) -> Awaitable[int]:
         """Checks and proposes in one go."""

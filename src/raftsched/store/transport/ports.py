@@ -18,7 +18,7 @@ JOIN: Final = 4
 CHANGE_MEMBERS: Final = 5
 HASH_KV: Final = 6
 MOVE_LEADER: Final = 7
-LEAVE: Final = 8
+MAY_LEAVE: Final = 8
 STATUS: Final = 9
 HERE: Final = 10
 
