@@ -92,6 +92,7 @@ class Cluster:
         self.installed: list[int] = []
         self.fault: Callable[[int, int, bytes], bytes | None] = lambda _stream, _number, data: data
         self.scheduled = False
+        self.connections = {2: 7, 3: 8}
         self.asked = 0
         self.service: CatchUp
         self.outgoing: Outgoing
@@ -105,6 +106,7 @@ class Cluster:
             self.log,
             self.outgoing,
             open_bulk=self.open_bulk,
+            connection=lambda member: self.connections[member],
             wake=self.wake,
             mono_ns=mono_ns,
             lines=self.lines,
@@ -317,6 +319,57 @@ def test_what_is_lost_is_supplied_again(tmp_path: Path) -> None:
         await cluster.settled()
 
     play(tmp_path, story, stall_ms=60)
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_who_is_back_at_once_waits_for_nothing(tmp_path: Path, seen: bool) -> None:
+    """Killed with all that it needs under way, and there again before it is missed: nothing of it was acknowledged, and nothing will be.
+    `seen`: a turn of the leader's finds no connection meanwhile."""
+
+    async def story(cluster: Cluster) -> None:
+        cluster.write(3000)
+        cluster.forget()
+        follower = cluster.followers[2] = Follower(2, cluster)
+        lost: list[Message] = []
+        follower.drop = lambda message: bool(message.runs) and not lost.append(message)
+        while cluster.service.counters()[names.ENTRIES] < 2900:
+            cluster.kernel.tick()
+            cluster.turn()
+            await asyncio.sleep(0.002)
+        await asyncio.sleep(0.05)
+        cluster.turn()
+        follower.drop = lambda _message: False
+        if seen:
+            cluster.connections[2] = 0
+            supplied = cluster.service.counters()[names.ENTRIES]
+            for _ in range(20):
+                cluster.turn()
+                await asyncio.sleep(0.002)
+            assert cluster.service.counters()[names.ENTRIES] == supplied, "there is nothing to send it on"
+        assert lost
+        cluster.connections[2] = 9
+        await cluster.settled(seconds=10)
+
+    play(tmp_path, story, stall_ms=60_000)
+
+
+def test_nobody_is_supplied_without_a_connection(tmp_path: Path) -> None:
+    async def story(cluster: Cluster) -> None:
+        cluster.write(1000)
+        cluster.forget()
+        cluster.connections[2] = 0
+        cluster.followers[2] = Follower(2, cluster)
+        for _ in range(30):
+            cluster.kernel.tick()
+            cluster.turn()
+            await asyncio.sleep(0.002)
+        assert cluster.asked
+        assert not cluster.service.counters()[names.ENTRIES]
+        assert cluster.log._holds == {}
+        cluster.connections[2] = 1
+        await cluster.settled()
+
+    play(tmp_path, story)
 
 
 def test_for_a_silent_member_nothing_is_sent_and_nothing_kept(tmp_path: Path) -> None:

@@ -336,15 +336,18 @@ async def test_bulk_streams_are_bounded(two: list[Member]) -> None:
 
 async def test_a_member_that_comes_back_is_reached_again(two: list[Member]) -> None:
     one, other = two
-    port = other.peers.port
+    port, first = other.peers.port, one.peers.connection(2)
+    assert first
     await other.peers.close()
     await until(lambda: not one.peers.is_connected(2))
+    assert one.peers.connection(2) == 0
     assert not one.peers.send(2, heartbeat(1, 2))
     assert one.peers.counters()["etcd_network_peer_sent_failures_total"] == 1
     again = await Member(2, port=port).start()
     again.peers.update({1: [one.url]})
     try:
         await until(lambda: one.peers.is_connected(2) and again.peers.is_connected(1))
+        assert one.peers.connection(2) > first
         one.peers.send(2, heartbeat(1, 2, 9))
         await until(lambda: [message.beat for _, message in again.handler.messages] == [9])
     finally:

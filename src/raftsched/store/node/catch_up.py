@@ -74,6 +74,7 @@ class _Job:
     def __init__(self, member: int, next_index: int, term: int) -> None:
         self.member = member
         self.next_index = next_index
+        self.connection = 0  # on which it is supplied
         self.term = term
         self.moved = asyncio.Event()
         self.asked_again = False
@@ -91,6 +92,7 @@ class CatchUp:
         outgoing: Outgoing,
         *,
         open_bulk: Callable[[int, int], Awaitable[BulkStream]],
+        connection: Callable[[int], int],
         wake: Callable[[], None],
         mono_ns: Callable[[], int],
         lines: LogPort,
@@ -98,13 +100,15 @@ class CatchUp:
         stall_ms: int = limits.CATCH_UP_STALL_MS,
         retry_ms: int = RETRY_MS,
     ) -> None:
-        """`open_bulk(member, purpose)`: `Peers.open_bulk`; `wake()`: the kernel has something for its next `ready`; `lines`: log lines."""
+        """`open_bulk(member, purpose)`, `connection(member)`: those of `Peers`; `wake()`: the kernel has something for its next `ready`;
+        `lines`: log lines."""
         self._kernel = kernel
         self._log = log
         self._disk: Disk = log.disk
         self._outgoing = outgoing
         self._holding = Holding(log)
         self._open_bulk = open_bulk
+        self._connection = connection
         self._wake = wake
         self._mono_ns = mono_ns
         self._lines = lines
@@ -220,13 +224,14 @@ class CatchUp:
 
     def _is_heard(self, job: _Job) -> bool:
         self._match(job)
-        return self._kernel.matches()[job.member][3]
+        return self._kernel.matches()[job.member][3] and bool(self._connection(job.member))
 
     async def _supply_heard(self, job: _Job, hold: int) -> None:
         cursor = SegmentCursor(self._disk, job.next_index)
         under_way: deque[tuple[int, int]] = deque()  # (last index, bytes)
-        match, stalls = self._match(job), 0
+        match, stalls, job.connection = self._match(job), 0, self._connection(job.member)
         while True:
+            self._look_whether_lost(job)
             if job.asked_again:
                 job.asked_again = False
                 cursor, under_way = SegmentCursor(self._disk, job.next_index), deque()
@@ -271,7 +276,10 @@ class CatchUp:
         stop_ns = self._mono_ns() + self._stall_ms * 1_000_000
         silent = False
         while self._match(job) <= match and not job.asked_again:
-            if silent and self._is_heard(job):  # killed, or cut off: what was under way then is lost
+            self._look_whether_lost(job)
+            if job.asked_again:
+                break
+            if silent and self._is_heard(job):  # cut off: what was under way then is lost
                 job.next_index, job.asked_again = match + 1, True
                 break
             silent = silent or not self._is_heard(job)
@@ -285,6 +293,13 @@ class CatchUp:
             except TimeoutError:
                 return False
         return True
+
+    def _look_whether_lost(self, job: _Job) -> None:
+        """The member was killed, or the connection broke: what was under way is lost, however soon there is another one. Whoever is back
+        before it is missed, and has acknowledged nothing, would wait for the bound."""
+        connection = self._connection(job.member)
+        if connection not in (0, job.connection):
+            job.connection, job.next_index, job.asked_again = connection, self._match(job) + 1, True
 
     # -- by a snapshot
 

@@ -99,6 +99,7 @@ class Clustering:
                 member.log,
                 outgoing,
                 open_bulk=peering.port.open_bulk,
+                connection=peering.port.connection,
                 wake=node.wake,
                 mono_ns=node.mono_ns,
                 lines=log,

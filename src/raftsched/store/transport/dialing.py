@@ -4,10 +4,11 @@ Must not know: when to dial, and what the connection is for.
 """
 
 import asyncio
+import itertools
 import random
 import secrets
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -35,6 +36,8 @@ class Surroundings:
     chance: random.Random = field(default_factory=random.Random)
     nonce: Callable[[int], bytes] = secrets.token_bytes
     removed_told: bool = False
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    """Of connections that a link has; none is used twice."""
 
     def on_removed(self) -> None:
         if not self.removed_told:

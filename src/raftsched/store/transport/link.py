@@ -37,6 +37,7 @@ class Link:
         self._outlet: Outlet | None = None
         self._connection: Connection | None = None
         self._who: handshake.Identity | None = None
+        self._number = 0
         self._asked = Asked()
         self._hurry = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -44,6 +45,11 @@ class Link:
     @property
     def is_connected(self) -> bool:
         return self._outlet is not None
+
+    @property
+    def connection(self) -> int:
+        """See `Peers.connection`."""
+        return self._number if self._outlet is not None else 0
 
     def send(self, message: Message) -> bool:
         if self._outlet is None:
@@ -113,7 +119,7 @@ class Link:
         """Until the connection ends; why it did. `is_told`: the other side knows the own incarnation as this one does."""
         ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         outlet = Outlet(connection, self._stats)
-        self._connection, self._outlet = connection, outlet
+        self._connection, self._outlet, self._number = connection, outlet, next(self._around.numbers)
         connection.allow()
         connection.on_read = self._count
         connection.on_malformed = self._count_failure

@@ -137,6 +137,12 @@ class Peers:
         link = self._links.get(member_id)
         return link is not None and link.is_connected
 
+    def connection(self, member_id: int) -> int:
+        """The number of the connection that `send` has now, never that of an earlier one; 0: none. What was sent on one that is gone may be
+        lost."""
+        link = self._links.get(member_id)
+        return 0 if link is None else link.connection
+
     async def request(self, member_id: int, kind: int, payload: bytes, timeout_ms: int) -> bytes:
         """PeerError: UNREACHABLE, BUSY and TOO_LARGE mean that nothing was done; with TIMEOUT and LOST the outcome is unknown."""
         link = self._links.get(member_id)

@@ -7,6 +7,7 @@ Must not know: what a message means.
 """
 
 import asyncio
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -47,6 +48,7 @@ class SimNetwork:
         self.cut: set[tuple[str, str]] = set()
         self.happened: Counter[str] = Counter()
         self.peers: dict[str, SimPeers] = {}  # by URL
+        self.numbers = itertools.count(1)
         self.sent = 0
         self.on_sent: Callable[[SimPeers, Message], None] | None = None  # told of each message
         self.censor: Callable[[SimPeers, Message], bool] | None = None  # True: this one is lost; for stories
@@ -90,6 +92,7 @@ class SimPeers:
 
     def __init__(self, network: SimNetwork, owner: Owner, machine: str, urls: Sequence[str], handler: PeerHandler) -> None:
         self.machine = machine
+        self.number = next(network.numbers)
         self.owner = owner
         self.handler = handler
         self.cluster_id = self.member_id = self.incarnation = 0
@@ -166,6 +169,11 @@ class SimPeers:
 
     def is_connected(self, member_id: int) -> bool:
         return self._peer(member_id) is not None
+
+    def connection(self, member_id: int) -> int:
+        """A new one with each life of the other."""
+        peers = self._peer(member_id)
+        return 0 if peers is None else peers.number
 
     # -- messages
 
