@@ -34,6 +34,7 @@ SHAPES = ((3, 0), (5, 0), (3, 3), (2, 3), (1, 3))  # (founders, joiners) of sche
 STEPS = 4000
 SIM_SEEDS_MAX = 3
 CONTROL_SCHEDULES = 200
+KERNEL, ELECTIONS, REPLICATION, READS = "_kernel.pyx", "_kernel/elections.pxi", "_kernel/replication.pxi", "_kernel/read_index.pxi"
 
 
 @dataclass(frozen=True)
@@ -47,45 +48,47 @@ class Mutation:
     new: str
     schedules_max: int
     sim: str = ""
-    file: str = "_kernel.pyx"
+    file: str = KERNEL
 
 
 MUTATIONS = (
     Mutation(
         "truncate without conflict",
         "L1: a repeated append drops what came after it, acknowledged or not",
-        "            skip = 0\n            while skip",
-        "            skip = 0\n"
-        "            if self.log.last() > max(index, self.commit):\n"
-        "                self.truncate(max(index, self.commit) + 1)\n"
-        "            while skip",
+        "        skip = 0\n        while skip",
+        "        skip = 0\n"
+        "        if self.log.last() > max(index, self.commit):\n"
+        "            truncate(self, max(index, self.commit) + 1)\n"
+        "        while skip",
         100,
+        file=REPLICATION,
     ),
     Mutation(
         "ack without term",
         "L3: an ack of an older term counts in this one",
-        "        elif message.term < self.term:\n",
-        "        elif message.type == APPEND_RESPONSE and not message.reject:\n"
-        "            return True\n"
-        "        elif message.term < self.term:\n",
+        "    elif message.term < self.term:\n",
+        "    elif message.type == APPEND_RESPONSE and not message.reject:\n        return True\n    elif message.term < self.term:\n",
         1000,
         "old ack",
+        ELECTIONS,
     ),
     Mutation(
         "vote not persisted",
         "D2: the vote leaves before it is on disk",
-        "        elif message.type == PRE_VOTE:\n            wait = False",
-        "        elif message.type == PRE_VOTE or message.type == VOTE_RESPONSE:\n            wait = False",
+        "    elif message.type == PRE_VOTE:\n        wait = False",
+        "    elif message.type == PRE_VOTE or message.type == VOTE_RESPONSE:\n        wait = False",
         100,
         "lost vote",
+        REPLICATION,
     ),
     Mutation(
         "commit of an old term",
         "thesis figure 3.7: entries of older terms committed by counting",
-        "        if index <= self.commit or self.log.term_at(index) != self.term:\n",
-        "        if index <= self.commit:\n",
+        "    if index <= self.commit or self.log.term_at(index) != self.term:\n",
+        "    if index <= self.commit:\n",
         100,
         "figure 8",
+        REPLICATION,
     ),
     Mutation(
         "two membership changes at once",
@@ -98,22 +101,24 @@ MUTATIONS = (
     Mutation(
         "read without quorum",
         "R1: a deposed leader serves what is old",
-        "        if len(self.voters) == 1 and self.id in self.voters:\n            for context",
-        "        if True:\n            for context",
+        "    if len(self.voters) == 1 and self.id in self.voters:\n        for context",
+        "    if True:\n        for context",
         100,
         "deposed reader",
+        READS,
     ),
     Mutation(
         "change stays when its entry is cut",
         "M4: a configuration that no log holds",
-        "        self.configuration.cut(index)\n        self.voters",
-        "        self.voters",
+        "    self.configuration.cut(index)\n    self.voters",
+        "    self.voters",
         100,
+        file=REPLICATION,
     ),
     Mutation(
         "restart without the changes of the log",
         "M2: elections by the configuration of long ago",
-        "        self.adopt_from_log(applied + 1)\n        self.timeout",
+        "        adopt_from_log(self, applied + 1)\n        self.timeout",
         "        self.timeout",
         100,
     ),
@@ -124,6 +129,7 @@ MUTATIONS = (
         "matches.append(self.log.last() if member == self.id",
         100,
         "unsynced leader",
+        REPLICATION,
     ),
     Mutation(
         "forwarded proposal taken twice",
@@ -135,9 +141,10 @@ MUTATIONS = (
     Mutation(
         "learners count for commits",
         "thesis 4.2.1: who is still catching up is no voter",
-        "        for member in self.voters:\n            matches",
-        "        for member in self.voters | self.configuration.learners:\n            matches",
+        "    for member in self.voters:\n        matches",
+        "    for member in self.voters | self.configuration.learners:\n        matches",
         100,
+        file=REPLICATION,
     ),
 )
 CONTROL = Mutation("none", "the kernel as it is", "", "", CONTROL_SCHEDULES)
@@ -162,7 +169,7 @@ def write_copy(mutation: Mutation, place: Path) -> Path:
                 f"{mutation.name}: its text stands {text.count(mutation.old)} times in {mutation.file}; it must stand once:\n{mutation.old}"
             )
         path.write_text(text.replace(mutation.old, mutation.new))
-    return package / "_kernel.pyx"
+    return package / KERNEL
 
 
 @cache

@@ -97,45 +97,8 @@ cdef class Kernel:
     cdef list reads, read_waiting, read_states, read_failures, catch_ups, refusals
     cdef int64_t read_context
 
-    cdef int pick_timeout(self, int low, int high) noexcept
-    cdef int pick_retry(self) noexcept
-    cdef void become_follower(self, int64_t term, uint64_t leader)
-    cdef void campaign(self, bint real, bint forced)
-    cdef void become_leader(self)
-    cdef void count_votes(self, bint real)
-    cdef void tick_leader(self)
-    cdef void send(self, Message message)
-    cdef void broadcast_append(self)
-    cdef void send_owed(self)
     cdef bint has_news(self)
-    cdef void broadcast_heartbeat(self)
-    cdef void send_append(self, Progress progress, bint empty)
-    cdef Message bare_append(self, Progress progress)
-    cdef bint maybe_commit(self)
-    cdef void set_commit(self, int64_t index) noexcept
-    cdef void fail_reads(self)
-    cdef void confirm_reads(self)
     cdef int64_t admit(self, list items) except? -9
     cdef int64_t append_own(self, list items, int kind) except? -9
-    cdef int adopt(self, int64_t index, list items) except -1
-    cdef int adopt_from_log(self, int64_t index) except -1
-    cdef int reconfigured(self) except -1
-    cdef int forget_leaving(self) except -1
-    cdef int hand_over(self) except -1
-    cdef Progress begin_progress(self, uint64_t member)
-    cdef void rewind(self, Progress progress, Message message)
     cdef void step_propose(self, Message message)
     cdef void answer_propose(self, Message message, int64_t refused)
-    cdef void start_read(self, list contexts)
-    cdef void answer_read(self, object context, int64_t index)
-    cdef bint step_term(self, Message message)
-    cdef void step_vote(self, Message message)
-    cdef void step_append(self, Message message)
-    cdef int accept_entries(self, Message message) except -1
-    cdef int truncate(self, int64_t index) except -1
-    cdef void step_append_response(self, Progress progress, Message message)
-    cdef void step_heartbeat(self, Message message)
-    cdef void step_heartbeat_response(self, Progress progress, Message message)
-    cdef void step_read(self, Message message)
-    cdef void step_leader(self, Message message)
-    cdef int quorum(self) noexcept

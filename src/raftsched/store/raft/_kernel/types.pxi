@@ -1,4 +1,4 @@
-# Message and Ready: what goes between kernels, and between a kernel and its driver. Included by _kernel.pyx.
+# Message and Ready: what goes between kernels, and between a kernel and its driver, and what is well formed of it. Included by _kernel.pyx.
 
 # Message types carry the numbers of etcd's raftpb.MessageType, so that a trace reads alike.
 cdef enum:
@@ -71,3 +71,47 @@ cdef Message make_message(int type, uint64_t to, uint64_t sender, int64_t term):
 
 cdef class Ready:
     """What the driver has to do now; see `_kernel.pyi`."""
+
+
+cdef bint well_formed(Message message):
+    """Entries follow `index` without a gap, in terms that do not fall and are not above the message's."""
+    cdef int64_t next_index = message.index + 1, term = message.log_term
+    if message.index < 0 or term < 0:  # the term of an entry that is not held never agrees with another such
+        return False
+    for run in message.runs:
+        if run[0] != next_index or not term <= run[1] <= message.term or not run[3]:
+            return False
+        next_index += len(run[3])
+        term = run[1]
+    return True
+
+
+cdef list without_older_acks(list messages):
+    """Of several acks to one member only the one that says the most: acks are cumulative."""
+    cdef Message one, kept
+    cdef dict acks
+    if len(messages) < 2:
+        return messages
+    acks = {}
+    for one in messages:
+        if one.type == APPEND_RESPONSE and not one.reject:
+            kept = acks.get((one.to, one.term))
+            if kept is None or one.index >= kept.index:
+                acks[(one.to, one.term)] = one
+            else:
+                kept.commit = max(kept.commit, one.commit)
+    return [one for one in messages if (<Message>one).type != APPEND_RESPONSE or (<Message>one).reject
+            or acks[((<Message>one).to, (<Message>one).term)] is one]
+
+
+cdef int64_t runs_last(list runs):
+    cdef tuple run = <tuple>runs[len(runs) - 1]
+    return <int64_t>run[0] + len(<list>run[3]) - 1
+
+
+cdef int64_t run_bytes(list runs):
+    cdef int64_t size = 0
+    for _, _, _, items in runs:
+        for item in items:
+            size += PyBytes_GET_SIZE(item)
+    return size
