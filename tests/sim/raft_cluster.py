@@ -186,7 +186,7 @@ class Member:
         for member, (match, _, state, _) in self.kernel.matches().items():
             if state == CATCH_UP:
                 if self.cluster.random.random() < 0.5:
-                    self.kernel.caught_up(member, 0)
+                    self.kernel.probe(member)
                 else:
                     self.bring_up(member, match + 1)
 
@@ -281,7 +281,7 @@ class Cluster:
     def drop(self, position: int) -> None:
         message = self.network.pop(position)
         if isinstance(message, tuple) and (leader := self.members[message[0]]).kernel is not None:
-            leader.kernel.caught_up(message[1], 0)  # the driver sees that its stream broke
+            leader.kernel.probe(message[1])  # the driver sees that its stream broke
 
     def deliver_snapshot(self, sender: int, to: int, term: int, index: int, index_term: int, state: list) -> None:
         target, leader = self.members[to], self.members[sender]
@@ -289,8 +289,7 @@ class Cluster:
             target.drain()
             target.install(state, index, index_term)
         if leader.kernel is not None:
-            held = target.kernel is not None and min(target.kernel.commit, target.kernel.stable) >= index  # committed is not yet durable
-            leader.kernel.caught_up(to, index if held else 0)
+            leader.kernel.probe(to)
 
     # -- what is promised
 

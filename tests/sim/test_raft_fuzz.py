@@ -20,7 +20,7 @@ def test_no_schedule_breaks_a_promise(size: int, block: int) -> None:
         play(cluster, 4000)
         cluster.heal()
         committed += len(cluster.agreed())
-    assert committed > 200  # the schedules got work done
+    assert committed > 100  # the schedules got work done; how much is chance: a block of five members has 180 to 1,100
 
 
 @pytest.mark.parametrize("block", range(8))

@@ -123,7 +123,7 @@ def test_s1_a_deposed_leader_commits_nothing_of_its_own_by_a_message() -> None:
     # the snapshot is installed: only now commit moves
     assert a.install(b.applied, b.term_at(b.applied), b.voter_ids)
     net.states[1] = list(net.states[2])
-    b.caught_up(1, b.applied)
+    b.probe(1)
     b.propose([b"after"])
     net.deliver()
     net.tick(2)

@@ -447,9 +447,9 @@ def test_a_follower_behind_the_log_in_memory_is_handed_to_the_driver() -> None:
     elect(kernel)
     kernel.step(Message(APPEND_RESPONSE, 1, 2, 2, index=5, reject=True, hint_index=0, hint_term=0))
     assert kernel.ready().catch_ups == [(2, 1)]
-    kernel.caught_up(2, 5)
-    (append,) = [one for one in settle(kernel) if one.to == 2]
-    assert (append.index, append.log_term) == (5, 1)
+    assert [one for one in settle(kernel) if one.to == 2] == [], "the driver's turn"
+    kernel.probe(3)
+    assert settle(kernel) == [], "not in catch-up"
 
 
 def test_whom_the_driver_could_not_help_is_asked_where_it_is() -> None:
@@ -459,7 +459,8 @@ def test_whom_the_driver_could_not_help_is_asked_where_it_is() -> None:
     elect(kernel)
     kernel.step(Message(APPEND_RESPONSE, 1, 2, 2, index=5, reject=True, hint_index=0, hint_term=0))
     assert kernel.ready().catch_ups == [(2, 1)]
-    kernel.caught_up(2, 0)
+    kernel.probe(2)
+    assert kernel.matches()[2][0] == 0
     (probe,) = [one for one in settle(kernel) if one.to == 2]
     assert (probe.index, probe.runs) == (kernel.last_index, [])
     kernel.step(Message(APPEND_RESPONSE, 1, 2, 2, index=probe.index, reject=True, hint_index=5, hint_term=1))

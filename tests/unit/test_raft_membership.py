@@ -690,11 +690,18 @@ def test_only_the_leaders_own_entries_are_supplied() -> None:
     assert not make().supply(2, run(2, 1, b"2"), prev_term=1)
 
 
-def test_a_snapshot_still_helps() -> None:
+def test_a_snapshot_still_helps_and_counts_once_the_member_says_so() -> None:
+    """It may be killed before the snapshot is in place: a match that is not true would be held against its refusals for the whole term."""
     leader, _ = behind()
-    leader.caught_up(2, 10)
+    leader.probe(2)
+    (asked,) = [one for one in settle(leader) if one.to == 2]
+    assert (asked.index, asked.runs) == (leader.last_index, [])
+    assert leader.matches()[2][0] == 0
+    leader.step(Message(APPEND_RESPONSE, 1, 2, leader.term, index=asked.index, reject=True, hint_index=10, hint_term=1))
     (append,) = [one for one in settle(leader) if one.to == 2]
     assert (append.index, append.log_term) == (10, 1)
+    leader.step(Message(APPEND_RESPONSE, 1, 2, leader.term, index=append.index + len(append.runs)))
+    assert leader.matches()[2][0] == append.index + len(append.runs)
 
 
 # -- the fence's fields; commit advances

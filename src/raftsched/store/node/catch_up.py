@@ -57,7 +57,7 @@ class Kernel(Protocol):
     def applied(self) -> int: ...
     def matches(self) -> dict[int, tuple[int, int, int, bool]]: ...
     def supply(self, member: int, runs: list[Run], *, prev_term: int) -> bool: ...
-    def caught_up(self, member: int, index: int) -> None: ...
+    def probe(self, member: int) -> None: ...
 
 
 class _Ended(Exception):
@@ -197,9 +197,9 @@ class CatchUp:
             if self._jobs.get(job.member) is job:
                 del self._jobs[job.member]
             if self._leads(job) and not self._closed:
-                # Nothing, if it is not in catch-up any more. Never an index: a member that was sent a whole snapshot may be killed, or run
-                # out of space, before it is in place, and a match that is not true would be held against its refusals for the whole term.
-                self._kernel.caught_up(job.member, 0)
+                # Nothing, if it is not in catch-up any more. A member that was sent a whole snapshot may be killed, or run out of space,
+                # before it is in place: it is asked.
+                self._kernel.probe(job.member)
                 self._wake()
 
     # -- from segments

@@ -57,7 +57,7 @@ class Ready:
     3. Apply `committed`, in order, then call `advance`. They are durable here.
     4. `read_states` (context, index): serve when applied >= index. `read_failures`: contexts to refuse, leadership was lost.
     5. `catch_ups` (member, next index): it needs entries that are no longer in memory: `supply` log segments from that index on, or bring
-       it a snapshot and say `caught_up`. A member that comes again did not hold what came before: go on from the new index.
+       it a snapshot and say `probe`. A member that comes again did not hold what came before: go on from the new index.
     6. `refusals` (sequence, negative of `propose` or `refuse`): of what this member has forwarded; the leader never appended it, and never
        will.
     """
@@ -164,9 +164,9 @@ class Kernel:
     def compact(self, index: int) -> None:
         """Forgets entries up to `index` <= applied from memory."""
     def transfer(self, member: int) -> bool: ...
-    def caught_up(self, member: int, index: int) -> None:
-        """A snapshot has brought `member` up to `index`, durable there: it counts as an ack (0: given up; the kernel probes, and asks again
-        if it must)."""
+    def probe(self, member: int) -> None:
+        """The driver has brought `member` a snapshot, or gave up: the kernel asks the member what it holds, and comes again in `catch_ups`
+        if it must. Without effect unless that is in catch-up. Nothing counts as acknowledged but what the member itself acknowledges."""
     def supply(self, member: int, runs: list[Run], *, prev_term: int) -> bool:
         """Sends entries of the log on disk to a member in catch-up, as one append; `prev_term`: the term of the entry before the first
         (0 before the very first). May be called again before the answer; `matches` tells how far the member is. Nobody repeats what is

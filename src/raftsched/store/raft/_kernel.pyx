@@ -284,13 +284,11 @@ cdef class Kernel:
             send_append(self, progress, False)
         return True
 
-    def caught_up(self, uint64_t member, int64_t index):
-        """The driver has brought `member` up to `index` by log segments or a snapshot (0: it gave up; try by probing)."""
+    def probe(self, uint64_t member):
+        """The driver does no more for a member in state CATCH_UP: what it holds by now it says itself; see `_kernel.pyi`."""
         cdef Progress progress = self.progress.get(member)
         if progress is None or progress.state != CATCH_UP:
             return
-        if index > progress.match:
-            progress.match = index
         progress.become_probe()
         if self.log.term_at(progress.next - 1) == NO_TERM:
             progress.next = self.log.last() + 1  # its refusal tells where it is by now: maybe further than anybody here knows
