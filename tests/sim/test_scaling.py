@@ -114,9 +114,10 @@ THREE = replace(LOAD, members=3, clients=1, planners=0)
 
 
 class Refused:
-    """A member wants to leave while another is dead: it may not, and goes on."""
+    """A member wants to leave while another is dead: it may not, and goes on. `asks`: it hears so before it gives its jobs away."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, asks: bool) -> None:
+        self.asks = asks
         self.left = True
         self.since_ns = 0
         self.ticks: list[Tick] = []
@@ -127,6 +128,8 @@ class Refused:
         await asyncio.sleep(2.0)
         world.machines[2].crash(power_cut=False)
         await asyncio.sleep(3.0)
+        if not self.asks:
+            ask_nobody(world.machines[1])
         self.left = await world.machines[1].depart()
         await asyncio.sleep(2.0)
         self.since_ns = world.loop.now_ns
@@ -134,13 +137,24 @@ class Refused:
         self.ticks = [one for one in ticks(world) if one.due_ns > self.since_ns]
 
 
-def test_who_may_not_leave_takes_its_jobs_up_again() -> None:
-    refused = Refused()
+def ask_nobody(machine: Machine) -> None:
+    """As if whoever was asked had said yes, and the answer did not hold until the removal."""
+
+    async def may_leave() -> None:
+        return
+
+    assert machine.process is not None
+    machine.process.node._clustering.changes.may_leave = may_leave
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_who_may_not_leave_keeps_its_jobs_or_takes_them_up_again(asks: bool) -> None:
+    refused = Refused(asks=asks)
     report = play(refused.tell, THREE, "refused-1")
     assert not report.error
     assert not refused.left
-    assert said(report, "the jobs were handed over to the other members")
-    assert said(report, "this member takes part again")
+    assert bool(said(report, "the jobs were handed over to the other members")) is not asks
+    assert bool(said(report, "this member takes part again")) is not asks
     assert {one.who for one in refused.ticks} == {"m0", "m1"}
     assert len({one.name for one in refused.ticks if one.who == "m1"}) > JOBS // 4
     assert {one.name for one in refused.ticks} == {one.name for one in refused.ticks if one.late_ms < UNMOVED_MS}
@@ -156,6 +170,7 @@ class Hesitating(Refused):
         await asyncio.sleep(2.0)
         process = world.machines[1].process
         assert process is not None
+        ask_nobody(world.machines[1])
         for turns in (0, 1, 2, 3, 4, 6, 9):
             task = process.owner.run(lambda: world.loop.create_task(process.node.leave()))
             for _ in range(turns):
@@ -172,5 +187,5 @@ class Hesitating(Refused):
 
 
 def test_whom_nobody_waits_for_any_more_takes_its_jobs_up_again() -> None:
-    report = play(Hesitating().tell, THREE, "hesitating-1")
+    report = play(Hesitating(asks=False).tell, THREE, "hesitating-1")
     assert not report.error
