@@ -46,11 +46,8 @@ def comes_back_empty(member: Member) -> None:
     wait_for(lambda: (status := member.status()) is not None and not status.isLearner, 60, member.logs)
 
 
-def test_the_directory_of_another_cluster(cluster: Cluster, tmp_path: Path) -> None:
-    """One that could be served alone, as a second cluster behind the address of a member of the first."""
-    put(cluster.leader(), b"k", b"ours")
-    member = cluster.members[2]
-    member.stop()
+def take_foreign_data(member: Member, tmp_path: Path) -> Path:
+    """Another cluster's, of one member; where its own are kept."""
     lone = Member(tmp_path / "lone", 2, (), free_ports(1)[0])
     lone.command = [word for word in lone.command if not word.startswith("--etcd-initial-cluster=")]
     lone.command.append(f"--etcd-initial-cluster={lone.name}=http://127.0.0.1:{free_ports(1)[0]}")
@@ -60,6 +57,38 @@ def test_the_directory_of_another_cluster(cluster: Cluster, tmp_path: Path) -> N
     data, kept = member.directory / "data", member.directory / "kept"
     data.rename(kept)
     shutil.copytree(lone.directory / "data", data)
+    return kept
+
+
+def test_the_directory_of_another_cluster_started_while_all_others_are_down(cluster: Cluster, tmp_path: Path) -> None:
+    """Nobody can tell it from a lone member that is to get company, so it serves; it stops when the others are there."""
+    put(cluster.leader(), b"k", b"ours")
+    *others, member = cluster.members
+    for one in cluster.members:
+        one.stop()
+    take_foreign_data(member, tmp_path)
+    member.start()
+    assert get(member, b"k") == b"lone"
+    for one in others:
+        one.start(wait=False)
+    assert ends(member) == 1, member.logs()
+    [line] = [line for line in member.stdout_path.read_text().splitlines()[-3:] if FATAL in line]
+    assert ": not serving any more. What was written here stays here; to join theirs, move the data directory away" in line
+    for one in others:
+        one.wait_ready(30)
+        assert get(one, b"k") == b"ours"
+    refuses(member)
+    comes_back_empty(member)
+    assert get(member, b"k") == b"ours"
+
+
+def test_the_directory_of_another_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    """One that could be served alone, as a second cluster behind the address of a member of the first."""
+    put(cluster.leader(), b"k", b"ours")
+    member = cluster.members[2]
+    member.stop()
+    kept = take_foreign_data(member, tmp_path)
+    data = member.directory / "data"
     before = digests(member)
     line = refuses(member)
     assert line.startswith("the data here belong to cluster ")

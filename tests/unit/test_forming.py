@@ -281,6 +281,30 @@ def test_a_directory_of_another_cluster_is_refused_among_members_of_one() -> Non
     assert met.line.endswith("b, which is listed, is in cluster c1 begun as 5 with b: two clusters will never be one")
 
 
+def test_one_that_serves_stops_for_a_cluster_that_can_serve_and_for_no_single_old_member() -> None:
+    alone = InCluster("a", 0xB1, 3, founding=False, members=(MemberInfo(1, "a", ("http://alone:1",), ()),))
+    theirs = [cluster(one, cluster_id=0xC1) for one in (B, C)]
+    for heard in (theirs[:1], theirs[1:], [theirs[0], replace(theirs[1], cluster_id=0xC2)]):
+        assert isinstance(check_listed(alone, ABC, heard), Refuse)
+        met = check_listed(alone, ABC, heard, serving=True)
+        assert isinstance(met, GoOn)
+        assert "two clusters will never be one" in met.line
+    refused = check_listed(alone, ABC, theirs, serving=True)
+    assert isinstance(refused, Refuse)
+    assert refused.line.endswith(
+        "with a, b, c: not serving any more. What was written here stays here; to join theirs, move the data directory away"
+    )
+
+
+def test_a_cluster_that_has_the_majority_of_its_list_gives_way_to_no_old_member() -> None:
+    """C was never started with this cluster, so by its name nobody knows it; its directory is older."""
+    two = tuple(MemberInfo(number, one.name, one.peer_urls, ()) for number, one in enumerate((A, B), 1))
+    mine = InCluster("a", 0xB1, 3, founding=False, members=two)
+    met = check_listed(mine, ABC, [cluster(C, cluster_id=0xC1)])
+    assert isinstance(met, GoOn)
+    assert "c, which is listed, is in cluster c1" in met.line
+
+
 # -- bytes
 
 

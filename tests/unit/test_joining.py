@@ -12,7 +12,7 @@ from raftsched.store.forming import Form, Forming
 from raftsched.store.membership import Membership
 from raftsched.store.node import NodeOptions, beginning, joining, reception
 from raftsched.store.node.joining import Marker, Settling, promote_self
-from raftsched.store.node.reception import Reception, check_cluster, keep_checking
+from raftsched.store.node.reception import Reception, check_cluster, keep_checking, keep_checking_list
 from raftsched.store.transport.ports import JOIN
 from raftsched.store.wal.format import Metadata
 from raftsched.store.wal.log import open_log
@@ -309,6 +309,94 @@ def test_without_a_majority_it_waits_and_says_so() -> None:
 
     assert run(waits()) == set()
     assert any("waiting for a majority" in line for line in site.log.lines)
+
+
+MINE = InCluster("m1", 9, 3, False, (MemberInfo(1, "m1", ("http://m1:1",), ()),))
+THREE = tuple(Listed(f"m{number}", (f"http://m{number}:1",)) for number in (1, 2, 3))
+
+
+class Alone:
+    """A member that serves what nobody else on its list knows."""
+
+    def __init__(self, site: Site) -> None:
+        self.state, self.site, self.asked_at = MINE, site, []  # type: ignore[var-annotated]
+        self.reception = Peer(site, THREE[0], member_id=1, list_=THREE).reception
+
+    async def ask(self, url: str, payload: bytes, timeout_ms: int) -> bytes:
+        self.asked_at.append(asyncio.get_running_loop().time())
+        return await self.site.ask(url, payload, timeout_ms)
+
+    def checking(self) -> asyncio.Future[None]:
+        strange = self.reception.strange
+        work = keep_checking_list(lambda: self.state, THREE, self.ask, strange, log=self.site.log, mono_ms=self.site.mono_ms)
+        return asyncio.ensure_future(work)
+
+
+def test_a_foreign_directory_that_was_started_before_all_others_is_found_out_when_they_are_there() -> None:
+    async def story() -> None:
+        site = Site()
+        task = Alone(site).checking()
+        await asyncio.sleep(0.05)
+        with_data(site, 2)
+        await asyncio.sleep(0.1)
+        assert not task.done(), "one of three could be the one with the wrong directory"
+        assert any("m2, which is listed, is in cluster 7" in line for line in site.log.lines)
+        with_data(site, 3)
+        with pytest.raises(FatalError, match=r"with m1, m2, m3: not serving any more\. What was written here stays here"):
+            await task
+
+    run(story())
+
+
+def test_who_is_of_the_other_cluster_need_only_ask_to_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reception, "LIST_INTERVAL_MS_MAX", 60_000)
+
+    async def story() -> None:
+        site = Site()
+        alone = Alone(site)
+        task = alone.checking()
+        await until(lambda: len(alone.asked_at) == 16)
+        gaps = [later - sooner for sooner, later in zip(alone.asked_at[::2], alone.asked_at[2::2], strict=False)]
+        assert gaps[-1] > 0.6, "5, 10, 20 … 640 ms: less and less often"
+        assert gaps[0] < gaps[-1] / 4
+        with_data(site, 2)
+        with_data(site, 3)
+        site.members["http://m1:1"].has = MINE
+        began = asyncio.get_running_loop().time()
+        for number in (2, 3):
+            check = asyncio.ensure_future(check_cluster(number, lambda: in_cluster("m2"), site.ask, log=site.log, mono_ms=site.mono_ms))
+            await check
+        with pytest.raises(FatalError):
+            await task
+        assert asyncio.get_running_loop().time() - began < 0.6, "not after 1,280 ms"
+
+    run(story())
+
+
+@pytest.mark.parametrize("names", ["m1 m2", "m1 m2 m3"])
+def test_once_its_cluster_is_most_of_the_list_nobody_is_asked_any_more(names: str) -> None:
+    async def story() -> None:
+        site = Site()
+        alone = Alone(site)
+        task = alone.checking()
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        members = tuple(MemberInfo(number, name, (f"http://{name}:1",), ()) for number, name in enumerate(names.split(), 1))
+        alone.state = InCluster("m1", 9, 3, False, members)
+        await task
+
+    run(story())
+
+
+def test_who_knows_all_of_its_list_asks_nobody() -> None:
+    async def story() -> None:
+        site = Site()
+        alone = Alone(site)
+        alone.state = in_cluster("m1")
+        await alone.checking()
+        assert not alone.asked_at
+
+    run(story())
 
 
 # -- a joiner

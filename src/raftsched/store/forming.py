@@ -250,26 +250,40 @@ def check_peers(own: InCluster, heard: Sequence[InCluster]) -> GoOn | Wait | Ref
     return Wait(f"the data here belong to {cluster_name(mine)}, other members say otherwise ({which}): waiting for a majority")
 
 
-def check_listed(own: InCluster, listed: Collection[Listed], heard: Sequence[InCluster]) -> GoOn | Refuse:
+def check_listed(own: InCluster, listed: Collection[Listed], heard: Sequence[InCluster], *, serving: bool = False) -> GoOn | Refuse:
     """Whether a member with data may serve, from what listed members answered that its cluster does not know.
 
     A directory of another cluster could be served by this member alone, as it was there, in the midst of members that share none of it.
-    If the cluster of one of them has a majority of the list this member refuses; two clusters without one are told.
+    If the cluster of one of them has a majority of the list this member refuses; two clusters without one are told. `serving`: it does so
+    already, and stops only if that cluster can serve: a single member that was started with old data must not end it.
     """
     mine, lines = cluster_name((own.cluster_id, own.incarnation)), []
     for answer in heard:
         if answer.cluster_id == own.cluster_id:
             continue
-        urls = {url for one in answer.members if not one.is_learner for url in one.peer_urls}
-        theirs = [one.name for one in listed if urls & set(one.peer_urls)]
+        theirs = _listed_voters(answer, listed)
         line = f"{answer.name}, which is listed, is in {cluster_name((answer.cluster_id, answer.incarnation))} with {', '.join(theirs)}"
-        if len(theirs) > len(listed) // 2:
-            return Refuse(
-                f"the data here belong to {mine}, but {line}: refusing to serve. Nothing was changed; to join theirs, move the data "
-                "directory away"
-            )
+        if has_majority(answer, listed) and not has_majority(own, listed) and (not serving or _is_there(answer, heard, theirs)):
+            end = "not serving any more. What was written here stays here" if serving else "refusing to serve. Nothing was changed"
+            return Refuse(f"the data here belong to {mine}, but {line}: {end}; to join theirs, move the data directory away")
         lines.append(line)
     return GoOn(f"the data here belong to {mine}, but {'; '.join(lines)}: two clusters will never be one" if lines else "")
+
+
+def has_majority(one: InCluster, listed: Collection[Listed]) -> bool:
+    """Whether its cluster has a majority of the list, by what it has stored: then no other one has."""
+    return len(_listed_voters(one, listed)) > len(listed) // 2
+
+
+def _listed_voters(one: InCluster, listed: Collection[Listed]) -> list[str]:
+    urls = {url for member in one.members if not member.is_learner for url in member.peer_urls}
+    return [entry.name for entry in listed if urls & set(entry.peer_urls)]
+
+
+def _is_there(one: InCluster, heard: Sequence[InCluster], voters: Collection[str]) -> bool:
+    """Whether those of its `voters` that answered can elect a leader."""
+    there = {answer.name for answer in heard if answer.cluster_id == one.cluster_id and answer.name in voters}
+    return len(there) > sum(not member.is_learner for member in one.members) // 2
 
 
 def cluster_name(one: tuple[int, int]) -> str:

@@ -6,7 +6,7 @@ Must not know: how asks travel, the pump.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 from raftsched.errors import FatalError
 from raftsched.ports import Log as LogPort
@@ -26,7 +26,7 @@ from raftsched.store.node.newcomers import keep_looking
 from raftsched.store.node.opening import Member
 from raftsched.store.node.options import NodeOptions
 from raftsched.store.node.peering import Peering
-from raftsched.store.node.reception import Reception, check_cluster, check_force, check_list, keep_checking
+from raftsched.store.node.reception import Reception, check_cluster, check_force, check_list, keep_checking, keep_checking_list
 from raftsched.store.transport.ports import HERE, JOIN
 from raftsched.types import MemberInfo
 
@@ -113,7 +113,10 @@ class Entering:
         """What is not finished with the start: members that have not answered yet or look for this one elsewhere, and the promotion of a
         learner that joined by itself."""
         assert self._member is not None
-        self._tasks.append(asyncio.create_task(self._keep_checking(fail)))
+        ask, log, mono_ms = self._peering.port.ask, self._log, self._mono_ms
+        answers = keep_checking(self.member_id, self._require_state, ask, log=log, mono_ms=mono_ms)
+        strangers = keep_checking_list(self._require_state, self._listed, ask, self._reception.strange, log=log, mono_ms=mono_ms)
+        self._tasks += [asyncio.create_task(self._keep_checking(one, fail)) for one in (answers, strangers)]
         self._tasks.append(asyncio.create_task(keep_telling(self._peering, self.member_id, self._options.peer_urls)))
         looking = keep_looking(self._peering, self.member_id, lambda: self.leader_id, self._require_state, self._peering.port.ask)
         self._tasks.append(asyncio.create_task(looking))
@@ -126,9 +129,9 @@ class Entering:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _keep_checking(self, fail: Callable[[Exception], None]) -> None:
+    async def _keep_checking(self, check: Coroutine[None, None, None], fail: Callable[[Exception], None]) -> None:
         try:
-            await keep_checking(self.member_id, self._require_state, self._peering.port.ask, log=self._log, mono_ms=self._mono_ms)
+            await check
         except FatalError as error:
             fail(error)
 

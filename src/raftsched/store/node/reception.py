@@ -2,6 +2,7 @@
 
     Reception        answers whoever asks, empty or not; passes JOIN on to the leader
     check_cluster()  before a member with data serves; keep_checking() until all have answered
+    check_list()     the same of listed members that its cluster does not know; keep_checking_list() while those are most of the list
     check_force()    before one goes on alone
 
 Must not know: how asks travel, the kernel.
@@ -15,12 +16,13 @@ from raftsched.errors import FatalError, PeerError
 from raftsched.ports import Log
 from raftsched.store import asks
 from raftsched.store.asks import Answer, InCluster, JoinAsk, Later, Listed, Look, Refused
-from raftsched.store.forming import Forming, Refuse, Wait, check_listed, check_peers, cluster_name
+from raftsched.store.forming import Forming, Refuse, Wait, check_listed, check_peers, cluster_name, has_majority
 from raftsched.store.node.joining import JOIN_TIMEOUT_MS, LOOK_INTERVAL_MS, LOOK_TIMEOUT_MS, AskPeer, Said
 from raftsched.store.transport.ports import JOIN
 from raftsched.types import MemberInfo
 
 CHECK_INTERVAL_MS: Final = 5_000
+LIST_INTERVAL_MS_MAX: Final = 60_000
 LEADER_TIMEOUT_MS: Final = JOIN_TIMEOUT_MS - 1_000  # less than the asker waits
 
 
@@ -47,6 +49,8 @@ class Reception:
     def __init__(self, host: Host, forming: Forming | None, *, log: Log, mono_ms: Callable[[], int]) -> None:
         self._host = host
         self.forming = forming
+        self.strange = asyncio.Event()
+        """Set when a member of another cluster asks."""
         self._say = Said(log, mono_ms)
 
     async def answer(self, payload: bytes) -> bytes:
@@ -70,6 +74,7 @@ class Reception:
             return await self._take_in(ask, payload, state)
         if _is_strange(ask, state):
             theirs, ours = cluster_name((ask.cluster_id, ask.incarnation)), cluster_name((state.cluster_id, state.incarnation))
+            self.strange.set()
             self._say(f"a member of another cluster asked: {ask.name!r} is in {theirs}, this one in {ours}")
         return state
 
@@ -119,16 +124,61 @@ async def check_cluster(own_id: int, state: Callable[[], InCluster], ask: AskPee
 
 
 async def check_list(own: InCluster, listed: Sequence[Listed], ask: AskPeer, log: Log) -> None:
-    """Asks, once, the listed members that the cluster of this one does not know. Raises FatalError if they are a cluster without it."""
-    known = {one.name for one in own.members} | {own.name}
-    payload = asks.encode_ask(Look(own.name, own.cluster_id, own.incarnation))
-    strangers = [MemberInfo(0, one.name, one.peer_urls, ()) for one in listed if one.name not in known]
-    answers = await asyncio.gather(*(look(one, payload, ask) for one in strangers))
-    verdict = check_listed(own, listed, [answer for answer in answers if answer is not None])
+    """Before it serves: asks the listed members that the cluster of this one does not know. Raises FatalError if they are a cluster
+    without it."""
+    verdict = check_listed(own, listed, await _ask_strangers(own, listed, ask))
     if isinstance(verdict, Refuse):
         raise FatalError(verdict.line)
     if verdict.line:
         log.warning(verdict.line)
+
+
+async def keep_checking_list(
+    state: Callable[[], InCluster],
+    listed: Sequence[Listed],
+    ask: AskPeer,
+    strange: asyncio.Event,
+    *,
+    log: Log,
+    mono_ms: Callable[[], int],
+) -> None:
+    """While the cluster of this member, which serves, is not a majority of the list: asks the listed members that it does not know, more
+    and more rarely, and soon again when one of another cluster has asked here. Raises FatalError if they are a cluster without it.
+    """
+    say, delay_ms = Said(log, mono_ms), LOOK_INTERVAL_MS
+    while _strangers(state(), listed) and not has_majority(state(), listed):
+        delay_ms = LOOK_INTERVAL_MS if await _is_met(strange, delay_ms) else min(2 * delay_ms, LIST_INTERVAL_MS_MAX)
+        strange.clear()
+        answers = await _ask_strangers(state(), listed, ask)
+        verdict = check_listed(state(), listed, answers, serving=True)
+        if isinstance(verdict, Refuse):
+            raise FatalError(verdict.line)
+        if verdict.line:
+            say(verdict.line)
+
+
+async def _is_met(strange: asyncio.Event, delay_ms: int) -> bool:
+    """Waits; whether somebody of another cluster asked meanwhile."""
+    try:
+        async with asyncio.timeout(delay_ms / 1000):
+            await strange.wait()
+            await asyncio.sleep(LOOK_INTERVAL_MS / 1000)  # however often they ask
+    except TimeoutError:
+        return strange.is_set()
+    return True
+
+
+def _strangers(own: InCluster, listed: Sequence[Listed]) -> list[MemberInfo]:
+    """Listed members that its cluster does not know."""
+    known = {one.name for one in own.members} | {own.name}
+    return [MemberInfo(0, one.name, one.peer_urls, ()) for one in listed if one.name not in known]
+
+
+async def _ask_strangers(own: InCluster, listed: Sequence[Listed], ask: AskPeer) -> list[InCluster]:
+    """What those of them that have data answer."""
+    payload = asks.encode_ask(Look(own.name, own.cluster_id, own.incarnation))
+    answers = await asyncio.gather(*(look(one, payload, ask) for one in _strangers(own, listed)))
+    return [answer for answer in answers if answer is not None]
 
 
 async def check_force(own_name: str, others: Iterable[MemberInfo], ask: AskPeer) -> None:
