@@ -393,6 +393,70 @@ def test_a_part_of_another_snapshot_or_of_an_old_one_is_not_gone_on_with(ends: A
     asyncio.run(run())
 
 
+def batched(path: Path, values: list[bytes], batch: int) -> Backend:
+    """These values, committed so many at a time: members flush when their disks let them."""
+    backend = Backend(str(path))
+    me = membership.encode_json(MemberInfo(5, "", ("http://a:1",), ()))
+    for start in range(0, len(values), batch):
+        generation = Generation()
+        for revision, value in enumerate(values[start : start + batch], start + 2):
+            generation.add(revision, 0, False, value)
+        generation.freeze()
+        index = min(start + batch, len(values)) + 500
+        backend.commit(generation, [], [("members", membership.bucket_key(5), me)], index, 4)
+        assert backend.wait(20_000)
+        backend.completed()
+        backend.renew()
+    return backend
+
+
+def hash_of(backend: Backend) -> tuple[int, int, str]:
+    backend.start_hash()
+    assert backend.wait_bulk(20_000)
+    [found] = backend.bulk_completed()
+    return found
+
+
+def test_another_leaders_copy_of_the_same_entry_has_other_bytes_and_begins_at_zero(ends: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two members hold one state in trees of their own: half of the one and half of the other would be no database. What one member copies
+    twice is the same, also in a later life, if nothing was applied between; then a stream goes on."""
+    monkeypatch.setattr(limits, "SNAPSHOT_CHUNK_BYTES", 100_000)
+    monkeypatch.setattr(limits, "SNAPSHOT_SYNC_BYTES", 300_000)
+
+    async def run() -> None:
+        both = ends()
+        values = [os.urandom(100 + number * 37 % 3_000) for number in range(1_000)]
+        both.backend.close()
+        both.backend = batched(Path(both.theirs.path, "db.1"), values, 70)
+        other = batched(Path(both.theirs.path, "db.2"), values, 90)
+        assert hash_of(both.backend) == hash_of(other)
+        life = Life(both)
+        first = await both.outgoing.acquire(1)
+        await life.stream(first, chunks=9)
+
+        both.outgoing.release(first)  # a new life of the sender
+        both.outgoing.close()
+        both.backend.close()
+        both.backend = Backend(str(both.theirs.path / "db.1"), create=False)
+        again = await both.outgoing.acquire(1)
+        assert (again.offer, again is first) == (first.offer, False)
+        await life.stream(again, chunks=5)
+        both.outgoing.release(again)
+        both.outgoing.close()
+
+        both.backend.close()
+        both.backend = other  # another member leads
+        theirs = await both.outgoing.acquire(1)
+        assert (theirs.index, theirs.stored.term, theirs.offer.size_bytes) == (first.index, first.stored.term, first.offer.size_bytes)
+        assert theirs.offer.digest != first.offer.digest
+        assert (await life.stream(theirs))[1] == theirs.stored
+        assert (both.ours.incoming_path / "data.mdb").read_bytes() == (theirs.path / "data.mdb").read_bytes()
+        assert life.begun[1] >= limits.SNAPSHOT_SYNC_BYTES
+        assert life.begun == [0, life.begun[1], 0]
+
+    asyncio.run(run())
+
+
 def test_a_copy_stays_as_long_as_a_part_of_it_may(ends: Any) -> None:
     async def run() -> None:
         both = ends()
