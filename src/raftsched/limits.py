@@ -16,6 +16,7 @@ PROPOSALS_WAITING_MAX: Final = 100_000  # on their way through the log; beyond: 
 LEADERLESS_BYTES_MAX: Final = 64 << 20  # proposals that wait for a leader; beyond: "etcdserver: too many requests". One is always taken
 FORWARD_BYTES_MAX: Final = 1 << 20  # of proposals in one message to the leader; beyond: several messages. One is always taken
 FORWARD_ENTRIES_MAX: Final = 4_096
+FORWARD_AGAIN_BYTES_MAX: Final = 32 << 20  # of proposals, on a new connection; beyond: they wait for their time. One is always sent
 READS_ASKED_MAX: Final = 100_000  # linearizable reads that wait for a leader; beyond: "etcdserver: too many requests"
 REQUEST_TIMEOUT_MS: Final = 7_000  # etcd: 5 s + 2 x election timeout; beyond: "etcdserver: request timed out"
 

@@ -51,9 +51,9 @@ def test_runs_get_work_done() -> None:
 
 
 NAMED = {*FAULTS, *CLUSTER_FAULTS}
-FOLLOWING = {"torn", "dropped", "twice", "late", "cut off", "left", "cut behind"}
-"""What comes of them: a power cut that lost a part of what was written, messages, a member that left by its own wish, a power cut right
-behind a message."""
+FOLLOWING = {"torn", "dropped", "twice", "late", "cut off", "forwarded again", "left", "cut behind"}
+"""What comes of them: a power cut that lost a part of what was written, messages, proposals that were sent again for one that was lost, a
+member that left by its own wish, a power cut right behind a message."""
 
 
 def test_each_kind_of_fault_is_drawn() -> None:

@@ -123,7 +123,7 @@ def test_whatever_was_lost_all_are_ready_soon_after_nothing_is(seed: int) -> Non
     waits = {one.id: Starting(one) for one in group.members.values()}
     unreached: set[tuple[int, int]] = set()
     for one in group.members.values():
-        one.replica.reaches = lambda other, own=one.id: (own, other) not in unreached
+        one.replica.connection = lambda other, own=one.id: (own, other) not in unreached
     for number in range(30):
         group.lost = some_loss(chance, group)
         unreached = {(chance.randint(1, 3), chance.randint(1, 3)) for _ in range(chance.randint(0, 2))}
@@ -153,7 +153,7 @@ async def test_who_waits_long_says_what_for(monkeypatch: pytest.MonkeyPatch) -> 
     assert starting.log.lines[0].startswith("waiting for a quorum of the cluster")
     leader = group.elect()
     starting = Starting(group.others(leader)[0])
-    starting.one.replica.reaches = lambda _member: False
+    starting.one.replica.connection = lambda _member: False
     again = asyncio.create_task(starting.readiness.wait())
     await asyncio.sleep(0.05)
     assert "waiting to know what the cluster has committed" in starting.log.lines[0]

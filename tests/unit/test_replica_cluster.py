@@ -415,7 +415,7 @@ def test_what_waits_again_keeps_its_place_and_its_deadline(group: Group) -> None
     group.run()
     group.now_ms += 1_000
     connected = False
-    follower.replica.reaches = lambda _member: connected
+    follower.replica.connection = lambda _member: connected
     follower.put(2, b"second")
     follower.step(Unsent(sent_proposals(follower)[0].context, full=False))
     connected, group.lost = True, lambda _message: False
@@ -488,10 +488,168 @@ def test_what_a_leader_proposes_as_such_is_not_passed_on_to_the_next(group: Grou
 def test_what_cannot_reach_the_leader_now_waits_for_the_connection(group: Group) -> None:
     follower = group.others(group.elect())[0]
     connected, served = False, []
-    follower.replica.reaches = lambda _member: connected
+    follower.replica.connection = lambda _member: connected
     follower.put(1, b"k")
     follower.step(Read(served.append))
     assert not [one for one in group.in_flight if one.type in (PROPOSE, 15)], "it would be lost, and time out"
     connected = True
     group.tick()
     assert (follower.answers(), served) == ([(1, 0)], [0])
+
+
+class Broken:
+    """A follower's connection to its leader, in the test's hand: what is sent on it is lost."""
+
+    def __init__(self, group: Group) -> None:
+        self.group, self.number, self.made = group, 1, 1
+        self.leader = group.elect()
+        self.follower = group.others(self.leader)[0]
+        self.follower.replica.connection = lambda _member: self.number
+
+    def lose(self, *types: int, to: int = 0) -> None:
+        ends = {self.leader.id, self.follower.id}
+        self.group.lost = lambda message: message.type in types and {message.to, message.sender} == ends and to in (0, message.to)
+
+    def back(self) -> None:
+        """Another connection, and nothing more is lost; as long as one tick."""
+        self.made = self.number = max(self.made, self.number) + 1
+        self.group.lost = lambda _message: False
+        self.group.tick()
+
+    def revisions(self) -> list[int]:
+        self.group.tick(2)
+        return [one.replica.applier.store.revision for one in self.group.members.values()]
+
+
+def test_what_was_under_way_on_a_connection_that_broke_is_sent_again_on_the_next(group: Group) -> None:
+    pair = Broken(group)
+    pair.lose(PROPOSE)
+    for token in (1, 2):
+        pair.follower.put(token, b"k%d" % token)
+    group.run()
+    group.tick(5)
+    assert pair.follower.got == []
+    assert len(sent_proposals(pair.follower)) == 2, "on a connection that lives nothing is lost"
+    pair.number = 0
+    pair.follower.put(3, b"k3")
+    group.tick(5)
+    assert len(sent_proposals(pair.follower)) == 2
+    pair.back()
+    assert pair.follower.answers() == [(1, 0), (2, 0), (3, 0)], "in a tick, in their order"
+    assert pair.revisions() == [4, 4, 4]
+    assert len(sent_proposals(pair.follower)) == 5
+
+
+def test_what_is_newer_does_not_overtake_what_is_sent_again(group: Group) -> None:
+    """The leader takes rising sequences alone: a newer one first, and it would drop the older ones for good."""
+    pair = Broken(group)
+    pair.lose(PROPOSE)
+    pair.follower.put(1, b"k1")
+    group.run()
+    pair.number, group.lost = 2, lambda _message: False
+    pair.follower.put(2, b"k2")
+    group.run()
+    group.tick()
+    assert pair.follower.answers() == [(1, 0), (2, 0)]
+    assert pair.revisions() == [3, 3, 3]
+
+
+def test_what_is_committed_and_was_not_answered_is_not_applied_again(group: Group) -> None:
+    pair = Broken(group)
+    pair.lose(APPEND, HEARTBEAT, to=pair.follower.id)
+    pair.follower.put(1, b"k1")
+    group.run()
+    group.tick(2)
+    assert pair.leader.replica.applier.store.revision == 2, "the leader has committed and applied it"
+    assert pair.follower.got == []
+    last = pair.leader.kernel.last_index
+    for number in range(2, 6):
+        pair.number = number
+        group.tick()
+    again = [one.context for one in sent_proposals(pair.follower)]
+    assert len(again) == 5, "once for each connection"
+    assert len(set(again)) == 1
+    assert pair.leader.kernel.last_index == last
+    pair.back()
+    group.tick(2)
+    assert pair.follower.answers() == [(1, 0)]
+    assert pair.revisions() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_copy_that_never_left_says_nothing_of_the_one_before(group: Group, full: bool) -> None:
+    """Asked for anew, under another id, it would be applied twice; refused, it would be done and called a failure."""
+    pair = Broken(group)
+    pair.lose(APPEND, HEARTBEAT, to=pair.follower.id)
+    pair.follower.put(1, b"k1")
+    group.run()
+    pair.number = 2
+    group.tick()
+    context = sent_proposals(pair.follower)[-1].context
+    pair.follower.step(Unsent(context, full=full))
+    assert pair.follower.got == []
+    pair.back()
+    group.tick(2)
+    assert pair.follower.answers() == [(1, 0)]
+    assert pair.revisions() == [2, 2, 2]
+    assert {one.context for one in sent_proposals(pair.follower)} == {context}
+
+
+def test_a_copy_that_never_left_is_sent_on_the_next_connection(group: Group) -> None:
+    pair = Broken(group)
+    pair.lose(PROPOSE)
+    pair.follower.put(1, b"k1")
+    group.run()
+    pair.number = 2
+    pair.follower.step(Tick())
+    group.run()
+    pair.follower.step(Unsent(sent_proposals(pair.follower)[-1].context, full=False))
+    pair.back()
+    assert pair.follower.answers() == [(1, 0)]
+    assert pair.revisions() == [2, 2, 2]
+
+
+def test_nothing_of_an_older_term_is_sent_again(group: Group) -> None:
+    """The next leader has not seen its sequence, and may have its entry: the old leader's log is the longest."""
+    pair = Broken(group)
+    third = next(one for one in group.others(pair.leader) if one is not pair.follower)
+    group.lost = lambda message: message.to == pair.follower.id or (message.sender == third.id and message.to == pair.leader.id)
+    pair.follower.put(1, b"k1")
+    group.run()  # the third has the entry, and nobody knows that it is committed
+    assert third.kernel.last_index == pair.leader.kernel.last_index
+    (first,) = sent_proposals(pair.follower)
+    old = pair.leader.id
+    group.lost = lambda message: old in (message.to, message.sender) or (message.type == APPEND and message.to == pair.follower.id)
+    while pair.follower.kernel.leader != third.id:
+        group.tick(but=old)
+    assert pair.follower.got == [], "it waits, and knows who leads"
+    pair.number += 1
+    group.tick(2, but=old)
+    group.lost = lambda message: old in (message.to, message.sender)
+    group.tick(5, but=old)
+    assert sent_proposals(pair.follower) == [first]
+    assert pair.follower.answers() == [(1, 0)]
+    assert [one.replica.applier.store.revision for one in (third, pair.follower)] == [2, 2]
+
+
+def test_what_is_sent_again_is_bounded(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_module.limits, "FORWARD_AGAIN_BYTES_MAX", 2_000)
+    pair = Broken(group)
+    pair.lose(PROPOSE)
+    for token in range(4):
+        pair.follower.step(Propose(codec.PUT, [put(b"k", bytes(900))], [token], pair.follower))
+    pair.follower.step(Propose(codec.PUT, [put(b"k", bytes(9_000))], [4], pair.follower))
+    group.run()
+    pair.back()
+    assert pair.follower.answers() == [(0, 0), (1, 0)]
+    pair.back()
+    assert len(sent_proposals(pair.follower)) == 5 + 2 + 2, "those that were overtaken by none; the leader may take them"
+    group.tick(400)
+    unknown = (EtcdError.TIMEOUT, EtcdError.TIMEOUT_LEADER_FAILURE)
+    assert all(error in (0, *unknown) for _, error in pair.follower.answers())
+    assert len(pair.follower.got) == 5
+    pair.lose(PROPOSE)
+    pair.follower.step(Propose(codec.PUT, [put(b"k", bytes(9_000))], [5], pair.follower))
+    group.run()
+    pair.back()
+    assert pair.follower.answers()[-1] == (5, 0), "one is always sent"

@@ -1,4 +1,4 @@
-"""Forwarded proposals that surely never left: whole members on one loop, and the follower's transport in the test's hand."""
+"""Forwarded proposals that never left, or were lost with a connection: whole members, and the follower's transport in the test's hand."""
 
 import asyncio
 import time
@@ -61,5 +61,34 @@ def test_what_a_broken_connection_held_back_is_sent_again(tmp_path: Path, monkey
         peering.on_unsent(three.leader.node.member_id, held[0])
         assert (await answer)[:2] == (0, 2)
         assert time.monotonic() - begun < 1
+
+    play(tmp_path, story)
+
+
+def test_what_was_lost_with_a_connection_is_sent_again_on_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leader stays; before, the client had a time-out after three seconds."""
+
+    async def story(three: Three, follower: One) -> None:
+        peering = follower.node._peering
+        assert peering is not None
+        port, lost = peering.port, list[Message]()
+        send, leader = port.send, three.leader.node.member_id
+
+        def lose(member: int, message: Message) -> bool:
+            if message.type == PROPOSE and len(lost) < 3:
+                lost.append(message)
+                return True
+            return send(member, message)
+
+        monkeypatch.setattr(port, "send", lose)
+        answers = [asyncio.ensure_future(follower.put(b"k%d" % number)) for number in range(3)]
+        while len(lost) < 3:
+            await asyncio.sleep(0.01)
+        begun, number = time.monotonic(), port.connection(leader)
+        port._links[leader]._connection.end("for the test")  # type: ignore[attr-defined]
+        assert [(await answer)[0] for answer in answers] == [0, 0, 0]
+        assert time.monotonic() - begun < 1.5
+        assert port.connection(leader) > number
+        assert (await follower.put(b"last"))[:2] == (0, 5), "each once"
 
     play(tmp_path, story)

@@ -98,7 +98,7 @@ class Received(NamedTuple):
 
 
 class Unsent(NamedTuple):
-    """What was forwarded under this sequence surely never left: the queue to the leader was `full`, or the connection broke before."""
+    """A copy of what was forwarded so surely never left: the queue to the leader was `full`, or the connection broke before."""
 
     sequence: int
     full: bool
@@ -155,8 +155,9 @@ class Replica:
         self.fence = Fence(kernel.id, first_number=ids.lease_id())
         self.gate = Gate()
         self.waiters = Waiters()
-        self.reaches: Callable[[int], bool] = lambda _member: True
-        """Whether what is sent to that member now has a chance: what is known not to have one waits, instead of being lost."""
+        self.connection: Callable[[int], int] = lambda _member: 1
+        """The number of the connection to that member, never that of an earlier one; 0 = none: what cannot be sent waits, instead of being
+        lost."""
         self.reading = Reading(kernel, ids, request_timeout_ms)
         self._request_bytes_max = request_bytes_max
         self._request_timeout_ms = request_timeout_ms
@@ -166,6 +167,7 @@ class Replica:
         self._leaderless_bytes = 0
         self._leader = 0
         self._leader_term = 0
+        self._forwarded_on = 0  # the connection
         self._moving = (0, 0)  # a leader and its term that takes nothing now, since it hands over; asked again at the next tick
         self._led_term = 0
         self._elected_ms = -(1 << 40)
@@ -193,6 +195,8 @@ class Replica:
                 kernel.persisted(event.batch)
             else:
                 self._handlers[type(event)](event, output, mono_ms)
+        if kernel.state != LEADER and len(self.waiters):
+            self._forward_again()
         if self._leaderless and self._has_leader():
             self._leader_found(output, mono_ms)
         if self.reading.asked and self._has_leader():
@@ -268,11 +272,12 @@ class Replica:
         kernel = self.kernel
         if kernel.state == LEADER:
             return not kernel.transferee
-        return kernel.leader != 0 and (kernel.leader, kernel.term) != self._moving and self.reaches(kernel.leader)
+        return kernel.leader != 0 and (kernel.leader, kernel.term) != self._moving and self.connection(kernel.leader) != 0
 
     def _pass_on(self, event: Propose, output: Output, mono_ms: int, deadline_ms: int) -> None:
         """To the log, or to the leader, with ids of this member: whoever appends it, it is answered at its own apply here."""
         if self.kernel.state != LEADER:
+            self._forward_again()
             for part in self._parts(event):
                 self._pass_part(part, output, mono_ms, deadline_ms)
         else:
@@ -313,8 +318,22 @@ class Replica:
                 size_bytes = len(message)
         return [event.cut(start, stop) for start, stop in pairwise([*edges, count])]
 
+    def _forward_again(self) -> None:
+        """The connection to the leader is another one: what was under way on the one before may be lost, so all without an answer goes
+        again, under its ids and before anything newer, since the leader takes rising sequences alone and drops what it has seen. In this
+        term alone: another leader has seen nothing, and may have it in its log."""
+        connection = self.connection(self.kernel.leader)
+        if not connection or connection == self._forwarded_on:
+            return
+        self._forwarded_on = connection
+        for one in self.waiters.repeat(self.kernel.term, limits.FORWARD_AGAIN_BYTES_MAX):
+            if one.messages is not None:
+                kind, messages = one.messages
+                self.kernel.forward(wrap(kind, messages, one.first_id), one.first_id & SEQUENCE_MASK)
+
     def _unsent(self, event: Unsent, output: Output, _mono_ms: int) -> None:
-        self._not_taken(event.sequence, FULL if event.full else NOBODY, output)
+        if not self.waiters.was_repeated(event.sequence):  # else an earlier copy may have been taken: neither refused nor asked for anew
+            self._not_taken(event.sequence, FULL if event.full else NOBODY, output)
 
     def _not_taken(self, sequence: int, why: int, output: Output) -> None:
         """Surely not proposed. Who hands over, or whose connection broke, is waited for; who is overloaded, or says never, is not asked

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from raftsched import limits
 from raftsched.store.apply import IdRun
+from raftsched.store.codec import largest
 from raftsched.types import Result, ResultSink
 
 SEQUENCE_MASK = (1 << 48) - 1  # of a request id: what rises within a member (codec.RequestIds)
@@ -20,7 +21,7 @@ Reply = tuple[ResultSink, Sequence[int], Sequence[Result]]
 class Waiting:
     """Proposals of one event that are not all answered yet."""
 
-    __slots__ = ("answered", "asked_ms", "count", "deadline_ms", "done", "first_id", "messages", "sink", "term", "tokens")
+    __slots__ = ("again", "answered", "asked_ms", "count", "deadline_ms", "done", "first_id", "messages", "sink", "term", "tokens")
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Waiting:
         self.deadline_ms = deadline_ms
         self.messages = messages
         self.answered = 0
+        self.again = False  # it was sent on more than one connection: what is known of one copy says nothing of the others
         self.done: set[int] | None = None  # positions answered, once they were not answered all at a time
 
     def answer(self, offset: int, results: list[Result]) -> Reply | None:
@@ -150,6 +152,24 @@ class Waiters:
             elif (reply := waiting.give_up(result)) is not None:
                 replies.append(reply)
         return again
+
+    def repeat(self, term: int, bytes_max: int) -> list[Waiting]:
+        """What was sent to the leader of `term` and has no answer, in the order of the ids: the caller sends it again. No more than
+        `bytes_max`, but one; the rest waits for its time, as newer ones overtake it."""
+        found: list[Waiting] = []
+        for waiting in self._waiting:
+            if waiting.messages is None or waiting.answered or waiting.term != term:
+                continue
+            bytes_max -= largest(waiting.messages[1])[1]
+            if bytes_max < 0 and found:
+                break
+            waiting.again = True
+            found.append(waiting)
+        return found
+
+    def was_repeated(self, suffix: int) -> bool:
+        waiting = self._sent(suffix)
+        return waiting is not None and waiting.again
 
     def refuse(self, suffix: int, result: Result, replies: list[Reply]) -> None:
         """The leader did not take what was sent to it under this sequence (the first id without the member's part)."""

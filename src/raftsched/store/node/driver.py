@@ -211,7 +211,7 @@ class Node(Face):
         )
         if self._peering is not None:
             self._leases.serve(self._peering.requests)
-            self._replica.reaches = self._peering.port.is_connected
+            self._replica.connection = self._peering.port.connection
             self._peering.unsent = lambda message: self.take_event(Unsent(message.context, full=False))
 
     async def stop(self) -> None:
@@ -353,7 +353,7 @@ class Node(Face):
                     self._members_changed()
             for message in output.send:
                 if not self._host.send(message) and message.type == PROPOSE:
-                    self._host.submit(Unsent(message.context, full=self._replica.reaches(message.to)))
+                    self._host.submit(Unsent(message.context, full=self._replica.connection(message.to) != 0))
             if output.applied:
                 self._applied(output)
         finally:

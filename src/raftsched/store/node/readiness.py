@@ -74,6 +74,6 @@ class Readiness:
         if not kernel.leader:
             self._log.warning("waiting for a quorum of the cluster", term=kernel.term)
             return
-        reached = kernel.state == LEADER or replica.reaches(kernel.leader)
+        reached = kernel.state == LEADER or replica.connection(kernel.leader) != 0
         fields = {"leader": f"{kernel.leader:x}", "term": kernel.term, "commit": kernel.commit, "applied": kernel.applied}
         self._log.warning("waiting to know what the cluster has committed", **fields, reached=reached)

@@ -156,7 +156,8 @@ class Kernel:
         yet, -5 nothing of this leader's own term is committed yet, -6 it makes no sense (unreadable, unknown member, no voter left)."""
     def forward(self, items: list[bytes], sequence: int) -> bool:
         """Sends `items` to the leader, to be proposed there in one go; False = none is known, or it is this member. `sequence` > 0 rises
-        with every call, over restarts too (a time-based id does): a leader takes no lower one. May be lost; never send it again."""
+        with every call, over restarts too (a time-based id does): a leader takes no lower one. May be lost. The same under the same
+        sequence may be sent again in the same term, before any higher one: the leader takes it once."""
     def read_index(self, context: object) -> bool:
         """Asks for an index for a linearizable read; False = no leader known. A follower's context is an int. May be lost: ask again."""
     def persisted(self, batch: int) -> None: ...

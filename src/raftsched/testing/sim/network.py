@@ -26,6 +26,7 @@ BULK_WINDOW = 4  # chunks under way in one direction
 REFUSED_S = 0.001
 REPEATED_S = 2.0
 VERSION = (3, 7, 0)
+PROPOSE = 2
 
 
 @dataclass(slots=True)
@@ -102,6 +103,8 @@ class SimPeers:
         self._open = False
         self._told_removed = False
         self.streams: list[SimBulkStream] = []
+        self._broken: dict[int, int] = {}  # the number of the connection to a member since something was lost
+        self._forwarded: dict[int, int] = {}  # the last sequence of a proposal to a member
         self._last_s: dict[int, float] = {}  # when the latest message to a member arrives: a connection keeps its order
 
     # -- life
@@ -171,9 +174,13 @@ class SimPeers:
         return self._peer(member_id) is not None
 
     def connection(self, member_id: int) -> int:
-        """A new one with each life of the other."""
+        """A new one with each life of the other, and when a forwarded proposal was lost: no connection that lives loses one."""
         peers = self._peer(member_id)
-        return 0 if peers is None else peers.number
+        return 0 if peers is None else max(peers.number, self._broken.get(member_id, 0))
+
+    def _lost(self, member_id: int, message_type: int) -> None:
+        if message_type == PROPOSE:
+            self._broken[member_id] = next(self._network.numbers)
 
     # -- messages
 
@@ -189,8 +196,12 @@ class SimPeers:
             network.happened["twice"] += 1
             again_s = network.delay_s() if chance.random() < 0.5 else chance.random() * REPEATED_S
             network.later(again_s, self._arrive, member_id, data)
+        if message.type == PROPOSE:
+            network.happened["forwarded again"] += message.context <= self._forwarded.get(member_id, 0)
+            self._forwarded[member_id] = message.context
         if chance.random() < weather.drop or (network.censor is not None and network.censor(self, message)):
             network.happened["dropped"] += 1
+            self._lost(member_id, message.type)
         else:
             network.later(self._delay_s(member_id), self._arrive, member_id, data)
         if network.on_sent is not None:
@@ -215,6 +226,7 @@ class SimPeers:
                 peers.owner.run(peers.handler.on_message, self.member_id, _frames.decode(data))
                 return
         self._network.happened["cut off"] += 1
+        self._lost(member_id, _frames.decode(data).type)
 
     # -- requests and questions
 
