@@ -5,6 +5,7 @@ kept over restarts, so that a restarted server is reached where the killed one w
 """
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -13,20 +14,29 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 READY_TIMEOUT_S = 20.0  # spec/scheduler.md §12: /healthz answers 200 within 20 s
 POLL_INTERVAL_S = 0.01
+PORTS = range(10_000, 32_000)
+SOURCE = Path(__file__).resolve().parents[2]
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` distinct loopback TCP ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
+    """`count` distinct loopback TCP ports that nobody listens on now, below those that outgoing connections take for themselves: one of
+    these could hold the port of a server that is down for a moment."""
+    sockets: list[socket.socket] = []
     try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
+        while len(sockets) < count:
+            one = socket.socket()
+            with suppress(OSError):
+                one.bind(("127.0.0.1", secrets.randbelow(PORTS.stop - PORTS.start) + PORTS.start))
+                sockets.append(one)
+                continue
+            one.close()
         return [one.getsockname()[1] for one in sockets]
     finally:
         for one in sockets:
@@ -73,12 +83,14 @@ class ServerProcess:
         return f"127.0.0.1:{self.scheduler_port}"
 
     def start(self, *, wait: bool = True) -> Self:
-        """Starts the process with an environment that holds nothing but NAMESPACE; with `wait`, until /healthz says 200."""
+        """Starts the process with an environment that holds nothing but NAMESPACE, and where this very tree is; with `wait`, until
+        /healthz says 200."""
         assert self.process is None, "already running"
         self.directory.mkdir(parents=True, exist_ok=True)
         self.stderr_offset = self.stderr_path.stat().st_size if self.stderr_path.exists() else 0
         with self.stdout_path.open("ab") as out, self.stderr_path.open("ab") as err:
-            self.process = subprocess.Popen(self.command, stdout=out, stderr=err, env={"NAMESPACE": self.namespace}, cwd=self.directory)
+            environment = {"NAMESPACE": self.namespace, "PYTHONPATH": str(SOURCE)}
+            self.process = subprocess.Popen(self.command, stdout=out, stderr=err, env=environment, cwd=self.directory)
         if wait:
             self.wait_ready()
         return self
