@@ -53,3 +53,15 @@ class MemberInfo:
     peer_urls: tuple[str, ...]
     client_urls: tuple[str, ...]
     is_learner: bool = False
+
+
+class Identity(NamedTuple):
+    """Who asks, and the revision of the auth store by which that was found out; revision 0 = nobody."""
+
+    name: str
+    revision: int
+
+
+NOBODY = Identity("", 0)
+INTERNAL = Identity("root", (1 << 64) - 1)
+"""This process itself: `root` exists and is privileged as long as authentication is on, and no revision is younger."""

@@ -23,13 +23,13 @@ def test_wrap_is_what_the_generated_message_reads(pairs, first_id) -> None:
         request = InternalRaftRequest.FromString(entry)
         assert request.header.ID - number == first_id
         assert request.put == PutRequest.FromString(puts[number])
-    assert unwrap(entries) == (puts, [(4, 0, len(puts))], [(first_id, 0, len(puts))])
+    assert unwrap(entries) == (puts, [(4, 0, len(puts))], [(first_id, 0, len(puts))], [])
 
 
 @given(st.lists(st.tuples(st.sampled_from([0, 4, 5, 8, 1300, 1 << 20]), st.integers(0, 6)), max_size=30))
 def test_unwrap_groups_neighbours(shape) -> None:
     entries = [wrap(kind, [b"x" * number], number)[0] if kind else b"" for kind, number in shape]
-    payloads, kinds, ids = unwrap(entries)
+    payloads, kinds, ids, _ = unwrap(entries)
     assert [kind for kind, start, stop in kinds for _ in range(start, stop)] == [kind for kind, _ in shape]
     assert [first + offset for first, start, stop in ids for offset in range(stop - start)] == [n if kind else 0 for kind, n in shape]
     assert payloads == [b"x" * number if kind else b"" for kind, number in shape]
@@ -39,7 +39,7 @@ def test_unwrap_groups_neighbours(shape) -> None:
 
 @given(st.binary(max_size=60))
 def test_unwrap_takes_any_bytes(data: bytes) -> None:
-    payloads, kinds, _ = unwrap([data])
+    payloads, kinds, _, _ = unwrap([data])
     (kind, start, stop) = kinds[0]
     assert (start, stop) == (0, 1)
     assert len(payloads[0]) <= len(data)
@@ -61,7 +61,7 @@ def test_nothing_that_a_later_version_may_mean_is_passed_over(number: int, messa
     put = PutRequest(key=b"k").SerializeToString()
     (entry,) = wrap(4, [put], 9)
     for data in (entry + behind, entry + bytes_field(number or 1, message), entry + varint_field(number or 1, 1)):
-        (payload,), ((kind, _, _),), _ = unwrap([data])
+        (payload,), ((kind, _, _),), _, _ = unwrap([data])
         if kind == UNREADABLE:
             continue
         assert (kind, payload) == (4, put)

@@ -47,13 +47,14 @@ PROPOSE_ERRORS: Final[dict[int, EtcdError]] = {
 
 class Propose(NamedTuple):
     """Requests of one kind; one token each. `term`: what follows from being the leader of that term, and is of nobody else; 0 = whoever
-    leads takes them."""
+    leads takes them. `identity`: whose they are, as `codec.wrap` takes it."""
 
     kind: int
     messages: Sequence[bytes]
     tokens: Sequence[int]
     sink: ResultSink
     term: int = 0
+    identity: bytes = b""
 
     def cut(self, start: int, stop: int) -> "Propose":
         """Some of the requests, with their tokens."""
@@ -290,7 +291,7 @@ class Replica:
             self._refuse(event, EtcdError.TOO_MANY_REQUESTS, output)
             return
         first_id = self.ids.take(len(event.messages))
-        entries = wrap(event.kind, event.messages, first_id)
+        entries = wrap(event.kind, event.messages, first_id, event.identity)
         longest, _ = largest(entries)
         if longest > self._request_bytes_max:
             self._propose_fitting(event, entries, output, mono_ms, deadline_ms)
@@ -301,7 +302,7 @@ class Replica:
             return
         self.entries_proposed_total += len(entries)
         times = {"asked_ms": deadline_ms - self._request_timeout_ms, "deadline_ms": deadline_ms}
-        sent = None if leads else (event.kind, event.messages)
+        sent = None if leads else (event.kind, event.messages, event.identity)
         self.waiters.add(Waiting(first_id, event.tokens, event.sink, term=kernel.term, messages=sent, **times))
 
     @staticmethod
@@ -328,8 +329,8 @@ class Replica:
         self._forwarded_on = connection
         for one in self.waiters.repeat(self.kernel.term, limits.FORWARD_AGAIN_BYTES_MAX):
             if one.messages is not None:
-                kind, messages = one.messages
-                self.kernel.forward(wrap(kind, messages, one.first_id), one.first_id & SEQUENCE_MASK)
+                kind, messages, identity = one.messages
+                self.kernel.forward(wrap(kind, messages, one.first_id, identity), one.first_id & SEQUENCE_MASK)
 
     def _unsent(self, event: Unsent, output: Output, _mono_ms: int) -> None:
         if not self.waiters.was_repeated(event.sequence):  # else an earlier copy may have been taken: neither refused nor asked for anew
@@ -351,7 +352,8 @@ class Replica:
         """What was forwarded and surely is in no log waits for a leader, within its time."""
         for one in sent:
             if one.messages is not None:
-                self._wait_for_leader(Propose(*one.messages, one.tokens, one.sink), output, one.deadline_ms)
+                kind, messages, identity = one.messages
+                self._wait_for_leader(Propose(kind, messages, one.tokens, one.sink, identity=identity), output, one.deadline_ms)
         self._leaderless = deque(sorted(self._leaderless, key=itemgetter(0)))  # who came first asks first
 
     def _refuse(self, event: Propose, error: EtcdError, output: Output) -> None:
@@ -397,11 +399,11 @@ class Replica:
         output.replies.append((event.sink, large, [self._refused(EtcdError.REQUEST_TOO_LARGE)] * len(large)))
         small = [(message, token) for message, token, fit in zip(event.messages, event.tokens, fits, strict=True) if fit]
         if small:
-            rest = Propose(event.kind, [message for message, _ in small], [token for _, token in small], event.sink)
+            rest = event._replace(messages=[message for message, _ in small], tokens=[token for _, token in small])
             self._pass_on(rest, output, mono_ms, deadline_ms)
 
     def _apply(self, runs: list[Run], output: Output, mono_ms: int) -> None:
-        self.applier.lessor.set_time(mono_ms)
+        self.applier.set_time(mono_ms)
         for first, term, kind, entries in runs:
             if term != self.applier.applied_term:
                 lost = self.waiters.lose(term, self._refused(EtcdError.LEADER_CHANGED), output.replies)

@@ -32,10 +32,10 @@ class Waiting:
         term: int,
         asked_ms: int,
         deadline_ms: int,
-        messages: tuple[int, Sequence[bytes]] | None = None,
+        messages: tuple[int, Sequence[bytes], bytes] | None = None,
     ) -> None:
-        """`term`: in which they were appended, or sent to a leader that takes them in this term alone. `messages`: kind and requests of
-        what was sent to the leader, which may have to be sent again."""
+        """`term`: in which they were appended, or sent to a leader that takes them in this term alone. `messages`: kind,
+        requests and identity of what was sent to the leader, which may have to be sent again."""
         self.first_id = first_id
         self.count = len(tokens)
         self.tokens = tokens

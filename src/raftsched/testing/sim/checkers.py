@@ -241,7 +241,7 @@ class Leases:
     def applied(self, who: str, now_ns: int, kind: int, entries: Sequence[bytes]) -> None:
         if kind:
             return
-        payloads, kinds, _ = codec.unwrap(list(entries))
+        payloads, kinds, _, _ = codec.unwrap(list(entries))
         for number, start, stop in kinds:
             if number == codec.LEASE_REVOKE:
                 for payload in payloads[start:stop]:
