@@ -28,6 +28,8 @@ LIBRARIES: dict[str, list[str]] = {
     "raftsched.rpc.http2._h2": ["libnghttp2"],
     "raftsched.store.backend._lmdb": ["lmdb"],
 }
+BORROWED: dict[str, str] = {"raftsched.store.auth._needs": "store/mvcc/native"}
+"""Modules that include the headers of another room, and where these lie."""
 PACKAGES = (
     "Debian/Ubuntu: apt-get install libnghttp2-dev liblmdb-dev pkg-config | "
     "Fedora: dnf install libnghttp2-devel lmdb-devel pkgconf-pkg-config | Homebrew: brew install libnghttp2 lmdb pkg-config"
@@ -57,6 +59,8 @@ def extension(path: Path) -> Extension:
         compile_flags += pkg_config("--cflags", library)
         link_flags += pkg_config("--libs", library)
     headers = [*(path.parent / "native").glob("*.h"), *(SOURCE / "raftsched" / "store" / "native").glob("*.h")]
+    if name in BORROWED:
+        headers += (SOURCE / "raftsched" / BORROWED[name]).glob("*.h")
     native = sorted({str(p.relative_to(ROOT)) for p in headers})
     includes = sorted(str(p.relative_to(ROOT)) for p in (path.parent / path.stem).glob("*.pxi"))
     return Extension(

@@ -139,6 +139,22 @@ class EtcdError(IntEnum):
     TOO_MANY_LEARNERS = 45
     CLUSTER_ID_MISMATCH = 46
     TIMEOUT_LEADER_TRANSFER = 47
+    ROOT_USER_NOT_EXIST = 100
+    ROOT_ROLE_NOT_EXIST = 101
+    USER_EXISTS = 102
+    USER_NOT_FOUND = 103
+    ROLE_EXISTS = 104
+    ROLE_NOT_FOUND = 105
+    ROLE_EMPTY = 106
+    ROLE_NOT_GRANTED = 107
+    PERMISSION_NOT_GIVEN = 108
+    PERMISSION_NOT_GRANTED = 109
+    INVALID_AUTH_MANAGEMENT = 110
+    AUTH_FAILED = 111
+    AUTH_OLD_REVISION = 112
+    NO_PASSWORD_USER = 113
+    VERIFY_ONLY = 114
+    PASSWORD_TOO_LONG = 115
 
 
 _P: Final = "etcdserver: "
@@ -190,6 +206,23 @@ ETCD_STATUS: Final[dict[EtcdError, tuple[GrpcCode, str]]] = {
     EtcdError.TOO_MANY_LEARNERS: (GrpcCode.FAILED_PRECONDITION, _P + "too many learner members in cluster"),
     EtcdError.CLUSTER_ID_MISMATCH: (GrpcCode.FAILED_PRECONDITION, _P + "cluster ID mismatch"),
     EtcdError.TIMEOUT_LEADER_TRANSFER: (GrpcCode.UNKNOWN, _P + "request timed out, leader transfer took too long"),
+    EtcdError.ROOT_USER_NOT_EXIST: (GrpcCode.FAILED_PRECONDITION, _P + "root user does not exist"),
+    EtcdError.ROOT_ROLE_NOT_EXIST: (GrpcCode.FAILED_PRECONDITION, _P + "root user does not have root role"),
+    EtcdError.USER_EXISTS: (GrpcCode.FAILED_PRECONDITION, _P + "user name already exists"),
+    EtcdError.USER_NOT_FOUND: (GrpcCode.FAILED_PRECONDITION, _P + "user name not found"),
+    EtcdError.ROLE_EXISTS: (GrpcCode.FAILED_PRECONDITION, _P + "role name already exists"),
+    EtcdError.ROLE_NOT_FOUND: (GrpcCode.FAILED_PRECONDITION, _P + "role name not found"),
+    EtcdError.ROLE_EMPTY: (GrpcCode.INVALID_ARGUMENT, _P + "role name is empty"),
+    EtcdError.ROLE_NOT_GRANTED: (GrpcCode.FAILED_PRECONDITION, _P + "role is not granted to the user"),
+    EtcdError.PERMISSION_NOT_GIVEN: (GrpcCode.INVALID_ARGUMENT, _P + "permission not given"),
+    EtcdError.PERMISSION_NOT_GRANTED: (GrpcCode.FAILED_PRECONDITION, _P + "permission is not granted to the role"),
+    EtcdError.INVALID_AUTH_MANAGEMENT: (GrpcCode.INVALID_ARGUMENT, _P + "invalid auth management"),
+    EtcdError.AUTH_FAILED: (GrpcCode.INVALID_ARGUMENT, _P + "authentication failed, invalid user ID or password"),
+    EtcdError.AUTH_OLD_REVISION: (GrpcCode.INVALID_ARGUMENT, _P + "revision of auth store is old"),
+    # raw texts, without the prefix: etcd does not map these, so they are Unknown
+    EtcdError.NO_PASSWORD_USER: (GrpcCode.UNKNOWN, "auth: authentication failed, password was given for no password user"),
+    EtcdError.VERIFY_ONLY: (GrpcCode.UNKNOWN, "auth: token signing attempted with verify-only key"),
+    EtcdError.PASSWORD_TOO_LONG: (GrpcCode.UNKNOWN, "bcrypt: password length exceeds 72 bytes"),
 }
 
 

@@ -60,6 +60,18 @@ LEASE_TTL_S_MIN: Final = 2
 LEASE_REVOKES_PER_TICK: Final = 500
 LEASE_EXPIRE_INTERVAL_MS: Final = 500
 
+# store: authentication
+AUTH_NAME_BYTES_MAX: Final = 511  # of a user's or a role's name: LMDB's longest key; beyond: "etcdserver: request is too large"
+AUTH_NAMES_MAX: Final = 100_000  # of users, and of roles; beyond: "etcdserver: mvcc: database space exceeded"
+AUTH_PERMISSIONS_MAX: Final = 10_000  # of one role; beyond: the same
+AUTH_TOKENS_MAX: Final = 100_000  # simple tokens that are remembered; beyond: that which was used least lately is forgotten
+AUTH_TOKENS_AWAITED_MAX: Final = 1_000  # requests that wait for their token to be applied here; beyond: "etcdserver: invalid auth token"
+AUTH_PASSWORDS_WAITING_MAX: Final = 1_000  # to be hashed or compared; beyond: "etcdserver: too many requests"
+AUTH_TOKEN_TTL_S: Final = 300  # etcd's --auth-token-ttl
+AUTH_JWT_CACHE_MAX: Final = 10_000  # verified JWTs that are remembered; beyond: all are forgotten
+WATCH_REQUESTS_HELD_MAX: Final = 10_000  # of one stream, behind a token that is still to be applied; beyond: ResourceExhausted
+BCRYPT_COST: Final = 10  # etcd's --bcrypt-cost
+
 # store: between members
 PEER_MESSAGE_BYTES_MAX: Final = WAL_ENTRY_BYTES_MAX + (64 << 20)  # one entry of the largest size, or many small ones; beyond: closed
 PEER_MESSAGE_ENTRIES_MAX: Final = 1 << 18  # the kernel sends 4 096; beyond: closed

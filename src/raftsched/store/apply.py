@@ -1,9 +1,9 @@
 """From committed entries to deterministic changes of everything that is replicated.
 
-The chain, outermost first: *corrupt* (a CORRUPT alarm stops keys and leases), *capped* (a NOSPACE alarm stops what grows), *backend*
-(the store itself). It is a table of handlers by kind of request, rebuilt only when an alarm changes, so that a run of
-puts costs no look-ups. The quota asks for the alarm before a proposal (store/quota.py) and after a batch (store/node), never here: sizes
-differ between members, and what is applied must not.
+The chain, outermost first: *corrupt* (a CORRUPT alarm stops keys and leases), *capped* (a NOSPACE alarm stops what grows), *auth* (who may
+touch what, once authentication is on: store/auth), *backend* (the store itself). It is a table of handlers by kind of request, rebuilt only
+when an alarm changes or authentication is switched, so that a run of puts costs no look-ups. The quota asks for the alarm before a proposal
+(store/quota.py) and after a batch (store/node), never here: sizes differ between members, and what is applied must not.
 
 Invariant: the same entries in the same order give the same state and results on every member; a refused request, or one whose message
 cannot be read, is a result, never an exception. A request of a kind that is not known here ends the member, as it ends etcd's ("not
@@ -11,20 +11,26 @@ implemented apply"): the cluster has gone on to what a later version knows, and 
 Must not know: clocks, the log, who waits for a result.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from raftsched.errors import EtcdError, FatalError
 from raftsched.store import alarm, codec
 from raftsched.store.alarm import AlarmStore
+from raftsched.store.auth import requests
+from raftsched.store.auth.checks import Checks
+from raftsched.store.auth.requests import AuthRequests
+from raftsched.store.auth.store import AuthStore
 from raftsched.store.codec import WireError, numbers, varint_field
 from raftsched.store.lease import Lessor
 from raftsched.store.membership import Membership, decode_change
 from raftsched.store.mvcc._store import MvccStore
-from raftsched.types import Result
+from raftsched.types import NOBODY, Identity, Result
 
 Side = tuple[str, bytes, bytes | None]
 Handler = Callable[[bytes], Result]
 IdRun = tuple[int, int, int]
+IdentityRun = tuple[bytes, int, int, int]
 
 NORMAL_ENTRY = 0
 NOTHING = 0  # the kind of an empty entry
@@ -50,14 +56,27 @@ class Applier:
     """Applies runs of committed entries; owns the order in which they reach the rooms."""
 
     def __init__(
-        self, store: MvccStore, lessor: Lessor, alarms: AlarmStore, membership: Membership, side: SideWrites, *, version: str = ""
+        self,
+        store: MvccStore,
+        lessor: Lessor,
+        alarms: AlarmStore,
+        membership: Membership,
+        side: SideWrites,
+        *,
+        auth: AuthStore | None = None,
+        version: str = "",
     ) -> None:
-        """`version`: this member's, for the line that says that it is too old."""
+        """`auth`: by default one without users. `version`: this member's, for the line that says that it is too old."""
         self.version = version
         self.store = store
         self.lessor = lessor
         self.alarms = alarms
         self.membership = membership
+        self.auth = auth or AuthStore(side.write)
+        self.checks = Checks(self.auth, lessor.attached)
+        self._auth_requests = AuthRequests(self.auth, self.checks)
+        self._who = NOBODY  # whose request is being applied; of interest only while authentication is on
+        self._index = 0  # of the entry that is being applied, for requests of KINDS
         self.side = side
         self.applied_index = 0
         self.applied_term = 0
@@ -67,7 +86,7 @@ class Applier:
         self.rebuild()
 
     def rebuild(self) -> None:
-        """The chain for the alarms that are raised now."""
+        """The chain for the alarms that are raised, and for authentication as it is, now."""
         store = self.store
         handlers: dict[int, Handler] = {
             NOTHING: self._nothing,
@@ -81,9 +100,13 @@ class Applier:
             codec.CLUSTER_VERSION_SET: self._wire(self.membership.apply_version),
             codec.MEMBER_ATTRIBUTES_SET: self._wire(self.membership.apply_attributes),
         }
+        handlers |= {kind: partial(self._auth_request, kind) for kind in requests.KINDS}
+        if self.auth.enabled:
+            handlers |= {kind: partial(self._permitted, kind, handlers[kind]) for kind in (codec.PUT, codec.DELETE_RANGE, codec.TXN)}
+            handlers[codec.LEASE_REVOKE] = self._permitted_revoke
         if self.alarms.has(alarm.NOSPACE):
             full = self._refuse(EtcdError.NO_SPACE)
-            handlers |= {codec.PUT: full, codec.TXN: self._capped_txn, codec.LEASE_GRANT: full}
+            handlers |= {codec.PUT: full, codec.TXN: partial(self._capped_txn, handlers[codec.TXN]), codec.LEASE_GRANT: full}
         if self.alarms.has(alarm.CORRUPT):
             corrupt = self._refuse(EtcdError.CORRUPT)
             refused = (codec.PUT, codec.DELETE_RANGE, codec.TXN, codec.COMPACTION, codec.LEASE_GRANT, codec.LEASE_REVOKE)
@@ -98,18 +121,44 @@ class Applier:
         if entry_kind != NORMAL_ENTRY:
             changes = [self._change(index, term, entry) for index, entry in enumerate(entries, first_index)]
             return [(change_id, at, at + 1) for at, (change_id, _) in enumerate(changes) if change_id], [result for _, result in changes]
-        payloads, kinds, ids = codec.unwrap(entries)
+        payloads, kinds, ids, identities = codec.unwrap(entries)
         for kind, start, _ in kinds:
             if kind not in self._handlers:
                 raise FatalError(self._too_old(first_index + start, kind))
         results: list[Result] = []
         for kind, start, stop in kinds:
-            results += map(self._handlers[kind], payloads if stop - start == len(payloads) else payloads[start:stop])
+            if self.auth.enabled or kind in requests.KINDS:
+                self._apply_identified(kind, first_index, payloads, identities, start, stop, results)
+            else:
+                results += map(self._handlers[kind], payloads if stop - start == len(payloads) else payloads[start:stop])
         self.applied_index += len(entries)
         self.applied_term = term
         last_id, start, stop = ids[-1]
         self.largest_id = last_id + (stop - start) - 1
         return ids, results
+
+    def _apply_identified(
+        self,
+        kind: int,
+        first_index: int,
+        payloads: list[bytes],
+        identities: list[IdentityRun],
+        start: int,
+        stop: int,
+        results: list[Result],
+    ) -> None:
+        """A run of one kind whose requests' owners matter, or their indexes."""
+        for who, begin, end in _owners(identities, start, stop):
+            self._who = who
+            for at in range(begin, end):
+                self._index = first_index + at
+                results.append(self._handlers[kind](payloads[at]))
+        self._who = NOBODY
+
+    def set_time(self, mono_ms: int) -> None:
+        """The present, for the ends of leases and tokens alone; nothing that is replicated depends on it."""
+        self.lessor.set_time(mono_ms)
+        self.auth.now_ms = mono_ms
 
     # -- handlers
 
@@ -150,10 +199,29 @@ class Applier:
             error = EtcdError.MALFORMED
         return change_id, (error, self.store.revision, b"")
 
-    def _capped_txn(self, payload: bytes) -> Result:
+    def _capped_txn(self, then: Handler, payload: bytes) -> Result:
         if self.store.cost(codec.TXN, payload) > 0:
             return EtcdError.NO_SPACE, self.store.revision, b""
-        return self.store.txn(payload)
+        return then(payload)
+
+    def _permitted(self, kind: int, then: Handler, payload: bytes) -> Result:
+        error = self.checks.request(self._who, kind, payload)
+        return (error, self.store.revision, b"") if error else then(payload)
+
+    def _permitted_revoke(self, payload: bytes) -> Result:
+        try:
+            lease = numbers(payload).get(1, 0)
+        except WireError:
+            return EtcdError.MALFORMED, self.store.revision, b""
+        error = self.checks.keys(self._who, lease, write=True)
+        return (error, self.store.revision, b"") if error else self._revoke(payload)
+
+    def _auth_request(self, kind: int, payload: bytes) -> Result:
+        was_enabled = self.auth.enabled
+        error, body = self._auth_requests.apply(self._who, kind, payload, self._index)
+        if self.auth.enabled != was_enabled:
+            self.rebuild()
+        return error, self.store.revision, body
 
     def _compact(self, payload: bytes) -> Result:
         try:
@@ -197,6 +265,16 @@ class Applier:
             return EtcdError.MALFORMED, self.store.revision, b""
         self.rebuild()
         return self._answer(body)
+
+
+def _owners(identities: list[IdentityRun], start: int, stop: int) -> Iterator[tuple[Identity, int, int]]:
+    """Whose the entries of [start, stop) are."""
+    if not identities:
+        yield NOBODY, start, stop
+    for name, revision, first, last in identities:
+        begin, end = max(first, start), min(last, stop)
+        if begin < end:
+            yield Identity(name.decode(errors="replace"), revision), begin, end
 
 
 def revision_key(revision: int) -> bytes:

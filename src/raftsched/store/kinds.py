@@ -23,6 +23,18 @@ SINCE: Final[Mapping[int, str]] = {
     codec.LEASE_GRANT: FIRST,
     codec.LEASE_REVOKE: FIRST,
     codec.ALARM: FIRST,
+    codec.AUTH_ENABLE: FIRST,  # as in etcd: its capability "auth" comes with 3.0
+    codec.AUTH_DISABLE: FIRST,
+    codec.AUTHENTICATE: FIRST,
+    codec.AUTH_USER_ADD: FIRST,
+    codec.AUTH_USER_DELETE: FIRST,
+    codec.AUTH_USER_CHANGE_PASSWORD: FIRST,
+    codec.AUTH_USER_GRANT_ROLE: FIRST,
+    codec.AUTH_USER_REVOKE_ROLE: FIRST,
+    codec.AUTH_ROLE_ADD: FIRST,
+    codec.AUTH_ROLE_DELETE: FIRST,
+    codec.AUTH_ROLE_GRANT_PERMISSION: FIRST,
+    codec.AUTH_ROLE_REVOKE_PERMISSION: FIRST,
     codec.CLUSTER_VERSION_SET: FIRST,
     codec.MEMBER_ATTRIBUTES_SET: FIRST,
 }

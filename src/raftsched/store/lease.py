@@ -7,7 +7,7 @@ Must not know: clocks (time comes as an argument), Raft, how keys are stored.
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from raftsched import limits
 from raftsched.errors import CorruptError, EtcdError
@@ -90,6 +90,11 @@ class Lessor:
         """Attached keys, sorted; None = no such lease."""
         found = self._leases.get(lease)
         return None if found is None else sorted(found.keys)
+
+    def attached(self, lease: int) -> Collection[bytes]:
+        """The same in no order and not copied; empty if there is no such lease."""
+        found = self._leases.get(lease)
+        return () if found is None else found.keys
 
     def revoke(self, lease: int) -> None:
         """The lease ends; its keys have been deleted before."""
