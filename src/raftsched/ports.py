@@ -6,7 +6,7 @@ Time is always an argument: `now_ms` is wall time in ms since the epoch, `mono_m
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from raftsched.types import Change, MemberInfo, Result, ResultSink
+from raftsched.types import Change, Identity, MemberInfo, Result, ResultSink
 
 # --------------------------------------------------------------------------------------------------------------------
 # The bridge: what the scheduler knows of any etcd (docs/architecture.md, "Two towers and one bridge")
@@ -88,6 +88,10 @@ class KvClient(Protocol):
 # --------------------------------------------------------------------------------------------------------------------
 
 
+Permit = Callable[[Sequence[int], Sequence[bytes]], tuple[Sequence[int], Sequence[bytes]]]
+"""Of (tokens, messages) those that may be read; the others it has answered."""
+
+
 class StoreNode(Protocol):
     """One member of the store."""
 
@@ -108,19 +112,23 @@ class StoreNode(Protocol):
     @property
     def revision(self) -> int: ...
 
-    def propose_many(self, kind: int, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
+    def propose_many(
+        self, kind: int, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink, *, identity: Identity = ...
+    ) -> None:
         """Writes: `kind` is the field number of InternalRaftRequest (put 4, delete_range 5, txn 6, compaction 7,
-        lease_grant 8, lease_revoke 9, alarm 10), `messages` the clients' request bytes, verbatim and already validated.
+        lease_grant 8, lease_revoke 9, alarm 10, auth 1000 ...), `messages` the clients' request bytes, verbatim and already validated;
+        `identity`: whose they are, by default nobody's. Every member permits or refuses them where they are applied.
 
         Each token is answered exactly once: after apply, or with NO_LEADER, TOO_MANY_REQUESTS, REQUEST_TOO_LARGE, NO_SPACE,
         TIMEOUT (outcome unknown) or STOPPED.
         """
 
-    def read_many(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
-        """Linearizable RangeRequests (already validated), by one ReadIndex for the batch."""
+    def read_many(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink, *, permit: Permit | None = None) -> None:
+        """Linearizable RangeRequests (already validated), by one ReadIndex for the batch. `permit` is asked behind it, while
+        authentication is on."""
 
     def read_local(self, message: bytes) -> Result:
-        """A serializable RangeRequest, at once."""
+        """A serializable RangeRequest, at once; whoever calls has asked whether it is permitted."""
 
     def read_barrier(self) -> Awaitable[None]:
         """Done when everything committed before the call is applied here (ReadIndex). Raises `StatusError`."""
@@ -129,6 +137,10 @@ class StoreNode(Protocol):
         """Field 1 of a response: tag, length and ResponseHeader; revision 0 leaves the revision out."""
 
     def members(self) -> Sequence[MemberInfo]: ...
+
+    @property
+    def auth(self) -> Any:
+        """store/node/authentication.Authentication: users, what they may do, logging in. Any: no port knows a room."""
 
     @property
     def cluster_version(self) -> str:
@@ -219,6 +231,16 @@ class MemberNode(Protocol):
         """Leader only; done when the target leads."""
 
 
+class TokenSigner(Protocol):
+    """Tokens that every member can tell by their signature (security/jwt_tokens.py)."""
+
+    def find(self, token: str) -> Identity | None:
+        """Whom it names, and the auth revision of when it was signed; None: not ours, or over."""
+
+    def sign(self, user: str, revision: int) -> str:
+        """Raises `StatusError`: this member can only verify."""
+
+
 class StoreReader(Protocol):
     """What rpc/etcd and store/watch call of `MvccStore`; same meaning as there."""
 
@@ -266,6 +288,9 @@ class Stream(Protocol):
 
     @property
     def handle(self) -> int: ...
+    @property
+    def method(self) -> str:
+        """/package.Service/Method."""
 
     def push(self, message: bytes) -> bool:
         """Queues one message; False = no room any more: stop until `on_writable`. The message is taken in any case."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from raftsched import limits
 from raftsched.errors import EtcdError, status_of
-from raftsched.ports import ChangeSink, StoreStatus
+from raftsched.ports import ChangeSink, Permit, StoreStatus, TokenSigner
 from raftsched.rpc.etcd.services import EtcdServices
 from raftsched.rpc.http import HttpEndpoints
 from raftsched.rpc.http2._h2 import Engine
@@ -21,14 +21,17 @@ from raftsched.rpc.metrics import Metrics
 from raftsched.store._records import MemoryRecords
 from raftsched.store.alarm import AlarmStore
 from raftsched.store.apply import Applier, SideWrites
+from raftsched.store.auth.identity import wire_identity
 from raftsched.store.codec import COMPACTION, Headers, RequestIds, wrap
 from raftsched.store.lease import Lessor
 from raftsched.store.membership import Membership
 from raftsched.store.mvcc._store import MvccStore
-from raftsched.types import MemberInfo, Result, ResultSink
+from raftsched.store.node.authentication import Authentication
+from raftsched.types import NOBODY, Identity, MemberInfo, Result, ResultSink
 
 MEMBER_ID = 0x1001
 CLUSTER_ID = 0x2002
+BCRYPT_COST = 4  # the least: tests log in often
 
 
 class LoneNode:
@@ -44,6 +47,9 @@ class LoneNode:
         self._headers = Headers(CLUSTER_ID, MEMBER_ID)
         self._headers.term = self.term = 2
         self._ids = RequestIds(MEMBER_ID, 1)
+        self.auth = Authentication(
+            self._applier, propose=self.propose_many, barrier=self.read_barrier, mono_ms=self._now_ms, bcrypt_cost=BCRYPT_COST
+        )
         self._sinks: list[ChangeSink] = []
         self._request_bytes_max = request_bytes_max
         self.member_id = MEMBER_ID
@@ -61,7 +67,9 @@ class LoneNode:
     def revision(self) -> int:
         return self.mvcc.revision
 
-    def propose_many(self, kind: int, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
+    def propose_many(
+        self, kind: int, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink, *, identity: Identity = NOBODY
+    ) -> None:
         if not self.leader_id:
             sink.on_results(tokens, [(EtcdError.NO_LEADER, 0, b"")] * len(tokens))
             return
@@ -72,8 +80,8 @@ class LoneNode:
             sink.on_results(large, [(EtcdError.REQUEST_TOO_LARGE, 0, b"")] * len(large))
         if not fitting:
             return
-        self.lessor.set_time(self._now_ms())
-        entries = wrap(kind, [one for _, one in fitting], self._ids.take(len(fitting)))
+        self._applier.set_time(self._now_ms())
+        entries = wrap(kind, [one for _, one in fitting], self._ids.take(len(fitting)), wire_identity(identity))
         _, results = self._applier.apply(self._applier.applied_index + 1, self.term, 0, entries)
         if kind == COMPACTION:
             self._scrub()
@@ -82,8 +90,10 @@ class LoneNode:
             listener.on_changes(changes, self.mvcc.revision)
         sink.on_results([token for token, _ in fitting], results)
 
-    def read_many(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
+    def read_many(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink, *, permit: Permit | None = None) -> None:
         if self.leader_id:
+            if permit is not None and self.auth.store.enabled:
+                tokens, messages = permit(tokens, messages)
             sink.on_results(tokens, self.mvcc.range_many(messages))
         else:
             sink.on_results(tokens, [(EtcdError.NO_LEADER, 0, b"")] * len(tokens))
@@ -186,12 +196,14 @@ class EtcdDoor:
         progress_interval_ms: float = limits.WATCH_PROGRESS_INTERVAL_MS,
         leader_lost_ms: int = 3_000,
         extensive_metrics: bool = False,
+        token_signer: TokenSigner | None = None,
     ) -> None:
         self.node: Any = None
         self._open_node = open_node
         self.port = 0
         self._options: dict[str, Any] = {"progress_interval_ms": lambda: progress_interval_ms, "leader_lost_ms": leader_lost_ms}
         self._options["extensive_metrics"] = extensive_metrics
+        self._options["token_signer"] = token_signer
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
 

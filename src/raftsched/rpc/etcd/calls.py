@@ -13,9 +13,10 @@ from google.protobuf.message import DecodeError, Message
 
 from raftsched.errors import ETCD_STATUS, EtcdError, GrpcCode, StatusError, status_of
 from raftsched.ports import StoreNode, Stream
+from raftsched.rpc.etcd.access import Access
 from raftsched.rpc.etcd.guard import Guarded, LeaderGuard
 from raftsched.rpc.metrics import GrpcStats, MethodStats
-from raftsched.types import Result
+from raftsched.types import NOBODY, Identity, Result
 
 if TYPE_CHECKING:
     from raftsched.rpc.http2._h2 import Call, Engine
@@ -26,6 +27,7 @@ Metadata = Callable[[str], str | None]
 STATUS: Final[dict[int, tuple[int, str]]] = {int(error): (int(code), text) for error, (code, text) in ETCD_STATUS.items()}
 
 # kinds of proposals: field numbers of InternalRaftRequest
+RANGE: Final = 3
 PUT: Final = 4
 DELETE_RANGE: Final = 5
 TXN: Final = 6
@@ -62,8 +64,12 @@ def never(_: object) -> bool:
 class Door:
     """What every service is given. `leader_lost_ms`: streams with `hasleader` end when there was no leader for so long."""
 
-    def __init__(self, engine: "Engine", node: StoreNode, stats: GrpcStats, *, leader_lost_ms: int = 3_000) -> None:
+    def __init__(
+        self, engine: "Engine", node: StoreNode, stats: GrpcStats, *, leader_lost_ms: int = 3_000, access: Access | None = None
+    ) -> None:
+        """`access`: by default without JWTs and certificates."""
         self.engine = engine
+        self.access = access or Access(engine, node)
         self.node = node
         self.stats = stats
         self.guard = LeaderGuard(lambda: node.leader_id, leader_lost_ms)
@@ -143,6 +149,7 @@ class Door:
     def cold(self, path: str, handler: Callable[["Call", bytes], Awaitable[bytes]], of_learner: Callable[[Metadata], bool] = never) -> None:
         """Registers a coroutine method: checks, counts, answers. `of_learner`: whether a learner serves a call with this metadata."""
         stats = self.stats.method(path)
+        guard = self.access.guard(path)
 
         async def counted(call: "Call", message: bytes) -> bytes:
             began = stats.begin()
@@ -151,6 +158,8 @@ class Door:
             code = int(GrpcCode.CANCELLED)
             try:
                 self._check(call.metadata, of_learner)
+                if guard is not None and self.access.enabled:
+                    await guard(call)
                 answer = await handler(call, message)
                 code = 0
                 stats.sent += 1
@@ -199,14 +208,14 @@ class Door:
         self.stats.count_client("stream", version)
         if not self.node.leader_id and stream.metadata("hasleader") == "true":
             return status_of(EtcdError.NO_LEADER)
-        return None
+        return self.access.refusal(stream.method, stream) if self.access.enabled else None
 
     # -- answers
 
-    async def propose(self, kind: int, message: bytes) -> Result:
+    async def propose(self, kind: int, message: bytes, who: Identity = NOBODY) -> Result:
         """One proposal; its result, or StatusError."""
         waiter = _Waiter()
-        self.node.propose_many(kind, [message], [0], waiter)
+        self.node.propose_many(kind, [message], [0], waiter, identity=who)
         error, revision, body = await waiter.future
         if error:
             raise status_of(error)
@@ -239,6 +248,10 @@ class AnswerSink:
     def of_batch(self) -> "AnswerSink":
         """The sink for a batch that begins now: one of its own if durations are measured."""
         return self if self._stats.durations is None else AnswerSink(self._door, self._stats, self._stats.begin())
+
+    def refuse(self, handle: int, error: int) -> None:
+        """One call that nothing was done of."""
+        self._door.fail(handle, error, self._stats, self._began)
 
     def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
         door, stats = self._door, self._stats

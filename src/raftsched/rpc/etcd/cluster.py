@@ -54,6 +54,7 @@ class ClusterService:
 
     def __init__(self, door: Door) -> None:
         self._node = door.node
+        self._access = door.access
         door.cold("/etcdserverpb.Cluster/MemberList", self._list, of_learner=leaves)
         if isinstance(door.node, MemberNode):
             self._changes: MemberNode = door.node
@@ -65,6 +66,7 @@ class ClusterService:
     async def _list(self, call: "Call", message: bytes) -> bytes:
         if parse(MemberListRequest, message).linearizable:
             await self._node.read_barrier()
+        await self._access.known(call)
         return self._answer(MemberListResponse(members=_members(self._node.members())))
 
     async def _add(self, call: "Call", message: bytes) -> bytes:

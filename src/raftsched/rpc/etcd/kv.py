@@ -2,16 +2,18 @@
 natively, never decoded here. Compact and RangeStream are rare and use the generated messages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from raftsched.errors import GrpcCode, StatusError
+from raftsched.errors import EtcdError, GrpcCode, StatusError
 from raftsched.limits import RANGE_STREAM_CHUNK_KEYS, REQUEST_BYTES_MAX
 from raftsched.pb.etcd.rpc_pb2 import CompactionRequest, RangeRequest, RangeResponse, RangeStreamResponse
 from raftsched.ports import Stream
-from raftsched.rpc.etcd.calls import COMPACTION, DELETE_RANGE, PUT, STATUS, TXN, AnswerSink, Door, parse
+from raftsched.rpc.etcd.access import permit
+from raftsched.rpc.etcd.calls import COMPACTION, DELETE_RANGE, PUT, RANGE, STATUS, TXN, AnswerSink, Door, parse
 from raftsched.rpc.metrics import MethodStats
+from raftsched.types import NOBODY, Identity
 
 if TYPE_CHECKING:
     from raftsched.rpc.http2._h2 import Call
@@ -29,6 +31,7 @@ class KvService:
 
     def __init__(self, door: Door) -> None:
         self._door = door
+        self._access = door.access
         self._node = door.node
         self._store = door.node.mvcc
         engine, stats = door.engine, door.stats
@@ -51,21 +54,69 @@ class KvService:
 
         def handler(handles: list[int], messages: list[bytes]) -> None:
             if door.admit(handles, messages, check, stats) or handles:
-                propose(kind, messages, handles, sink.of_batch())
+                if self._access.enabled:
+                    self._propose_owned(kind, handles, messages, sink.of_batch())
+                else:
+                    propose(kind, messages, handles, sink.of_batch())
 
         door.engine.add_batch(path, handler)
+
+    def _propose_owned(self, kind: int, handles: list[int], messages: list[bytes], sink: AnswerSink, *, final: bool = False) -> None:
+        """Writes, each in the name of whose it is."""
+        groups: dict[Identity, tuple[list[int], list[bytes]]] = {}
+        for handle, message, owner in zip(handles, messages, self._access.owners(handles, final=final), strict=True):
+            if isinstance(owner, Identity):
+                group = groups.setdefault(owner, ([], []))
+                group[0].append(handle)
+                group[1].append(message)
+            elif owner is None:
+                again = partial(self._propose_owned, kind, [handle], [message], sink, final=True)
+                self._door.spawn(self._when_known(handle, sink, again))
+            else:
+                sink.refuse(handle, owner)
+        for owner, (owned, requests) in groups.items():
+            self._node.propose_many(kind, requests, owned, sink, identity=owner)
+
+    async def _when_known(self, handle: int, sink: AnswerSink, then: Callable[[], None]) -> None:
+        """`then()`, once the token of that call is applied here."""
+        try:
+            await self._access.wait(handle)
+        except StatusError:
+            sink.refuse(handle, EtcdError.STOPPED)
+        else:
+            then()
 
     def _ranges(self, handles: list[int], messages: list[bytes]) -> None:
         if not self._door.admit(handles, messages, self._store.check_range, self._range_stats, is_serializable) and not handles:
             return
         local = [index for index, message in enumerate(messages) if SERIALIZABLE in message and is_serializable(message)]
         if local:
-            sink = self._range_sink.of_batch()
-            sink.on_results([handles[index] for index in local], [self._node.read_local(messages[index]) for index in local])
+            self._read_local([handles[index] for index in local], [messages[index] for index in local], self._range_sink.of_batch())
             for index in reversed(local):
                 del handles[index], messages[index]
         if handles:
-            self._node.read_many(messages, handles, self._range_sink.of_batch())
+            self._node.read_many(messages, handles, self._range_sink.of_batch(), permit=self._permit_ranges)
+
+    def _read_local(self, handles: list[int], messages: list[bytes], sink: AnswerSink, *, final: bool = False) -> None:
+        if self._access.enabled:
+            for index in [index for index, owner in enumerate(self._access.owners(handles, final=final)) if owner is None][::-1]:
+                handle, message = handles.pop(index), messages.pop(index)
+                again = partial(self._read_local, [handle], [message], sink, final=True)
+                self._door.spawn(self._when_known(handle, sink, again))
+            handles, messages = self._permit(handles, messages, RANGE, sink)
+        sink.on_results(handles, [self._node.read_local(message) for message in messages])
+
+    def _permit_ranges(self, handles: Sequence[int], messages: Sequence[bytes]) -> tuple[list[int], list[bytes]]:
+        return self._permit(handles, messages, RANGE, self._range_sink)
+
+    def _permit(self, handles: Sequence[int], messages: Sequence[bytes], kind: int, sink: AnswerSink) -> tuple[list[int], list[bytes]]:
+        """Those that may be read now; the others are refused."""
+        errors = self._access.may_read(handles, messages, kind)
+        for handle, error in zip(handles, errors, strict=True):
+            if error:
+                sink.refuse(handle, error)
+        left = [(handle, message) for handle, message, error in zip(handles, messages, errors, strict=True) if not error]
+        return [handle for handle, _ in left], [message for _, message in left]
 
     def _txns(self, handles: list[int], messages: list[bytes]) -> None:
         if not self._door.admit(handles, messages, self._store.check_txn, self._txn_stats) and not handles:
@@ -73,22 +124,32 @@ class KvService:
         kinds = list(map(self._store.txn_is_read_only, messages))
         sink = self._txn_sink.of_batch()
         if not any(kinds):
-            self._node.propose_many(TXN, messages, handles, sink)
+            self._write_txns(handles, messages, sink)
             return
         split: tuple[list[int], ...] = ([], [], [])
         for index, kind in enumerate(kinds):
             split[kind].append(index)
         writes, linearizable, local = ([(handles[index], messages[index]) for index in part] for part in split)
         if writes:
-            self._node.propose_many(TXN, [message for _, message in writes], [handle for handle, _ in writes], sink)
+            self._write_txns([handle for handle, _ in writes], [message for _, message in writes], sink)
         self._read_txns(local, sink)
         if linearizable:
             self._door.spawn(self._read_txns_later(linearizable, sink))
 
+    def _write_txns(self, handles: list[int], messages: list[bytes], sink: AnswerSink) -> None:
+        if self._access.enabled:
+            self._propose_owned(TXN, handles, messages, sink)
+        else:
+            self._node.propose_many(TXN, messages, handles, sink)
+
     def _read_txns(self, requests: list[tuple[int, bytes]], sink: AnswerSink) -> None:
-        if requests:
-            evaluate = self._store.txn
-            sink.on_results([handle for handle, _ in requests], [evaluate(message) for _, message in requests])
+        if not requests:
+            return
+        handles, messages = [handle for handle, _ in requests], [message for _, message in requests]
+        if self._access.enabled:
+            handles, messages = self._permit(handles, messages, TXN, sink)
+        evaluate = self._store.txn
+        sink.on_results(handles, [evaluate(message) for message in messages])
 
     async def _read_txns_later(self, requests: list[tuple[int, bytes]], sink: AnswerSink) -> None:
         began = self._txn_stats.begin()
@@ -104,7 +165,7 @@ class KvService:
     async def _compact(self, call: "Call", message: bytes) -> bytes:
         """With `physical` the answer waits until the records are gone and that is committed."""
         request = parse(CompactionRequest, message)
-        _, revision, body = await self._door.propose(COMPACTION, message)
+        _, revision, body = await self._door.propose(COMPACTION, message, await self._access.identify(call))
         if request.physical:
             await self._node.scrubbed()
         return self._node.header(revision) + body
@@ -130,6 +191,7 @@ class RangeStream:
         self._chunk_keys = RANGE_STREAM_CHUNK_KEYS
         self._running = False
         self._over = False
+        self._who = NOBODY
         door.admit_stream(stream, self)
 
     def on_messages(self, messages: Sequence[bytes]) -> None:
@@ -173,6 +235,9 @@ class RangeStream:
         try:
             if not request.serializable:
                 await self._door.node.read_barrier()
+            if self._door.access.enabled:
+                self._who = await self._door.access.identify(self._stream)
+                permit(self._door.access.checks.request(self._who, RANGE, request.SerializeToString()))
         except StatusError as error:
             self.finish(int(error.code), error.message)
             return
@@ -213,7 +278,8 @@ class RangeStream:
         body = self._door.node.header(self._revision) + response.SerializeToString()
         self._stats.sent += 1
         self._stream.push(RangeStreamResponse(range_response=RangeResponse.FromString(body)).SerializeToString())
-        self.finish(0, "")
+        changed = self._door.access.checks.fresh(self._who)  # permissions may have changed while it was sent
+        self.finish(*(STATUS[changed] if changed else (0, "")))
         return False
 
     def _resize(self, chunk_bytes: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
-from raftsched.errors import EtcdError, GrpcCode, StatusError
+from raftsched.errors import EtcdError, GrpcCode, StatusError, status_of
 from raftsched.limits import KEEP_ALIVES_WAITING_MAX
 from raftsched.pb.etcd.rpc_pb2 import (
     LeaseGrantRequest,
@@ -21,6 +21,7 @@ from raftsched.pb.etcd.rpc_pb2 import (
     LeaseTimeToLiveResponse,
 )
 from raftsched.ports import Stream, StreamHandler
+from raftsched.rpc.etcd.access import permit
 from raftsched.rpc.etcd.calls import LEASE_GRANT, LEASE_REVOKE, STATUS, Door, parse
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class LeaseService:
 
     def __init__(self, door: Door) -> None:
         self._door = door
+        self._access = door.access
         self._node = door.node
         door.cold("/etcdserverpb.Lease/LeaseGrant", self._grant)
         door.cold("/etcdserverpb.Lease/LeaseRevoke", self._revoke)
@@ -50,23 +52,35 @@ class LeaseService:
         if request.ID == 0:
             request.ID = self._node.next_lease_id()
             message = request.SerializeToString()
-        _, revision, body = await self._door.propose(LEASE_GRANT, message)
+        who = await self._access.known(call)
+        _, revision, body = await self._door.propose(LEASE_GRANT, message, who)
         return self._door.answer(body, revision)
 
     async def _revoke(self, call: "Call", message: bytes) -> bytes:
         parse(LeaseRevokeRequest, message)
-        _, revision, body = await self._door.propose(LEASE_REVOKE, message)
+        who = await self._access.known(call)
+        _, revision, body = await self._door.propose(LEASE_REVOKE, message, who)
         return self._door.answer(body, revision)
 
     async def _time_to_live(self, call: "Call", message: bytes) -> bytes:
         request = parse(LeaseTimeToLiveRequest, message)
+        who, checks, revision = await self._access.known(call), self._access.checks, self._access.revision
+        if request.keys:
+            permit(checks.keys(who, request.ID, write=False))
         remaining, granted, keys = await self._node.lease_time_to_live(request.ID, keys=request.keys)
+        if request.keys and self._access.enabled and self._access.revision != revision:
+            raise status_of(EtcdError.AUTH_OLD_REVISION)
         response = LeaseTimeToLiveResponse(ID=request.ID, TTL=remaining, grantedTTL=granted, keys=keys)
         return self._door.answer(response.SerializeToString())
 
     async def _leases(self, call: "Call", message: bytes) -> bytes:
         """As this member knows them: it answers without a leader, too."""
-        leases = [LeaseStatus(ID=lease) for lease in await self._node.lease_ids()]
+        ids = await self._node.lease_ids()
+        if self._access.enabled:
+            who = await self._access.known(call)
+            for lease in ids:
+                permit(self._access.checks.keys(who, lease, write=False))
+        leases = [LeaseStatus(ID=lease) for lease in ids]
         return self._door.answer(LeaseLeasesResponse(leases=leases).SerializeToString())
 
 
@@ -112,11 +126,13 @@ class KeepAlive:
 
     async def _drain(self) -> None:
         """The header is made before the renewal: its revision is never newer than the answer's truth."""
-        node = self._door.node
+        node, access = self._door.node, self._door.access
         try:
             while self._waiting and not self._over:
                 lease = self._waiting.popleft()
                 header = node.header(node.mvcc.revision)
+                if access.enabled:  # whoever may renew a lease keeps its keys alive: he must be allowed to write them
+                    permit(access.checks.keys(await access.known(self._stream), lease, write=True))
                 ttl = await node.lease_renew(lease)
                 if not self._over:
                     self._push(header + LeaseKeepAliveResponse(ID=lease, TTL=ttl).SerializeToString())

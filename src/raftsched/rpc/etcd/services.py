@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from raftsched.limits import GRPC_OVERHEAD_BYTES, REQUEST_BYTES_MAX, WATCH_PROGRESS_INTERVAL_MS
-from raftsched.ports import MemberNode, StoreNode
+from raftsched.ports import MemberNode, StoreNode, TokenSigner
+from raftsched.rpc.etcd.access import Access
 from raftsched.rpc.etcd.auth import AuthService
 from raftsched.rpc.etcd.calls import Door
 from raftsched.rpc.etcd.cluster import ClusterService
@@ -36,7 +37,8 @@ class EtcdServices:
 
     `request_bytes_max` is --max-request-bytes (fragments of watch answers stay below it plus 512 KiB);
     `progress_interval_ms` draws the next progress interval of a watch stream; `leader_lost_ms` is three election time-outs;
-    `extensive_metrics` is --etcd-metrics=extensive: the durations of calls, too.
+    `extensive_metrics` is --etcd-metrics=extensive: the durations of calls, too. `token_signer`: of JWTs, None = simple tokens;
+    `client_cert_auth`: who shows a verified certificate and no token is the user of its common name.
     """
 
     def __init__(
@@ -48,10 +50,13 @@ class EtcdServices:
         progress_interval_ms: Callable[[], float] = lambda: WATCH_PROGRESS_INTERVAL_MS,
         leader_lost_ms: int = 3_000,
         extensive_metrics: bool = False,
+        token_signer: TokenSigner | None = None,
+        client_cert_auth: bool = False,
     ) -> None:
         self.stats = GrpcStats(extensive=extensive_metrics)
         self._node = node
-        door = Door(engine, node, self.stats, leader_lost_ms=leader_lost_ms)
+        access = Access(engine, node, signer=token_signer, client_cert_auth=client_cert_auth)
+        door = Door(engine, node, self.stats, leader_lost_ms=leader_lost_ms, access=access)
         self.guard = door.guard
         KvService(door)
         LeaseService(door)
@@ -95,6 +100,7 @@ def store_families(node: StoreNode) -> Iterator[Family]:
         "etcd_mvcc_db_total_size_in_use_in_bytes": float(status.db_size_in_use),
         "etcd_debugging_mvcc_current_revision": float(node.mvcc.revision),
         "etcd_debugging_mvcc_compact_revision": float(node.mvcc.compact_revision),
+        "etcd_debugging_auth_revision": float(node.auth.store.revision),
     }
     for name, value in gauges.items():
         yield Family(name, "gauge", HELP.get(name, name), (), {(): value})
@@ -166,6 +172,7 @@ HELP: Final[dict[str, str]] = {
     "etcd_server_learner_promote_failures": (
         "The total number of failed learner promotions (likely learner not ready) while this member is leader."
     ),
+    "etcd_debugging_auth_revision": "The current revision of auth store.",
     "etcd_server_read_indexes_failed_total": "The total number of failed read indexes seen.",
     "etcd_server_slow_read_indexes_total": "The total number of read index requests that timed out.",
 }

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
-from raftsched.errors import EtcdError
-from raftsched.limits import WATCH_PROGRESS_INTERVAL_MS
+from raftsched.errors import EtcdError, GrpcCode, StatusError
+from raftsched.limits import WATCH_PROGRESS_INTERVAL_MS, WATCH_REQUESTS_HELD_MAX
 from raftsched.pb.etcd.rpc_pb2 import WatchCreateRequest, WatchRequest
 from raftsched.ports import Stream
 from raftsched.rpc.etcd.calls import STATUS, Door
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATH: Final = "/etcdserverpb.Watch/Watch"
+REFUSALS: Final[dict[int, str]] = {
+    EtcdError.PERMISSION_DENIED: "rpc error: code = PermissionDenied desc = {}",
+    EtcdError.INVALID_AUTH_TOKEN: "rpc error: code = Unauthenticated desc = {}",
+    EtcdError.USER_EMPTY: "rpc error: code = InvalidArgument desc = {}",
+    EtcdError.AUTH_OLD_REVISION: "rpc error: code = InvalidArgument desc = {}",
+}
+"""etcd's reason for cancelling a watch is its error as Go prints it."""
 
 
 class WatchService:
@@ -84,6 +91,7 @@ class WatchCall:
         self._header = b""
         self._over = False
         self._timer: asyncio.TimerHandle | None = None
+        self._held: list[bytes] | None = None  # requests behind a token that is still to be applied here
         self._watches = service.hub.open(self)
         self._stats.started += 1
         self._began = self._stats.begin()
@@ -103,6 +111,33 @@ class WatchCall:
 
     def on_messages(self, messages: Sequence[bytes]) -> None:
         self._stats.received += len(messages)
+        if self._over:
+            return
+        access = self._service.door.access
+        if self._held is not None:
+            self._hold(messages)
+        elif access.enabled and access.must_wait(self._stream):
+            self._held = list(messages)
+            self._service.door.spawn(self._when_known())
+        else:
+            self._take(messages)
+
+    def _hold(self, messages: Sequence[bytes]) -> None:
+        assert self._held is not None
+        self._held += messages
+        if len(self._held) > WATCH_REQUESTS_HELD_MAX:
+            self.finish(int(GrpcCode.RESOURCE_EXHAUSTED), "raftsched: too many requests wait on this stream")
+
+    async def _when_known(self) -> None:
+        try:
+            await self._service.door.access.identify(self._stream)
+        except StatusError as error:
+            if error.message != STATUS[EtcdError.INVALID_AUTH_TOKEN][1]:  # else each watch is refused by itself
+                self.finish(int(error.code), error.message)
+        held, self._held = self._held or [], None
+        self._take(held)
+
+    def _take(self, messages: Sequence[bytes]) -> None:
         for message in messages:
             if self._over:
                 return
@@ -137,7 +172,21 @@ class WatchCall:
         elif kind == "progress_request":
             self._watches.request_progress()
 
+    def _refusal(self, create: WatchCreateRequest) -> str:
+        """Why this caller must not watch that, as etcd words it; "" = he may."""
+        access = self._service.door.access
+        if not access.enabled or create.start_revision < 0:  # which is refused for itself, and first
+            return ""
+        try:
+            error: int = access.checks.range(access.identify_nowait(self._stream), create.key or b"\0", create.range_end)
+        except StatusError:
+            error = EtcdError.INVALID_AUTH_TOKEN
+        return REFUSALS[error].format(STATUS[error][1]) if error else ""
+
     def _create(self, create: WatchCreateRequest) -> None:
+        if refusal := self._refusal(create):
+            self._watches.refuse(refusal)
+            return
         self._watches.create(
             create.key,
             create.range_end,

@@ -1,7 +1,8 @@
 """The bridge to the store in this process: a `KvClient` over a `StoreNode`, by plain calls.
 
 Invariant: subscribers hear of a change before the writer of the same batch is answered. The one file through which the
-scheduler touches the other tower. Must not know: jobs, the engine.
+scheduler touches the other tower. What it writes is the process's own and is permitted, whoever may log in (`types.INTERNAL`).
+Must not know: jobs, the engine.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from raftsched.ports import ChangeSink, StoreNode
 from raftsched.scheduler.jobs._jobs import txn_outcomes
 from raftsched.scheduler.jobs.names import prefix_end
 from raftsched.scheduler.jobs.requests import number_field
-from raftsched.types import Change, Result, ResultSink
+from raftsched.types import INTERNAL, Change, Result, ResultSink
 
 TXN: Final = 6
 LEASE_GRANT: Final = 8
@@ -114,17 +115,17 @@ class EmbeddedKv:
 
     async def _propose(self, kind: int, request: bytes) -> tuple[int, bytes]:
         answer = _Answer()
-        self._node.propose_many(kind, [request], [0], answer)
+        self._node.propose_many(kind, [request], [0], answer, identity=INTERNAL)
         error, revision, body = await answer.future
         if error:
             raise status_of(error)
         return revision, body
 
     def write_many(self, kind: int, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
-        self._node.propose_many(kind, messages, tokens, sink)
+        self._node.propose_many(kind, messages, tokens, sink, identity=INTERNAL)
 
     def txn_packed(self, request: bytes, count: int, done: Callable[[int, int, bytes], None]) -> None:
-        self._node.propose_many(TXN, [request], [0], _Packed(count, done))
+        self._node.propose_many(TXN, [request], [0], _Packed(count, done), identity=INTERNAL)
 
     def subscribe(self, sink: ChangeSink) -> Callable[[], None]:
         return self._node.add_change_sink(sink)

@@ -15,13 +15,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from raftsched import limits
 from raftsched.errors import EtcdError, FatalError, IncarnationOverError, status_of
 from raftsched.ports import Log as LogPort
+from raftsched.ports import Permit
 from raftsched.store import codec
+from raftsched.store.auth.identity import wire_identity
 from raftsched.store.backend.directory import DataDirectory
 from raftsched.store.birth import Birth
 from raftsched.store.codec import Headers, largest
 from raftsched.store.host import ReplicationHost, host_configuration
 from raftsched.store.node import upkeep
 from raftsched.store.node.announcing import Announcing
+from raftsched.store.node.authentication import Authentication
 from raftsched.store.node.awaiting import Awaiting
 from raftsched.store.node.callbacks import Callbacks, ChangeSinks
 from raftsched.store.node.clustering import Clustering
@@ -40,10 +43,11 @@ from raftsched.store.node.upkeep import Upkeep
 from raftsched.store.quota import Quota
 from raftsched.store.raft._kernel import KernelError, Message
 from raftsched.store.replica import PROPOSE, Event, More, Output, Persist, Propose, Read, Tick, Unsent
-from raftsched.types import Result, ResultSink
+from raftsched.types import INTERNAL, NOBODY, Identity, Result, ResultSink
 
 PRIVILEGED = frozenset({codec.DELETE_RANGE, codec.COMPACTION, codec.LEASE_REVOKE, codec.ALARM})  # may use the reserve of a full disk
 READS_PER_CHECK = 64
+INTERNAL_FIELDS = wire_identity(INTERNAL)
 SLOW_APPLY_S = 0.1  # etcd's warning
 STOP_TIMEOUT_MS = 10_000
 
@@ -209,6 +213,14 @@ class Node(Face):
             ask=None if self._peering is None else self._peering.ask,
             timeout_ms=options.request_timeout_ms,
         )
+        self._auth = Authentication(
+            member.applier,
+            propose=self.propose_many,
+            barrier=self.read_barrier,
+            mono_ms=self.mono_ms,
+            bcrypt_cost=options.bcrypt_cost,
+            timeout_ms=options.request_timeout_ms,
+        )
         if self._peering is not None:
             self._leases.serve(self._peering.requests)
             self._replica.connection = self._peering.port.connection
@@ -282,6 +294,7 @@ class Node(Face):
         """No turn comes any more: whoever waits is told so."""
         self._callbacks.deliver(self._replica.stop(self._host.drain()))
         self._leases.stop()
+        self._auth.close()
 
     # -- the pump
 
@@ -421,6 +434,7 @@ class Node(Face):
         self._change_sinks.tell()
         self._flusher.on_applied(output.applied)
         self._leases.on_applied()
+        self._auth.on_applied()
 
     # -- time
 
@@ -441,6 +455,7 @@ class Node(Face):
             self._flusher.tick()
             self._snapshots.look(now_ms)
             self._clustering.tick(now_ms)
+            self._auth.tick()
             if self._readiness.over:
                 self._upkeep.tick(now_ms)
         self._pump()
@@ -477,7 +492,7 @@ class Node(Face):
 
     def propose_own(self, kind: int, message: bytes, sink: ResultSink | None = None) -> None:
         """A proposal of the node's own."""
-        self._host.propose(Propose(kind, [message], [0], sink or Nobody()), lambda: None)
+        self._host.propose(Propose(kind, [message], [0], sink or Nobody(), identity=INTERNAL_FIELDS), lambda: None)
         self._schedule()
 
     def _refusal(self, kind: int, messages: Sequence[bytes], total_bytes: int) -> EtcdError:
@@ -505,19 +520,30 @@ class Node(Face):
 
     # -- StoreNode: writes and reads
 
-    def propose_many(self, kind: int, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink, *, term: int = 0) -> None:
+    def propose_many(
+        self,
+        kind: int,
+        messages: Sequence[bytes],
+        tokens: Sequence[int],
+        sink: ResultSink,
+        *,
+        identity: Identity = NOBODY,
+        term: int = 0,
+    ) -> None:
         """See `ports.StoreNode`. `term`: see `replica.Propose`."""
         _, total_bytes = largest(messages)
         error = self._refusal(kind, messages, total_bytes)
         if error == EtcdError.NO_SPACE and len(messages) > 1:
             for message, token in zip(messages, tokens, strict=True):  # some may still fit
-                self.propose_many(kind, [message], [token], sink, term=term)
+                self.propose_many(kind, [message], [token], sink, identity=identity, term=term)
             return
         if error:
             self._refuse(tokens, sink, error)
             return
         self._queued_bytes += total_bytes
-        self._host.propose(Propose(kind, messages, tokens, sink, term), lambda: self._refuse(tokens, sink, EtcdError.TOO_MANY_REQUESTS))
+        fields = b"" if identity is NOBODY else wire_identity(identity)
+        event = Propose(kind, messages, tokens, sink, term, fields)
+        self._host.propose(event, lambda: self._refuse(tokens, sink, EtcdError.TOO_MANY_REQUESTS))
         if not self._batches or len(self._kernel.voter_ids) > 1:
             self._schedule()
         # else a lone voter's disk is busy: what comes meanwhile goes with the turn that the end of the write begins, in one batch
@@ -526,33 +552,38 @@ class Node(Face):
         self._replica.proposals_failed_total += len(tokens)
         self._guard(sink.on_results, tokens, [(error, self._store.revision, b"")] * len(tokens))
 
-    def read_many(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
+    def read_many(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink, *, permit: Permit | None = None) -> None:
         """See `ports.StoreNode`; a lone leader that has applied everything answers at once."""
 
         def serve(error: int) -> None:
             if error:
                 sink.on_results(tokens, [(error, self._store.revision, b"")] * len(tokens))
             else:
-                self._serve(messages, tokens, sink, 0)
+                self._serve(messages, tokens, sink, 0, permit)
 
         if self._running and self._replica.readable:
             self._guard(serve, 0)
         else:
             self._read(serve)
 
-    def _serve(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink, start: int) -> None:
-        """Ranges in slices of the loop."""
+    def _serve(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink, start: int, permit: Permit | None) -> None:
+        """Ranges in slices of the loop; each slice is permitted when it is read."""
         if len(messages) <= READS_PER_CHECK:
-            sink.on_results(tokens, self._ranges(messages))
+            self._serve_slice(messages, tokens, sink, permit)
             return
         stop_ns = self._clock.mono_ns() + limits.LOOP_SLICE_MS * 1_000_000
         while start < len(messages):
             end = start + READS_PER_CHECK
-            sink.on_results(tokens[start:end], self._ranges(messages[start:end]))
+            self._serve_slice(messages[start:end], tokens[start:end], sink, permit)
             start = end
             if start < len(messages) and self._clock.mono_ns() >= stop_ns:
-                self._loop.call_soon(self._guard, self._serve, messages, tokens, sink, start)
+                self._loop.call_soon(self._guard, self._serve, messages, tokens, sink, start, permit)
                 return
+
+    def _serve_slice(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink, permit: Permit | None) -> None:
+        if permit is not None and self._auth.store.enabled:
+            tokens, messages = permit(tokens, messages)
+        sink.on_results(tokens, self._ranges(messages))
 
     def _ranges(self, messages: Sequence[bytes]) -> Sequence[Result]:
         """A store that cannot be read ends the node, but not without an answer."""

@@ -13,6 +13,7 @@ from raftsched.store.codec import Headers
 from raftsched.store.host import ReplicationHost
 from raftsched.store.membership import ADD_LEARNER, ADD_NODE, REMOVE_NODE
 from raftsched.store.mvcc._store import MvccStore
+from raftsched.store.node.authentication import Authentication
 from raftsched.store.node.callbacks import ChangeSinks
 from raftsched.store.node.clustering import Clustering
 from raftsched.store.node.figures import Figures, Samples
@@ -42,6 +43,7 @@ class Face(ABC):
     _host: ReplicationHost
     _clustering: Clustering
     _leases: Leases
+    _auth: Authentication
     _figures: Figures
     _change_sinks: ChangeSinks
 
@@ -185,6 +187,13 @@ class Face(ABC):
 
     async def lease_ids(self) -> Sequence[int]:
         return self._member.applier.lessor.ids()
+
+    # -- authentication
+
+    @property
+    def auth(self) -> Authentication:
+        """See `ports.StoreNode`."""
+        return self._auth
 
     # -- maintenance
 

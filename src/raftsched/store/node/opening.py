@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from raftsched import limits
 from raftsched.errors import FatalError
 from raftsched.store import codec, membership
 from raftsched.store.alarm import AlarmStore
 from raftsched.store.apply import Applier, SideWrites
+from raftsched.store.auth.store import AuthStore
+from raftsched.store.auth.tokens import SimpleTokens
 from raftsched.store.backend._lmdb import Backend
 from raftsched.store.backend.directory import DataDirectory
 from raftsched.store.birth import Birth, found
@@ -221,7 +224,9 @@ def assemble(
         backend.bucket_get("cluster", b"clusterVersion"),
         backend.bucket_get("cluster", membership.INCARNATION_KEY),
     )
-    applier = Applier(store, lessor, alarms, members, side, version=options.cluster_version)
+    auth = AuthStore(side.write, tokens=SimpleTokens((options.auth_token_ttl_s or limits.AUTH_TOKEN_TTL_S) * 1_000))
+    auth.load(backend.bucket_items("auth"), backend.bucket_items("authUsers"), backend.bucket_items("authRoles"))
+    applier = Applier(store, lessor, alarms, members, side, auth=auth, version=options.cluster_version)
     applier.applied_index = backend.applied_index
     applier.applied_term = backend.term
     recovered, forced = force_once(directory.path, options, log, recovered, members, applied_index=backend.applied_index)

@@ -68,6 +68,8 @@ class NodeOptions:
     force_new_cluster: bool = False  # the others are lost for good: this member goes on alone
     form_wait_ms: int | None = 3_000  # a majority of the listed members is enough after it; None = all are needed
     lease_ttl_s_min: int = limits.LEASE_TTL_S_MIN
+    auth_token_ttl_s: int = limits.AUTH_TOKEN_TTL_S  # of simple tokens; 0 = the default, as in etcd
+    bcrypt_cost: int = limits.BCRYPT_COST  # outside of 4 ... 31: the default, as in etcd
 
     def __post_init__(self) -> None:
         if not self.data_dir:

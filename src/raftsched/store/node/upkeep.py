@@ -21,7 +21,7 @@ from raftsched.store.node.sinks import AnswerTo, CompactionEnd, Revocations
 from raftsched.store.node.versions import version_key
 from raftsched.store.quota import Quota
 from raftsched.store.replica import LEADER
-from raftsched.types import ResultSink
+from raftsched.types import INTERNAL, NOBODY, Identity, ResultSink
 
 INTERVAL_MS = 500
 
@@ -30,7 +30,16 @@ class NodePort(Protocol):
     """What is used of the driver."""
 
     def mono_ms(self) -> int: ...
-    def propose_many(self, kind: int, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink, *, term: int = 0) -> None:
+    def propose_many(
+        self,
+        kind: int,
+        messages: Sequence[bytes],
+        tokens: Sequence[int],
+        sink: ResultSink,
+        *,
+        identity: Identity = NOBODY,
+        term: int = 0,
+    ) -> None:
         """`term`: see `replica.Propose`."""
 
     def propose_own(self, kind: int, message: bytes, sink: ResultSink | None = None) -> None:
@@ -84,7 +93,7 @@ class Upkeep:
             messages = [varint_field(1, lease) for lease in over]
             # the next leader gives every lease its full time again: what is over here is not over there
             term = self._member.replica.kernel.term
-            self._node.propose_many(codec.LEASE_REVOKE, messages, over, Revocations(lessor.retry), term=term)
+            self._node.propose_many(codec.LEASE_REVOKE, messages, over, Revocations(lessor.retry), identity=INTERNAL, term=term)
 
     def _compact(self, now_ms: int) -> None:
         """The documented retention, and the bound on history beyond it."""
@@ -96,7 +105,9 @@ class Upkeep:
         target = target or self._history_target()
         if target > max(store.compact_revision, 0) and not self._compaction_asked:
             self._compaction_asked = target
-            self._node.propose_many(codec.COMPACTION, [varint_field(1, target)], [target], CompactionEnd(self._compaction_done))
+            self._node.propose_many(
+                codec.COMPACTION, [varint_field(1, target)], [target], CompactionEnd(self._compaction_done), identity=INTERNAL
+            )
 
     def _history_target(self) -> int:
         """Where to compact to because history takes too much; 0 = it does not."""

@@ -109,6 +109,10 @@ class WatchStream:
         hub.add(watcher)
         return watcher.watch_id
 
+    def refuse(self, reason: str) -> None:
+        """A WatchCreateRequest that is not to be served."""
+        self.send(self._hub.revision, events.refused(reason))
+
     def cancel(self, watch_id: int) -> None:
         """A WatchCancelRequest; unknown ids are ignored."""
         watcher = self.watchers.get(watch_id)
