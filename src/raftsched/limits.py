@@ -71,6 +71,8 @@ AUTH_TOKEN_TTL_S: Final = 300  # etcd's --auth-token-ttl
 AUTH_JWT_CACHE_MAX: Final = 10_000  # verified JWTs that are remembered; beyond: all are forgotten
 WATCH_REQUESTS_HELD_MAX: Final = 10_000  # of one stream, behind a token that is still to be applied; beyond: ResourceExhausted
 BCRYPT_COST: Final = 10  # etcd's --bcrypt-cost
+BCRYPT_COST_MIN: Final = 4
+BCRYPT_COST_MAX: Final = 31
 
 # store: between members
 PEER_MESSAGE_BYTES_MAX: Final = WAL_ENTRY_BYTES_MAX + (64 << 20)  # one entry of the largest size, or many small ones; beyond: closed

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 from raftsched import limits
 from raftsched.broadcast import broadcast_address
-from raftsched.errors import ConfigError, FatalError, IncarnationOverError, NoSpaceError, StatusError
+from raftsched.config.auth import SIMPLE
+from raftsched.errors import ConfigError, EtcdError, FatalError, IncarnationOverError, NoSpaceError, StatusError, status_of
+from raftsched.ports import TokenSigner
 from raftsched.process import LoopComplaints, connections_max, raise_descriptor_limit
 from raftsched.rpc.etcd.services import SERVICES, EtcdServices
 from raftsched.rpc.health import HEALTH, HealthService, HealthzServer, add_reflection
@@ -34,10 +36,12 @@ from raftsched.store.node.versions import cluster_version
 from raftsched.store.transport.peers import Peers
 from raftsched.store.transport.ports import PeerHandler
 from raftsched.store.transport.tls import PeerTls as PeerFiles
+from raftsched.types import Identity
 from raftsched.zones import zone_table
 
 if TYPE_CHECKING:
     from raftsched.config import ServeConfig
+    from raftsched.config.auth import AuthToken
     from raftsched.log import Logs
 
 RECREATE_DELAY_S_MIN: Final = 0.5
@@ -162,6 +166,7 @@ class Server:
             request_bytes_max=limits.MESSAGE_BYTES_MAX,
             progress_interval_ms=lambda: limits.WATCH_PROGRESS_INTERVAL_MS * (1 + PROGRESS_JITTER * chance.random()),
             extensive_metrics=self._config.etcd_metrics == "extensive",
+            token_signer=token_signer(self._config.auth_token),
         )
         self._health.register(door)
         add_reflection(door, [*SERVICES, HEALTH])
@@ -312,7 +317,30 @@ def node_options(config: "ServeConfig") -> NodeOptions:
         batch_interval_ms=max(config.etcd_backend_batch_interval_ns // NS_PER_MS, 1),
         batch_limit=config.etcd_backend_batch_limit,
         txn_ops_max=config.etcd_max_txn_ops,
+        auth_token_ttl_s=config.auth_token_ttl_s,
+        bcrypt_cost=config.bcrypt_cost,
     )
+
+
+def token_signer(token: "AuthToken") -> TokenSigner | None:
+    """Of --auth-token; None = simple tokens. Raises ConfigError."""
+    if token.kind == SIMPLE:
+        return None
+    if not token.kind:
+        return NoTokens()
+    from raftsched.security.jwt_tokens import JwtTokens  # a tenth of a second, for those who use them
+
+    return JwtTokens(token.sign_method, public_key_file=token.public_key_file, private_key_file=token.private_key_file, ttl_ns=token.ttl_ns)
+
+
+class NoTokens:
+    """A `ports.TokenSigner` that knows and gives out none: --auth-token="", for clients with certificates alone."""
+
+    def find(self, token: str) -> Identity | None:
+        return None
+
+    def sign(self, user: str, revision: int) -> str:
+        raise status_of(EtcdError.AUTH_FAILED)
 
 
 class Supervisor:

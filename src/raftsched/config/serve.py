@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from raftsched.config.auth import AuthToken, bcrypt_cost, parse_auth_token
 from raftsched.config.cluster import STORE, PeerEntry, PeerTls, form_wait_ms, parse_cluster, peer_listen, peer_tls
 from raftsched.config.flags import Value
 from raftsched.errors import ConfigError
+from raftsched.limits import AUTH_TOKEN_TTL_S
 from raftsched.units import INT64_MAX, NS_PER_S, parse_duration, parse_quantity
 
 PORT_MAX: Final = 65_535
@@ -66,6 +68,9 @@ class ServeConfig:
     etcd_initial_election_tick_advance: bool
     etcd_metrics: str
     """`basic` or `extensive`."""
+    auth_token: AuthToken
+    auth_token_ttl_s: int
+    bcrypt_cost: int
     log_level: str
     log_as_json: bool
     log_file: str
@@ -132,6 +137,9 @@ def validate(values: Mapping[str, Value], environ: Mapping[str, str]) -> ServeCo
         "etcd_compaction_retention": retention,
         "etcd_backend_batch_interval_ns": interval_ns,
         "etcd_bootstrap_defrag_threshold_bytes": options["etcd_experimental_bootstrap_defrag_threshold_megabytes"] << 20,
+        "auth_token": parse_auth_token(options["auth_token"]),
+        "auth_token_ttl_s": options["auth_token_ttl"] or AUTH_TOKEN_TTL_S,
+        "bcrypt_cost": bcrypt_cost(options["bcrypt_cost"]),
         "log_level": options["log_level"].lower(),
         "metrics_port": _metrics_port(options["metrics_port"]),
         "metrics_listen_address": options["listen_address"] if metrics_address is None else metrics_address,

@@ -24,8 +24,6 @@ from raftsched.types import Identity, Result, ResultSink
 TOKEN_LETTERS: Final = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TOKEN_LENGTH: Final = 16
 PASSWORD_BYTES_MAX: Final = 72  # of what bcrypt looks at
-COST_MIN: Final = 4
-COST_MAX: Final = 31
 HASH_PREFIX: Final = b"2a"  # the version that etcd's library writes
 
 Propose = Callable[[int, Sequence[bytes], Sequence[int], ResultSink], None]
@@ -44,14 +42,14 @@ class Authentication:
         bcrypt_cost: int = limits.BCRYPT_COST,
         timeout_ms: int = limits.REQUEST_TIMEOUT_MS,
     ) -> None:
-        """`bcrypt_cost` outside of bcrypt's is the default, as in etcd."""
+        """`bcrypt_cost`: one of bcrypt's."""
         self.store = applier.auth
         self.checks = applier.checks
         self._applier = applier
         self._propose = propose
         self._barrier = barrier
         self._mono_ms = mono_ms
-        self._cost = bcrypt_cost if COST_MIN <= bcrypt_cost <= COST_MAX else limits.BCRYPT_COST
+        self._cost = bcrypt_cost
         self._timeout_ms = timeout_ms
         self._thread: ThreadPoolExecutor | None = None
         self._working = 0
@@ -108,11 +106,16 @@ class Authentication:
 
     # -- passwords
 
+    @staticmethod
+    def check_length(password: str) -> None:
+        """Raises `StatusError` for one that cannot be hashed."""
+        if len(password.encode()) > PASSWORD_BYTES_MAX:
+            raise status_of(EtcdError.PASSWORD_TOO_LONG)
+
     async def hash_password(self, password: str) -> str:
         """base64 of the hash. Raises `StatusError`."""
+        self.check_length(password)
         secret = password.encode()
-        if len(secret) > PASSWORD_BYTES_MAX:
-            raise status_of(EtcdError.PASSWORD_TOO_LONG)
         return base64.b64encode(await self._work(lambda: _hashed(secret, self._cost))).decode()
 
     async def _work(self, work: Callable[[], bytes]) -> bytes:

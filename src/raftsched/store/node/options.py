@@ -69,7 +69,7 @@ class NodeOptions:
     form_wait_ms: int | None = 3_000  # a majority of the listed members is enough after it; None = all are needed
     lease_ttl_s_min: int = limits.LEASE_TTL_S_MIN
     auth_token_ttl_s: int = limits.AUTH_TOKEN_TTL_S  # of simple tokens; 0 = the default, as in etcd
-    bcrypt_cost: int = limits.BCRYPT_COST  # outside of 4 ... 31: the default, as in etcd
+    bcrypt_cost: int = limits.BCRYPT_COST
 
     def __post_init__(self) -> None:
         if not self.data_dir:
@@ -81,6 +81,8 @@ class NodeOptions:
         for what in ("snapshot_count", "batch_interval_ms", "batch_limit", "txn_ops_max", "request_bytes_max", "heartbeat_ms"):
             if getattr(self, what) <= 0:
                 raise ConfigError(f"{what.replace('_', ' ')} must be positive")
+        if not limits.BCRYPT_COST_MIN <= self.bcrypt_cost <= limits.BCRYPT_COST_MAX:
+            raise ConfigError("bcrypt cost must be one of bcrypt's")
         for what in ("compaction_retention", "max_wals", "max_snapshots"):
             if getattr(self, what) < 0:
                 raise ConfigError(f"{what.replace('_', ' ')} must not be negative")

