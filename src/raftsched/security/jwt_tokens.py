@@ -69,6 +69,8 @@ class JwtTokens:
         self._ttl_ns = ttl_ns
         self._now_ns = now_ns
         self._signing, self._verifying = _keys(method, _content(public_key_file), _content(private_key_file))
+        if self._signing is not None:
+            _try(method, self._signing)
         self._known: dict[str, tuple[Identity, float]] = {}  # verified ones, and until when (seconds)
 
     def find(self, token: str) -> Identity | None:
@@ -101,6 +103,14 @@ class JwtTokens:
         if not 0 <= revision <= UINT64_MAX:
             return None
         return Identity(user, int(revision)), float(until_s)
+
+
+def _try(method: str, key: Any) -> None:
+    """Whether the key can sign: the curve fits, a secret is not the text of a key. Raises ConfigError."""
+    try:
+        jwt.encode({}, key, algorithm=method)
+    except (jwt.PyJWTError, ValueError, TypeError) as error:
+        raise ConfigError(f"{INVALID}: {error}") from None
 
 
 def _content(path: str) -> bytes:
