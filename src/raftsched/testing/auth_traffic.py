@@ -149,19 +149,36 @@ def straight(request: Any) -> None:
         request.range_end = b""
 
 
-class UserSide(Side):
-    """One server, asked in the name of several users."""
+class UserSide:
+    """One server, or the members of one cluster, asked in the name of several users."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__(address)
+    def __init__(self, *addresses: str) -> None:
+        self.members = [Side(address) for address in addresses]
         self.tokens: dict[str, str] = {FORGED: "abcdefghijklmnop.1"}
+        self._next = 0
+
+    def close(self) -> None:
+        for one in self.members:
+            one.close()
+
+    def turn(self) -> Side:
+        """Another member than the last time."""
+        self._next += 1
+        return self.members[self._next % len(self.members)]
+
+    def settle(self) -> None:
+        """Until every member has applied all that was answered: what is permitted locally is the same everywhere. (A linearizable list
+        looks at the user only behind its barrier, so that nobody may ask for it.)"""
+        for one in self.members if len(self.members) > 1 else ():
+            step = Step("Cluster/MemberList", pb.MemberListRequest(linearizable=True))
+            one.finish(step, one.start(step))
 
     def ask(self, step: Step, user: str, header: str = "token") -> Any:
-        """Sends a request as `user`; the result is for `finish`."""
+        """Sends a request as `user`; the result is for `Side.finish`."""
         service, method = step.method.split("/")
         token = self.tokens.get(user)
         metadata = None if token is None else ((header, ("Bearer " if header != "token" else "") + token),)
-        call = getattr(self._stubs[service], method)
+        call = getattr(self.turn().stubs[service], method)
         if method == "LeaseKeepAlive":
             return call(iter([step.request]), timeout=CALL_TIMEOUT_S, metadata=metadata)
         return call.future(step.request, timeout=CALL_TIMEOUT_S, metadata=metadata)
@@ -171,7 +188,7 @@ class UserSide(Side):
         token = self.tokens.get(user)
         metadata = None if token is None else (("token", token),)
         request = pb.WatchRequest(create_request=create)
-        call: Any = stubs.WatchStub(self.channel).Watch(_then_wait(request), metadata=metadata, timeout=CALL_TIMEOUT_S)
+        call: Any = stubs.WatchStub(self.turn().channel).Watch(_then_wait(request), metadata=metadata, timeout=CALL_TIMEOUT_S)
         try:
             return next(call)
         except grpc.RpcError as error:
@@ -185,11 +202,11 @@ def _then_wait(request: pb.WatchRequest) -> Any:
 
 
 class AuthDifferential:
-    """Runs traffic of several users against `judge` (a real etcd) and `subject`."""
+    """Runs traffic of several users against `judge` (a real etcd) and `subject`, which may be several members."""
 
-    def __init__(self, judge: str, subject: str, seed: int, *, members: bool = False) -> None:
+    def __init__(self, judge: str, *subject: str, seed: int, members: bool = False) -> None:
         self.traffic = AuthTraffic(seed, members=members)
-        self.sides = (UserSide(judge), UserSide(subject))
+        self.sides = (UserSide(judge), UserSide(*subject))
         self._draw = random.Random(seed + 1)
         self.steps = 0
         self.outcomes: dict[tuple[str, str], int] = {}
@@ -250,7 +267,7 @@ class AuthDifferential:
 
     def log_in(self, name: str, password: str) -> None:
         step = self.traffic.login(name, password)
-        answers = [side.finish(step, side.ask(step, NOBODY)) for side in self.sides]
+        answers = [Side.finish(step, side.ask(step, NOBODY)) for side in self.sides]
         kinds = [one if isinstance(one, tuple) else "token" for one in answers]
         assert kinds[1] == kinds[0], f"{step.request}\n--- etcd\n{kinds[0]}\n--- raftsched\n{kinds[1]}"
         if kinds[0] == "token":
@@ -261,7 +278,9 @@ class AuthDifferential:
         """Both sides get the request; the answers are compared."""
         header = "token" if self._draw.random() < 0.8 else "authorization"
         calls = [side.ask(step, user, header) for side in self.sides]
-        answers = [side.finish(step, call) for side, call in zip(self.sides, calls, strict=True)]
+        answers = [Side.finish(step, call) for call in calls]
+        for side in self.sides:
+            side.settle()
         if not isinstance(answers[0], tuple):
             self.traffic.revision = max(self.traffic.revision, answers[0].header.revision)
             if step.method == "KV/Compact":

@@ -100,7 +100,7 @@ class Side:
 
     def __init__(self, address: str) -> None:
         self.channel = grpc.insecure_channel(address, options=UNLIMITED)
-        self._stubs = {
+        self.stubs = {
             "KV": stubs.KVStub(self.channel),
             "Lease": stubs.LeaseStub(self.channel),
             "Maintenance": stubs.MaintenanceStub(self.channel),
@@ -112,7 +112,7 @@ class Side:
     def start(self, step: Step) -> Any:
         """Sends a request; the result is for `finish`."""
         service, method = step.method.split("/")
-        call = getattr(self._stubs[service], method)
+        call = getattr(self.stubs[service], method)
         if method == "LeaseKeepAlive":
             return call(iter([step.request]), timeout=CALL_TIMEOUT_S)
         return call.future(step.request, timeout=CALL_TIMEOUT_S)

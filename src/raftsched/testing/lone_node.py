@@ -205,7 +205,7 @@ class EtcdDoor:
         self._options["extensive_metrics"] = extensive_metrics
         self._options["token_signer"] = token_signer
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self.main()), daemon=True)
 
     @property
     def address(self) -> str:
@@ -213,12 +213,18 @@ class EtcdDoor:
 
     def __enter__(self) -> "EtcdDoor":
         self._thread.start()
-        assert self._ready.wait(10)
+        self.wait_ready(10)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.loop.call_soon_threadsafe(self._stop.set)
+        self.end()
         self._thread.join(10)
+
+    def wait_ready(self, timeout_s: float) -> None:
+        assert self._ready.wait(timeout_s), "the door did not open"
+
+    def end(self) -> None:
+        self.loop.call_soon_threadsafe(self._stop.set)
 
     def run(self, work: Callable[[], Any]) -> Any:
         """`work()` on the loop thread; its result."""
@@ -228,7 +234,8 @@ class EtcdDoor:
 
         return asyncio.run_coroutine_threadsafe(call(), self.loop).result(10)
 
-    async def _main(self) -> None:
+    async def main(self) -> None:
+        """Serves on the running loop until `end`."""
         self.loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         async with self._open_node() as self.node:
