@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
+from raftsched.pb.etcd import auth_pb2, rpc_pb2, rpc_pb2_grpc
 from raftsched.testing.cluster import Cluster, Member
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
@@ -34,6 +34,28 @@ def write(member: Member, first: int, count: int, keys: int = 300) -> None:
             one.result()
 
 
+def add_user(member: Member) -> None:
+    """One, with a role that may read [a, b)."""
+    with grpc.insecure_channel(member.client_address) as channel:
+        auth = rpc_pb2_grpc.AuthStub(channel)
+        auth.UserAdd(rpc_pb2.AuthUserAddRequest(name="ann", password="pw"), timeout=10)
+        auth.RoleAdd(rpc_pb2.AuthRoleAddRequest(name="r"), timeout=10)
+        permission = auth_pb2.Permission(key=b"a", range_end=b"b")
+        auth.RoleGrantPermission(rpc_pb2.AuthRoleGrantPermissionRequest(name="r", perm=permission), timeout=10)
+        auth.UserGrantRole(rpc_pb2.AuthUserGrantRoleRequest(user="ann", role="r"), timeout=10)
+
+
+def users(member: Member) -> tuple[int, list[str], list[tuple[str, bytes, bytes]]]:
+    """What a member knows of users: the auth revision, their names, the permissions of their roles."""
+    with grpc.insecure_channel(member.client_address) as channel:
+        auth = rpc_pb2_grpc.AuthStub(channel)
+        revision = auth.AuthStatus(rpc_pb2.AuthStatusRequest(), timeout=10).authRevision
+        names = list(auth.UserList(rpc_pb2.AuthUserListRequest(), timeout=10).users)
+        roles = [role for name in names for role in auth.UserGet(rpc_pb2.AuthUserGetRequest(name=name), timeout=10).roles]
+        held = [(role, one.key, one.range_end) for role in roles for one in auth.RoleGet(rpc_pb2.AuthRoleGetRequest(role=role)).perm]
+        return revision, names, held
+
+
 def segments(member: Member) -> list[str]:
     return sorted(path.name for path in (member.directory / "data").rglob("*.wal"))
 
@@ -42,6 +64,7 @@ def test_a_member_older_than_the_oldest_segment(tmp_path: Path) -> None:
     with Cluster(tmp_path, args=["--etcd-max-wals=1", "--etcd-snapshot-count=100"]) as cluster:
         leader, absent = cluster.leader(), cluster.followers()[0]
         absent.kill()
+        add_user(leader)
         write(leader, 0, 900)
         time.sleep(SNAPSHOT_PAUSE_S)
         write(leader, 900, 150)
@@ -56,6 +79,7 @@ def test_a_member_older_than_the_oldest_segment(tmp_path: Path) -> None:
         absent.start()
         cluster.wait_equal(60)
         assert "receiving a snapshot: done" in absent.logs(1 << 20)
+        assert users(absent) == users(leader) == (5, ["ann"], [("r", b"a", b"b")])
         write(absent, 2_000, 20)  # through it
         cluster.wait_equal()
         absent.kill()
