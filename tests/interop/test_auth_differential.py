@@ -7,10 +7,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from conftest import load_tools
 
+from raftsched.pb.etcd import rpc_pb2
 from raftsched.testing.auth_traffic import AuthDifferential
+from raftsched.testing.differential import Side
 from raftsched.testing.door_cluster import DoorCluster
 from raftsched.testing.etcd import RealEtcd
 from raftsched.testing.lone_node import EtcdDoor
@@ -62,3 +65,22 @@ def test_one_real_member_and_a_cluster_of_three(seed: int, judge: RealEtcd, tmp_
         stores = [door.node.auth.store for door in cluster.doors]
         held = [(store.enabled, store.revision, store.users, store.roles) for store in stores]
         assert held[1:] == held[:-1]
+
+
+METHODS = [one.name for one in rpc_pb2.DESCRIPTOR.services_by_name["Auth"].methods]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_no_request_is_told_so(method: str, idle_etcd: RealEtcd, door: EtcdDoor) -> None:
+    """Or is done: the judge is one for all methods, so that only whether it could be read is compared."""
+    if idle_etcd.version < (3, 7):
+        pytest.skip("an older etcd reads some bytes otherwise")
+    for message in (b"\xff", b"\x0a\x05ab", b"\x0a\x01\xff", b"\x0a\x01a\x12\x01\xff", b"\x0b", b"\x12\x02\x08\x80"):
+        judge, subject = (Side(address) for address in (idle_etcd.address, door.address))
+        try:
+            told = [one.raw(f"/etcdserverpb.Auth/{method}", message) for one in (judge, subject)]
+        finally:
+            judge.close()
+            subject.close()
+        unreadable = [isinstance(one, tuple) and one[0] is grpc.StatusCode.INTERNAL for one in told]
+        assert unreadable[1] == unreadable[0], f"{message!r}: {told}"

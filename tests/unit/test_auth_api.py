@@ -458,6 +458,40 @@ def test_the_loop_goes_on_while_a_password_is_hashed(door: EtcdDoor, anybody: Cl
     assert answered > 10
 
 
+def test_what_waits_is_told_when_the_node_stops(door: EtcdDoor, anybody: Client, root: Client) -> None:
+    """A request behind a token that is still to come, and one behind passwords."""
+    auth = door.node.auth
+    outcomes: list[str] = []
+
+    def ask(call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except grpc.RpcError as error:
+            outcomes.append(error.details())
+
+    door.run(lambda: setattr(auth, "_cost", 14))
+    ahead = Client(anybody.channel, "abcdefghijklmnop.999999")
+    calls = [
+        lambda: ahead.Put(pb.PutRequest(key=b"a")),
+        lambda: ahead.MemberList(pb.MemberListRequest()),
+        lambda: ahead.watch(b"a"),
+        *(lambda name=name: root.UserAdd(pb.AuthUserAddRequest(name=name, password="pw")) for name in ("x", "y", "z")),
+    ]
+    threads = [threading.Thread(target=ask, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 10
+    while len(auth._awaited) < 3 or auth._working < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    door.run(auth.close)
+    for thread in threads:
+        thread.join(20)
+    assert outcomes == [ETCD_STATUS[EtcdError.STOPPED][1]] * len(outcomes)
+    assert len(outcomes) >= 5, "the password that was being hashed may still be done"
+    refused(lambda: anybody.log_in("ann"), EtcdError.STOPPED)
+
+
 # -- JWTs and certificates
 
 

@@ -73,6 +73,7 @@ class AuthService:
 
     async def _status(self, call: "Call", message: bytes) -> bytes:
         """Needs no credentials; wrong ones are refused."""
+        parse(pb.AuthStatusRequest, message)
         await self._access.identify(call)
         await self._door.node.read_barrier()
         response = pb.AuthStatusResponse(enabled=self._store.enabled, authRevision=self._store.revision)

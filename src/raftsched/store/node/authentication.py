@@ -53,6 +53,7 @@ class Authentication:
         self._timeout_ms = timeout_ms
         self._thread: ThreadPoolExecutor | None = None
         self._working = 0
+        self._closed = False
         self._awaited: list[tuple[int, asyncio.Future[None]]] = []  # (index, who waits until it is applied)
 
     # -- simple tokens
@@ -97,6 +98,8 @@ class Authentication:
         self.store.tokens.expire(self._mono_ms())
 
     def close(self) -> None:
+        """Idempotent."""
+        self._closed = True
         for _, future in self._awaited:
             if not future.done():
                 future.set_exception(status_of(EtcdError.STOPPED))
@@ -121,11 +124,17 @@ class Authentication:
     async def _work(self, work: Callable[[], bytes]) -> bytes:
         if self._working >= limits.AUTH_PASSWORDS_WAITING_MAX:
             raise status_of(EtcdError.TOO_MANY_REQUESTS)
+        if self._closed:
+            raise status_of(EtcdError.STOPPED)
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="bcrypt")
         self._working += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except asyncio.CancelledError:
+            if self._closed:  # what the thread had not begun is given up
+                raise status_of(EtcdError.STOPPED) from None
+            raise
         finally:
             self._working -= 1
 
