@@ -1,14 +1,21 @@
 """Unions of intervals, and what requests need, against their slow twins."""
 
+import itertools
+
 from auth_twin import ALL, covered, needs
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from raftsched.pb.etcd import auth_pb2
 from raftsched.pb.etcd import rpc_pb2 as pb
+from raftsched.pb.etcd.raft_internal_pb2 import InternalRaftRequest
 from raftsched.store import codec
 from raftsched.store.auth._needs import needs as native_needs
+from raftsched.store.auth.identity import wire_identity
+from raftsched.store.auth.records import Permission, Role, User, decode_role, decode_user, encode_role, encode_user
 from raftsched.store.auth.spans import Spans
 from raftsched.testing.traffic import Traffic
+from raftsched.types import Identity
 
 KEY = st.sampled_from([one for one in ALL if len(one) <= 2])
 END = st.one_of(st.just(b""), st.just(b"\0"), KEY)
@@ -94,3 +101,49 @@ def test_a_transaction_nested_too_deep_is_refused() -> None:
     except ValueError:
         return
     raise AssertionError("200 levels were walked")
+
+
+NAMES = st.text(min_size=1, max_size=8).filter(lambda name: not any("\ud800" <= letter <= "\udfff" for letter in name))
+PERMISSIONS = st.lists(
+    st.builds(Permission, st.sampled_from([0, 1, 2, 7]), st.binary(min_size=1, max_size=4), st.binary(max_size=4)), max_size=4
+)
+
+
+@given(NAMES, st.binary(max_size=20), st.lists(NAMES, max_size=3), st.sampled_from([None, b"", b"\x08\x01"]))
+def test_a_user_has_the_bytes_of_the_generated_message(name: str, password: bytes, roles: list[str], options: bytes | None) -> None:
+    message = auth_pb2.User(name=name.encode(), password=password, roles=roles)
+    if options is not None:
+        message.options.MergeFromString(options)
+        message.options.SetInParent()
+    user = User(name, password, tuple(roles), options)
+    assert encode_user(user) == message.SerializeToString()
+    assert decode_user(name.encode(), message.SerializeToString()) == user
+    assert user.no_password == message.options.no_password
+
+
+@given(NAMES, PERMISSIONS)
+def test_a_role_has_the_bytes_of_the_generated_message(name: str, permissions: list[Permission]) -> None:
+    held = [auth_pb2.Permission(permType=one.kind, key=one.key, range_end=one.end) for one in permissions]  # type: ignore[arg-type]
+    message = auth_pb2.Role(name=name.encode(), keyPermission=held)
+    role = Role(name, tuple(permissions))
+    assert encode_role(role) == message.SerializeToString()
+    assert decode_role(name.encode(), message.SerializeToString()) == role
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "ann", "root"]), st.sampled_from([0, 1, 7, 2**64 - 1]), st.integers(0, 3)), max_size=20))
+def test_identities_come_back_in_runs(shape: list[tuple[str, int, int]]) -> None:
+    message = pb.PutRequest(key=b"k").SerializeToString()
+    entries: list[bytes] = []
+    owners: list[tuple[bytes, int]] = []
+    for name, revision, count in shape:
+        entries += codec.wrap(codec.PUT, [message] * count, len(entries) + 1, wire_identity(Identity(name, revision)))
+        owners += [(name.encode(), revision)] * count
+    payloads, _, ids, runs = codec.unwrap(entries)
+    assert payloads == [message] * len(owners)
+    assert [first + offset for first, start, stop in ids for offset in range(stop - start)] == [number + 1 for number in range(len(owners))]
+    told = [(name, revision) for name, revision, start, stop in runs for _ in range(start, stop)]
+    assert told == (owners if any(one != (b"", 0) for one in owners) else [])
+    assert all(one[:2] != other[:2] for one, other in itertools.pairwise(runs))
+    for entry, (name_bytes, revision) in zip(entries, owners, strict=True):
+        header = InternalRaftRequest.FromString(entry).header
+        assert (header.username.encode(), header.auth_revision) == (name_bytes, revision)
