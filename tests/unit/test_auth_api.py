@@ -199,6 +199,11 @@ def test_a_password_that_changes_while_it_is_compared_is_compared_again(door: Et
     assert changed
 
 
+def test_the_auth_revision_is_a_metric(anybody: Client, door: EtcdDoor) -> None:
+    secure(anybody)
+    assert "etcd_debugging_auth_revision 12" in door.run(door.metrics.render).decode()
+
+
 # -- tokens
 
 
