@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -16,6 +17,7 @@ import typer
 
 from raftsched.cli import kube, render
 from raftsched.cli.job import Output
+from raftsched.cli.login import logged_in
 from raftsched.cli.render import plain
 from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
 
@@ -26,6 +28,9 @@ As = Annotated[Output, typer.Option("--output", "-o", help="table for people, js
 Json = Annotated[bool, typer.Option("--json", help="Short for --output json.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to wait for an answer.")]
 Who = Annotated[str, typer.Argument(help="Id (hexadecimal, as in `list`) or name of the member.", show_default=False, metavar="MEMBER")]
+User = Annotated[
+    str, typer.Option("--user", envvar="RAFTSCHED_ETCD_USER", show_default=False, help="NAME:PASSWORD, where the etcd API asks for a user.")
+]
 Urls = Annotated[list[str], typer.Argument(help="Peer URLs: http(s)://host:port.", show_default=False, metavar="URL...")]
 
 ADDRESS: Final = "localhost:2379"
@@ -37,12 +42,21 @@ LEAVING: Final = (("raftsched-leave", "true"),)
 Answer = TypeVar("Answer")
 
 
+_user: ContextVar[str] = ContextVar("user", default="")
+
+
+@app.callback()
+def as_user(user: User = "") -> None:
+    """Show and change the members of the cluster."""
+    _user.set(user)
+
+
 @contextmanager
 def cluster(address: str) -> Iterator[rpc_pb2_grpc.ClusterStub]:
     """A stub on a channel of its own."""
     with grpc.insecure_channel(address) as channel:
         try:
-            yield rpc_pb2_grpc.ClusterStub(channel)
+            yield rpc_pb2_grpc.ClusterStub(logged_in(channel, _user.get()))
         except grpc.RpcError as error:
             if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 raise _failed(f"this is not the etcd port of a member that can do this: {error.details()}") from None
