@@ -653,3 +653,26 @@ def test_what_is_sent_again_is_bounded(group: Group, monkeypatch: pytest.MonkeyP
     group.run()
     pair.back()
     assert pair.follower.answers()[-1] == (5, 0), "one is always sent"
+
+
+def owners_of(message: Message) -> list[tuple[bytes, int, int, int]]:
+    ((_, _, _, entries),) = message.runs
+    return codec.unwrap(list(entries))[3]
+
+
+def test_whose_it_is_goes_with_it_however_often_it_is_sent(group: Group) -> None:
+    """Else the leader would permit it to nobody, and every member refuse what its user may do."""
+    pair = Broken(group)
+    pair.lose(PROPOSE)
+    pair.follower.step(Propose(codec.PUT, [put(b"k1")], [1], pair.follower, identity=codec.identity_fields(b"ann", 3)))
+    group.run()
+    pair.number = 2
+    group.tick()  # the same again, on another connection
+    pair.follower.step(Propose(codec.PUT, [put(b"k2")], [2], pair.follower, identity=codec.identity_fields(b"bob", 4)))
+    pair.follower.step(Unsent(sent_proposals(pair.follower)[-1].context, full=False))  # anew
+    group.run()
+    pair.back()
+    assert sorted(pair.follower.answers()) == [(1, 0), (2, 0)]
+    ann, bob = [(b"ann", 3, 0, 1)], [(b"bob", 4, 0, 1)]
+    owners = [owners_of(one) for one in sent_proposals(pair.follower)]
+    assert [owners.count(ann), owners.count(bob), len(owners)] == [3, 3, 6], "of each, and of nobody else"
