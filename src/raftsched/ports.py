@@ -193,6 +193,9 @@ class StoreNode(Protocol):
     async def hash_kv(self, revision: int) -> tuple[int, int, int]:
         """Maintenance.HashKV: (hash, compact revision, hash revision); 0 = the present revision. Raises `StatusError`."""
 
+    async def snapshot(self) -> "SnapshotFile":
+        """Maintenance.Snapshot: everything that is applied now, in a file that is complete when this returns. Raises `StatusError`."""
+
     def counters(self) -> Mapping[str, float]:
         """Monotonic counts and present values under etcd's metric names without label (etcd-api §4.5, appendix C);
         a name that has no true value here is absent."""
@@ -239,6 +242,25 @@ class TokenSigner(Protocol):
 
     def sign(self, user: str, revision: int) -> str:
         """Raises `StatusError`: this member can only verify."""
+
+
+class SnapshotFile(Protocol):
+    """A bbolt file of one moment, to be read once from its beginning to its end."""
+
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def version(self) -> str:
+        """The storage version that it has stored; "" = none."""
+
+    async def read(self) -> bytes:
+        """The next bytes; b"" = that was all. Raises OSError."""
+
+    def digest(self) -> bytes:
+        """SHA-256 of all that was read."""
+
+    def close(self) -> None:
+        """The file goes. Idempotent; not while `read` is under way."""
 
 
 class StoreReader(Protocol):

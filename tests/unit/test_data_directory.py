@@ -51,10 +51,21 @@ def test_never_empty_over_the_data_of_dapr(tmp_path: Path, name: str) -> None:
     theirs.mkdir(parents=True)
     (theirs / "db").write_bytes(b"bolt")
     before = tree(tmp_path)
-    with pytest.raises(FatalError, match=r"holds the data of a Dapr Scheduler.*raftsched import dapr"):
+    with pytest.raises(FatalError, match=r"holds the data of a Dapr Scheduler.*raftsched snapshot restore"):
         DataDirectory(tmp_path, instance="default-x")
     assert tree(tmp_path) == before  # nothing was touched
     DataDirectory(tmp_path, instance="default-y").close()  # another member's place is free
+
+
+def test_a_restore_that_has_not_finished_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x" / "raftsched-1.restoring" / "raftsched-1").mkdir(parents=True)
+    before = tree(tmp_path)
+    with pytest.raises(FatalError, match=r"a restore into .*raftsched-1 has not finished: refusing to start empty"):
+        DataDirectory(tmp_path, instance="x")
+    assert tree(tmp_path) == before
+    (tmp_path / "x" / "raftsched-1").mkdir()
+    (tmp_path / "x" / "raftsched-1" / "VERSION").write_text("raftsched-1\n")  # only what is left of it is in the way
+    DataDirectory(tmp_path, instance="x").close()
 
 
 def test_own_data_beside_those_of_dapr_are_fine(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from raftsched import limits
-from raftsched.errors import EtcdError, status_of
-from raftsched.ports import ChangeSink, Permit, StoreStatus, TokenSigner
+from raftsched.errors import EtcdError, GrpcCode, StatusError, status_of
+from raftsched.ports import ChangeSink, Permit, SnapshotFile, StoreStatus, TokenSigner
 from raftsched.rpc.etcd.services import EtcdServices
 from raftsched.rpc.http import HttpEndpoints
 from raftsched.rpc.http2._h2 import Engine
@@ -173,6 +173,9 @@ class LoneNode:
         if error:
             raise status_of(error)
         return value, compact_revision, hash_revision
+
+    async def snapshot(self) -> SnapshotFile:
+        raise StatusError(GrpcCode.UNIMPLEMENTED, "a node without a disk")
 
     def counters(self) -> Mapping[str, float]:
         return {"etcd_debugging_lease_granted_total": self.lessor.granted_total}

@@ -187,9 +187,10 @@ class Door:
 
     # -- streams
 
-    def admit_stream(self, stream: Stream, call: Guarded) -> None:
-        """Finishes `call` at once if `stream` is refused; later, if it asked for a leader and that is lost. When it is over: `release`."""
-        refused = self._refusal(stream)
+    def admit_stream(self, stream: Stream, call: Guarded, *, of_learner: bool = False) -> None:
+        """Finishes `call` at once if `stream` is refused; later, if it asked for a leader and that is lost. When it is over: `release`.
+        `of_learner`: a learner serves it, as it does Maintenance/Snapshot alone."""
+        refused = self._refusal(stream, of_learner=of_learner)
         if refused:
             call.finish(int(refused.code), refused.message)
         elif stream.metadata("hasleader") == "true":
@@ -198,9 +199,8 @@ class Door:
     def release(self, call: Guarded) -> None:
         self.guard.discard(call)
 
-    def _refusal(self, stream: Stream) -> StatusError | None:
-        """A learner serves no stream but Maintenance/Snapshot, which is not here."""
-        if self.node.is_learner:
+    def _refusal(self, stream: Stream, *, of_learner: bool) -> StatusError | None:
+        if self.node.is_learner and not of_learner:
             return status_of(EtcdError.NOT_SUPPORTED_FOR_LEARNER)
         version = stream.metadata("client-api-version")
         if version is not None and not version.isascii() and not valid_version(version):

@@ -1,5 +1,6 @@
-"""etcdserverpb.Maintenance (etcd-api §1.5) without Snapshot and Downgrade, which come with later issues."""
+"""etcdserverpb.Maintenance (etcd-api §1.5) without Downgrade, which comes with a later issue."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from raftsched.errors import ETCD_STATUS, EtcdError
@@ -17,6 +18,7 @@ from raftsched.pb.etcd.rpc_pb2 import (
 )
 from raftsched.ports import MemberNode
 from raftsched.rpc.etcd.calls import ALARM, Door, parse
+from raftsched.rpc.etcd.snapshot import SnapshotStream
 from raftsched.rpc.etcd.version import SERVER_VERSION, STORAGE_VERSION
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ ALARM_NAMES: Final = {1: "NOSPACE", 2: "CORRUPT"}
 
 
 class MaintenanceService:
-    """Status, Alarm, Defragment, Hash, HashKV; MoveLeader where there may be another member."""
+    """Status, Alarm, Defragment, Hash, HashKV, Snapshot; MoveLeader where there may be another member."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
@@ -36,6 +38,7 @@ class MaintenanceService:
         door.cold("/etcdserverpb.Maintenance/Defragment", self._defragment)
         door.cold("/etcdserverpb.Maintenance/Hash", self._hash)
         door.cold("/etcdserverpb.Maintenance/HashKV", self._hash_kv)
+        door.engine.add_stream("/etcdserverpb.Maintenance/Snapshot", partial(SnapshotStream, door))
         if isinstance(door.node, MemberNode):
             self._members: MemberNode = door.node
             door.cold("/etcdserverpb.Maintenance/MoveLeader", self._move_leader)

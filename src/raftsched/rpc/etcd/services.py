@@ -160,6 +160,7 @@ HELP: Final[dict[str, str]] = {
     "etcd_disk_wal_fsync_duration_seconds": "The latency distributions of fsync called by WAL.",
     "etcd_disk_backend_commit_duration_seconds": "The latency distributions of commit called by backend.",
     "etcd_disk_backend_defrag_duration_seconds": "The latency distribution of backend defragmentation.",
+    "etcd_disk_backend_snapshot_duration_seconds": "The latency distribution of backend snapshots.",
     "etcd_disk_defrag_inflight": "Whether or not defrag is active on the member. 1 means active, 0 means not.",
     "etcd_disk_wal_write_bytes_total": "Total number of bytes written in WAL.",
     "etcd_mvcc_hash_duration_seconds": "The latency distribution of storage hash operation.",

@@ -1,6 +1,6 @@
 """The contract of the native backend: one LMDB environment, a native committer thread, a native bulk thread."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from raftsched.store._records import Generation, RecordSource
 
@@ -97,6 +97,21 @@ class Backend(RecordSource):
         `job`: a PyCapsule named "raftsched.scan_job" that points to `struct { scan_fn callback; void* context; }` (`scan_fn` of
         `_records.pxd`); it is kept alive until `bulk_completed` has told the end. Result: the callback's last non-zero answer, or 0.
         """
+    def start_export(
+        self,
+        descriptor: int,
+        describe: Callable[[dict[str, list[tuple[bytes, bytes]]]], Sequence[tuple[str, bytes, bytes | None]]],
+        reserve_bytes: int,
+    ) -> int:
+        """All ten buckets as a bbolt file, written to (a duplicate of) `descriptor`; result = its size in bytes. Commit what is pending
+        first.
+
+        The moment is that of this call. `describe` gets the buckets `cluster`, `members` and `meta` of that moment and answers what the
+        file has other than they (value None: it does not have the key). Error ENOSPC once less than `reserve_bytes` are free, ECANCELED
+        after `cancel_export` or `close`.
+        """
+    def cancel_export(self, number: int) -> None:
+        """The job ends soon, if it is running or waiting."""
     def bulk_completed(self) -> list[tuple[int, int, str]]:
         """Clears bulk_fd; (job, result, error text) of the jobs that ended; error "" = success."""
     def wait_bulk(self, timeout_ms: int) -> bool:

@@ -24,6 +24,13 @@ include "_lmdb/native.pxi"
 BUCKETS = tuple((<bytes> bucket_names[i]).decode() for i in range(BUCKETS_MAX))
 cdef dict BUCKET_NUMBERS = {name: number for number, name in enumerate(BUCKETS)}
 
+DESCRIBED = ("cluster", "members", "meta")  # the small buckets that an export has other pairs in
+
+
+def side_order(tuple side):
+    return BUCKET_NUMBERS[side[0]], side[1]
+
+
 cdef str text_of(int error):
     return (<bytes> mdb_strerror(error)).decode(errors="replace")
 
@@ -256,12 +263,15 @@ cdef class Backend(RecordSource):
             raise_fatal("read", self.path, error)
 
     def bucket_items(self, str bucket not None):
+        self.check_open()
+        return self.items_in(self.handle.reader, bucket)
+
+    cdef list items_in(self, MDB_txn* txn, str bucket):
         cdef MDB_cursor* cursor
         cdef MDB_val key, value
         cdef int error
-        self.check_open()
         found = []
-        error = mdb_cursor_open(self.handle.reader, self.handle.buckets[<int> BUCKET_NUMBERS[bucket]], &cursor)
+        error = mdb_cursor_open(txn, self.handle.buckets[<int> BUCKET_NUMBERS[bucket]], &cursor)
         if not error:
             while True:
                 error = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)
@@ -324,6 +334,39 @@ cdef class Backend(RecordSource):
             raise ValueError("not a scan job")
         return self.submit(BULK_SCAN, None, job, from_main, to_main)
 
+    def start_export(self, int descriptor, describe, uint64_t reserve_bytes):
+        cdef backend_commit_t sides
+        cdef backend_bulk_t request
+        cdef backend_export_t* export
+        self.check_open()
+        export = <backend_export_t*> calloc(1, sizeof(backend_export_t))
+        if export == NULL:
+            raise MemoryError
+        export.fd = -1
+        try:
+            error = mdb_txn_begin(self.handle.env, NULL, MDB_RDONLY, &export.txn)
+            if error:
+                raise_fatal("read", self.path, error)
+            side = describe({bucket: self.items_in(export.txn, bucket) for bucket in DESCRIBED})
+            sides.sides, sides.side_count = NULL, 0
+            held = self.take_sides(&sides, sorted(side, key=side_order))
+            export.sides, export.side_count, export.reserve_bytes = sides.sides, sides.side_count, reserve_bytes
+            export.fd = os.dup(descriptor)
+            request.number = request.result = request.error = 0
+            request.kind, request.path, request.start, request.stop = BULK_EXPORT, NULL, 0, 0
+            request.callback, request.context, request.export_ = NULL, NULL, export
+            number = backend_submit_bulk(self.handle, request)
+            if number < 0:
+                raise ValueError(f"more than {BULK_MAX} bulk jobs")
+        except BaseException:
+            export_free(export)
+            raise
+        self.bulk_held[number] = held
+        return number
+
+    def cancel_export(self, int64_t number):
+        backend_cancel_export(self.handle, number)
+
     cdef int64_t submit(self, backend_bulk_kind_t kind, str path, job, uint64_t start, uint64_t stop) except -1:
         cdef backend_bulk_t request
         cdef scan_job_t* scan
@@ -332,7 +375,7 @@ cdef class Backend(RecordSource):
         self.check_open()
         request.number = request.result = request.error = 0
         request.kind, request.path, request.start, request.stop = kind, NULL, start, stop
-        request.callback, request.context = NULL, NULL
+        request.callback, request.context, request.export_ = NULL, NULL, NULL
         if job is not None:
             scan = <scan_job_t*> PyCapsule_GetPointer(job, "raftsched.scan_job")
             request.callback, request.context = <backend_scan_fn> scan.callback, scan.context

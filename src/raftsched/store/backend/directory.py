@@ -3,6 +3,7 @@
     <data-dir>/dapr-scheduler-existing-cluster      Dapr's marker: without it a Dapr Scheduler would wipe the directory
     <data-dir>/<NAMESPACE>-<id>/raftsched-1/        (kubernetes mode: <data-dir>/raftsched-1/)
         LOCK  VERSION  wal/  snap/  db.<n>/  db.<n>.tmp/ (of Defragment)  db.<n>.incoming/ (a snapshot that is being received)
+        (raftsched-1.restoring/ beside it: of a restore that has not finished)
         LEFT  SETTING-ASIDE  left-<time>/ (of a member that left its cluster, `departure.py`)  JOINING  FORCED  IDS
 
 Invariant: nothing that is not ours is ever written to or removed; a fresh start never happens over a Dapr Scheduler's data
@@ -28,6 +29,8 @@ OWN_NAME = f"raftsched-{LAYOUT}"
 MARKER_NAME = "dapr-scheduler-existing-cluster"
 FOREIGN_PATTERN = "dapr-*"  # dapr-0.1 in Dapr 1.14 to 1.19
 OUTGOING_PATTERN = "outgoing.*.db*"  # copies for members that are behind; never used over a start
+EXPORT_PATTERN = "export.*.tmp"  # of Maintenance.Snapshot, killed before the file lost its name
+RESTORING_SUFFIX = ".restoring"  # of `raftsched snapshot restore`, which gives it the name without
 INCOMING_PATTERN = "db.*.incoming"
 DATABASE_NAME = re.compile(r"db\.(\d+)")
 
@@ -73,6 +76,7 @@ class DataDirectory:
     def _prepare(self, root: Path, base: Path) -> None:
         version = self.path / "VERSION"
         if not version.exists():
+            refuse_unfinished(self.path)
             refuse_foreign(base)
         _make(self.path)
         self._take_lock()
@@ -106,6 +110,8 @@ class DataDirectory:
                 shutil.rmtree(entry)
         for entry in self.snap_path.glob(OUTGOING_PATTERN):
             shutil.rmtree(entry)
+        for entry in self.snap_path.glob(EXPORT_PATTERN):
+            entry.unlink(missing_ok=True)
 
     def _databases(self) -> list[int]:
         found = (DATABASE_NAME.fullmatch(entry.name) for entry in self.path.iterdir())
@@ -194,12 +200,22 @@ class DataDirectory:
             self._lock = -1
 
 
+def refuse_unfinished(path: Path) -> None:
+    """FatalError if a restore into `path` was begun, where a start would begin empty."""
+    unfinished = path.with_name(path.name + RESTORING_SUFFIX)
+    if unfinished.exists():
+        raise FatalError(
+            f"a restore into {path} has not finished: refusing to start empty. Wait for it, run `raftsched snapshot restore` again, "
+            f"or remove {unfinished}"
+        )
+
+
 def refuse_foreign(base: Path) -> None:
     """FatalError if a Dapr Scheduler's store lies in `base`, where ours would begin empty."""
     for foreign in sorted(base.glob(FOREIGN_PATTERN)):
         if foreign.is_dir() and any(foreign.iterdir()):
             raise FatalError(
                 f"{foreign} holds the data of a Dapr Scheduler and {base / OWN_NAME} none: refusing to start empty over it. "
-                "Nothing was changed. `raftsched import dapr`, which a later version brings, will take it over; "
-                "until then keep running Dapr's scheduler on it, or use another --etcd-data-dir"
+                f"Nothing was changed. With all Dapr Schedulers stopped, `raftsched snapshot restore {foreign} --data-dir <data-dir> "
+                "--name <id> --initial-cluster <list>` takes it over (all members from the same source); or use another --etcd-data-dir"
             )

@@ -43,6 +43,7 @@ from raftsched.store.node.upkeep import Upkeep
 from raftsched.store.quota import Quota
 from raftsched.store.raft._kernel import KernelError, Message
 from raftsched.store.replica import PROPOSE, Event, More, Output, Persist, Propose, Read, Tick, Unsent
+from raftsched.store.snapshot.exporting import Exports
 from raftsched.types import INTERNAL, NOBODY, Identity, Result, ResultSink
 
 PRIVILEGED = frozenset({codec.DELETE_RANGE, codec.COMPACTION, codec.LEASE_REVOKE, codec.ALARM})  # may use the reserve of a full disk
@@ -192,6 +193,13 @@ class Node(Face):
             limit=options.batch_limit,
             on_fatal=self.fail,
             on_durable=self._on_durable,
+        )
+        self._exports = Exports(
+            member.directory,
+            write=self._flusher.export,
+            in_use_bytes=lambda: member.backend.in_use_bytes,
+            mono_ns=self.mono_ns,
+            observe=self._figures.snapshot_seconds.observe,
         )
         self._snapshots = Snapshots(member, options, self._log, self.fail)
         self._host = ReplicationHost(

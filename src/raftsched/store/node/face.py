@@ -25,6 +25,7 @@ from raftsched.store.node.options import Clock, NodeOptions
 from raftsched.store.quota import Quota
 from raftsched.store.raft._kernel import Kernel
 from raftsched.store.replica import LEADER, Replica
+from raftsched.store.snapshot.exporting import Export, Exports
 from raftsched.types import MemberInfo
 
 
@@ -40,6 +41,7 @@ class Face(ABC):
     _headers: Headers
     _quota: Quota
     _flusher: Flusher
+    _exports: Exports
     _host: ReplicationHost
     _clustering: Clustering
     _leases: Leases
@@ -227,6 +229,10 @@ class Face(ABC):
     async def hash_kv(self, revision: int) -> tuple[int, int, int]:
         """See `ports.StoreNode`."""
         return await self._flusher.hash_kv(revision)
+
+    async def snapshot(self) -> Export:
+        """See `ports.StoreNode`."""
+        return await self._exports.open()
 
     async def settle(self) -> None:
         """Done when all that is applied now is in LMDB (before a snapshot is taken)."""

@@ -6,7 +6,7 @@ Must not know: Prometheus, the pump.
 from collections.abc import Mapping, Sequence
 
 from raftsched.store.node.flush import Flusher
-from raftsched.store.node.metrics import APPLY_BOUNDS, ETCD_DISK_BOUNDS, Histogram
+from raftsched.store.node.metrics import APPLY_BOUNDS, ETCD_DISK_BOUNDS, SNAPSHOT_BOUNDS, Histogram
 from raftsched.store.node.opening import Member
 from raftsched.store.quota import Quota
 from raftsched.store.raft._kernel import Kernel
@@ -22,6 +22,7 @@ class Figures:
     def __init__(self) -> None:
         self.fsync_seconds = Histogram(ETCD_DISK_BOUNDS)  # from handing a batch over until the loop knows that it is synced
         self.apply_seconds = Histogram(APPLY_BOUNDS)
+        self.snapshot_seconds = Histogram(SNAPSHOT_BOUNDS)  # of Maintenance.Snapshot, from the call to the end of its stream
         self.slow_apply_total = 0
         self.callback_failures_total = 0
         self.late_heartbeats_total = 0
@@ -74,6 +75,7 @@ class Figures:
             "etcd_disk_wal_fsync_duration_seconds": self.fsync_seconds.sample(),
             "etcd_disk_backend_commit_duration_seconds": flusher.commit_seconds.sample(),
             "etcd_disk_backend_defrag_duration_seconds": flusher.defragment_seconds.sample(),
+            "etcd_disk_backend_snapshot_duration_seconds": self.snapshot_seconds.sample(),
             "etcd_mvcc_hash_duration_seconds": flusher.hash_seconds.sample(),
             "etcd_mvcc_hash_rev_duration_seconds": flusher.hash_kv_seconds.sample(),
             "raftsched_apply_batch_duration_seconds": self.apply_seconds.sample(),

@@ -26,6 +26,7 @@ LONG_JOBS_MAX = 16  # hashes and Defragment, one at a time; who comes beyond is 
 HASH_STEP_KEYS = 2_048
 
 Deletes = list[tuple[int, int, bool]]
+Describe = Callable[[dict[str, list[tuple[bytes, bytes]]]], list[tuple[str, bytes, bytes | None]]]
 
 
 class Flusher:
@@ -83,6 +84,7 @@ class Flusher:
         self.hash_kv_seconds = Histogram(HASH_BOUNDS)
         self.defragment_seconds = Histogram(DEFRAGMENT_BOUNDS)
         self.copy_seconds = Histogram(DEFRAGMENT_BOUNDS)
+        self.export_seconds = Histogram(DEFRAGMENT_BOUNDS)
         self._loop.add_reader(backend.fd, self._on_commit_event)
         self._loop.add_reader(backend.bulk_fd, self._on_bulk_event)
         if self._scrubbing:
@@ -341,6 +343,18 @@ class Flusher:
             await self.settle()
             self._check_open()
             await self._job(self._backend.start_copy(path))
+
+    async def export(self, descriptor: int, describe: Describe) -> int:
+        """Everything that is applied now as a bbolt file into `descriptor`; its size. See `Backend.start_export`. Raises StatusError."""
+        async with self._alone(self.export_seconds):
+            await self.settle()
+            self._check_open()
+            number = self._backend.start_export(descriptor, describe, limits.SNAPSHOT_SPACE_RESERVE_BYTES)
+            try:
+                return await self._job(number)
+            except asyncio.CancelledError:
+                self._backend.cancel_export(number)
+                raise
 
     @property
     def defragmenting(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 ETCD_DISK_BOUNDS = tuple(0.001 * 2**power for power in range(14))  # etcd's buckets of fsync and commit, in seconds
 HASH_BOUNDS = tuple(0.01 * 2**power for power in range(15))  # etcd_mvcc_hash(_rev)_duration_seconds
+SNAPSHOT_BOUNDS = tuple(0.01 * 2**power for power in range(17))  # etcd_disk_backend_snapshot_duration_seconds
 DEFRAGMENT_BOUNDS = tuple(0.1 * 2**power for power in range(13))  # etcd_disk_backend_defrag_duration_seconds
 APPLY_BOUNDS = tuple(0.0001 * 2**power for power in range(20))  # etcd_server_apply_duration_seconds
 

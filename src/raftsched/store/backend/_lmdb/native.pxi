@@ -18,6 +18,8 @@ cdef extern from "lmdb.h" nogil:
         MDB_LAST
     int MDB_CORRUPTED, MDB_INVALID, MDB_VERSION_MISMATCH, MDB_NOTFOUND, MDB_PAGE_NOTFOUND
     const char* mdb_strerror(int error)
+    unsigned int MDB_RDONLY
+    int mdb_txn_begin(MDB_env* env, MDB_txn* parent, unsigned int flags, MDB_txn** txn)
     int mdb_get(MDB_txn* txn, MDB_dbi dbi, MDB_val* key, MDB_val* data)
     int mdb_stat(MDB_txn* txn, MDB_dbi dbi, MDB_stat* stat)
     int mdb_cursor_open(MDB_txn* txn, MDB_dbi dbi, MDB_cursor** cursor)
@@ -63,6 +65,14 @@ cdef extern from "native/backend.h" nogil:
         BULK_HASH
         BULK_COPY
         BULK_SCAN
+        BULK_EXPORT
+
+    ctypedef struct backend_export_t:
+        MDB_txn* txn
+        int fd
+        backend_side_t* sides
+        size_t side_count
+        uint64_t reserve_bytes
 
     ctypedef struct backend_bulk_t:
         int64_t number
@@ -72,6 +82,7 @@ cdef extern from "native/backend.h" nogil:
         uint64_t stop "to"
         backend_scan_fn callback
         void* context
+        backend_export_t* export_
         int64_t result
         int error
 
@@ -81,6 +92,7 @@ cdef extern from "native/backend.h" nogil:
     int pthread_mutex_unlock(pthread_mutex_t* mutex)
 
     ctypedef struct backend_t:
+        MDB_env* env
         MDB_dbi* buckets
         MDB_txn* reader
         MDB_cursor* cursor
@@ -114,6 +126,8 @@ cdef extern from "native/backend.h" nogil:
     int measure(backend_t* backend, uint64_t* size, uint64_t* in_use)
     void backend_submit(backend_t* backend)
     int64_t backend_submit_bulk(backend_t* backend, backend_bulk_t job)
+    void backend_cancel_export(backend_t* backend, int64_t number)
+    void export_free(backend_export_t* export_)
     bint backend_take_bulk(backend_t* backend, backend_bulk_t* out)
     void backend_exchange(backend_t* backend, backend_t* other)
     bint backend_wait(backend_t* backend, long timeout_ms, bint bulk)

@@ -2,7 +2,7 @@
  *
  *   loop thread   reads through `reader`, hands over one commit at a time, asks for bulk jobs
  *   committer     one write transaction per commit: records appended, records deleted, side changes, applied index and term
- *   bulk          hash, compacting copy, scans, each in a read transaction of its own
+ *   bulk          hash, compacting copy, export to bbolt, scans, each in a read transaction of its own
  *
  * Invariants:
  *   - All write transactions after open run on the committer.
@@ -74,7 +74,16 @@ typedef struct {
     uint64_t applied_index, term;
 } backend_commit_t;
 
-typedef enum { BULK_HASH, BULK_COPY, BULK_SCAN } backend_bulk_kind_t;
+typedef enum { BULK_HASH, BULK_COPY, BULK_SCAN, BULK_EXPORT } backend_bulk_kind_t;
+
+/* What a bbolt file is made of; see export.h. Owns all but the bytes that the sides point to. */
+typedef struct {
+    MDB_txn *txn;
+    int fd;
+    backend_side_t *sides;
+    size_t side_count;
+    uint64_t reserve_bytes;
+} backend_export_t;
 
 typedef struct {
     int64_t number;
@@ -83,6 +92,7 @@ typedef struct {
     uint64_t from, to;
     backend_scan_fn callback;
     void *context;
+    backend_export_t *export_;
     int64_t result;
     int error;
 } backend_bulk_t;
@@ -113,6 +123,7 @@ typedef struct {
     backend_bulk_t jobs[BULK_MAX]; /* ring: [first, first + ended) ended, then [.., + pending) to do */
     size_t job_first, jobs_ended, jobs_pending;
     int64_t job_last;
+    int64_t export_cancelled; /* the export up to which nobody wants one any more */
 } backend_t;
 
 static void put_u64be(uint8_t *at, uint64_t value)
@@ -445,12 +456,42 @@ static int run_copy(backend_t *backend, const char *path)
     return error ? error : sync_path(path, "data.mdb");
 }
 
+#include "export.h"
+
+typedef struct {
+    backend_t *backend;
+    int64_t number;
+} export_stop_t;
+
+/* Whether nobody wants the export any more: its asker is gone, or the process ends. */
+static int is_export_over(void *context)
+{
+    const export_stop_t *stop = (const export_stop_t *)context;
+    pthread_mutex_lock(&stop->backend->mutex);
+    int over = stop->backend->closing || stop->backend->export_cancelled == stop->number;
+    pthread_mutex_unlock(&stop->backend->mutex);
+    return over ? ECANCELED : 0;
+}
+
+/* The transaction and the descriptor go as soon as the file is complete: they hold pages and space. */
+static void run_export(backend_t *backend, backend_bulk_t *job)
+{
+    export_stop_t stop = {backend, job->number};
+    job->error = export_all(job->export_, backend->buckets, is_export_over, &stop, &job->result);
+    export_free(job->export_);
+    job->export_ = NULL;
+}
+
 static void run_bulk(backend_t *backend, backend_bulk_t *job)
 {
     MDB_txn *txn;
     MDB_cursor *cursor;
     if (job->kind == BULK_COPY) {
         job->error = run_copy(backend, job->path);
+        return;
+    }
+    if (job->kind == BULK_EXPORT) {
+        run_export(backend, job);
         return;
     }
     job->error = mdb_txn_begin(backend->env, NULL, MDB_RDONLY, &txn);
@@ -499,7 +540,7 @@ static void backend_submit(backend_t *backend)
     pthread_cond_signal(&backend->work);
 }
 
-/* The job's number; -1 = too many wait. Takes over `job.path`. */
+/* The job's number; -1 = too many wait. Takes over `job.path` and `job.export_` then alone. */
 static int64_t backend_submit_bulk(backend_t *backend, backend_bulk_t job)
 {
     pthread_mutex_lock(&backend->mutex);
@@ -514,6 +555,13 @@ static int64_t backend_submit_bulk(backend_t *backend, backend_bulk_t job)
     pthread_mutex_unlock(&backend->mutex);
     pthread_cond_signal(&backend->bulk_work);
     return job.number;
+}
+
+static void backend_cancel_export(backend_t *backend, int64_t number)
+{
+    pthread_mutex_lock(&backend->mutex);
+    backend->export_cancelled = number;
+    pthread_mutex_unlock(&backend->mutex);
 }
 
 /* Takes the oldest job that has ended; 0 = none. */
@@ -745,6 +793,11 @@ static void backend_stop(backend_t *backend)
     if (backend->bulk_runs)
         pthread_join(backend->bulk, NULL);
     backend->committer_runs = backend->bulk_runs = 0;
+    for (size_t i = 0; i < backend->jobs_pending; i++) { /* never begun: their transactions end before the environment */
+        backend_bulk_t *job = &backend->jobs[(backend->job_first + backend->jobs_ended + i) % BULK_MAX];
+        export_free(job->export_);
+        job->export_ = NULL;
+    }
     close_environment(backend);
 }
 
