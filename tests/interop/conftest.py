@@ -25,6 +25,12 @@ def load_tools() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="session")
+def tools() -> ModuleType:
+    """scripts/tools.py, which knows what of etcd's is here."""
+    return load_tools()
+
+
 @pytest.fixture
 def door() -> Iterator[EtcdDoor]:
     """The etcd API in this process, without log and disk."""

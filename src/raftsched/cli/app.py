@@ -12,7 +12,7 @@ from typing import Annotated
 import grpc
 import typer
 
-from raftsched.cli import job, member
+from raftsched.cli import job, member, snapshot
 from raftsched.version import COMMIT, VERSION
 
 
@@ -36,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(job.app, name="job")
 app.add_typer(member.app, name="member")
+app.add_typer(snapshot.app, name="snapshot")
 
 
 def _version(wanted: bool) -> None:

@@ -161,7 +161,9 @@ class LogReader:
     def head_read(self) -> bool: ...
     @property
     def hard_state(self) -> HardState | None: ...
-    def __init__(self, after_index: int) -> None: ...
+    def __init__(self, after_index: int, *, foreign: bool = False) -> None:
+        """`foreign`: a log that etcd has written, without this writer's stamps."""
+
     def read(self, data: Buffer, sequence: int, first_index: int) -> tuple[int, str, str]:
         """One segment: (offset where reading ended, reason of a break or "", reason of an illegal record or "")."""
 

@@ -97,7 +97,7 @@ static void hash_record(hash_plan *plan, uint64_t main, uint32_t sub, int tombst
     uint64_t word = __builtin_bswap64(main);
     if ((int64_t)main > plan->revision) return;
     if ((int64_t)main <= plan->compact_revision) {
-        if (!hash_keeps(plan, place)) return;
+        if (!hash_keeps(plan, place) && length) return; /* without a value: what `--bump-revision` writes; etcd keeps it */
         if ((int64_t)main == plan->compact_revision && tombstone) return;
     }
     memcpy(key, &word, 8);

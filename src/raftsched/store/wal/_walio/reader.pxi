@@ -26,11 +26,13 @@ cdef class LogReader:
     cdef readonly bint head_read           # of the segment read last
     cdef wal_state_t state
     cdef bint started
+    cdef bint foreign                      # etcd's own, whose checksum records carry no stamp
     cdef object term_object                # the last term as a Python int: entries of one term share it
     cdef uint64_t term_value
 
-    def __init__(self, uint64_t after_index):
+    def __init__(self, uint64_t after_index, *, bint foreign=False):
         self.after_index = after_index
+        self.foreign = foreign
         self.metadata = None
         self.mark = b""
         self.terms, self.datas, self.types = [], [], {}
@@ -81,7 +83,7 @@ cdef class LogReader:
                 crc = crc32c_update(self.crc, frame.data, frame.length)
             if crc != frame.crc:
                 return REASONS[<int> READ_CHECKSUM], ""
-            if frame.type == RECORD_CRC and not is_batch_start(&frame, sequence, offset[0]):
+            if frame.type == RECORD_CRC and not self.foreign and not is_batch_start(&frame, sequence, offset[0]):
                 return "a batch start that belongs elsewhere", ""   # its stamp, which no checksum covers, may be torn off
             illegal = self.take(&frame, position)
             if illegal:
@@ -160,7 +162,8 @@ cdef class LogReader:
         cdef wal_state_t state
         cdef const uint8_t* at = frame.data
         cdef const uint8_t* end = at + frame.length
-        at = get_field(get_field(get_field(at, end, 0x08, &state.term), end, 0x10, &state.vote), end, 0x18, &state.commit)
+        state.term = state.vote = state.commit = 0
+        at = self.get(self.get(self.get(at, end, 0x08, &state.term), end, 0x10, &state.vote), end, 0x18, &state.commit)
         if at == NULL or at != end:
             return "not a hard state"
         if state.term < self.state.term:
@@ -168,6 +171,10 @@ cdef class LogReader:
         state.known = 1
         self.state = state
         return ""
+
+    cdef const uint8_t* get(self, const uint8_t* at, const uint8_t* end, uint8_t tag, uint64_t* value) noexcept:
+        """A number; a foreign log may leave out one that is 0."""
+        return at if self.foreign and at != NULL and (at == end or at[0] != tag) else get_field(at, end, tag, value)
 
     cdef str take_mark(self, wal_frame_t* frame):
         cdef wal_mark_view_t mark

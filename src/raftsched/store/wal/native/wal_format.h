@@ -342,7 +342,9 @@ static inline int entry_of(const wal_frame_t *frame, wal_entry_view_t *out)
 {
     const uint8_t *at = frame->data, *end = at + frame->length;
     out->kind = out->term = out->index = out->length = 0;
-    at = get_field(get_field(get_field(at, end, 0x08, &out->kind), end, 0x10, &out->term), end, 0x18, &out->index);
+    if (at != end && *at == 0x08) /* etcd 3.7 leaves a normal entry's type out */
+        at = get_field(at, end, 0x08, &out->kind);
+    at = get_field(get_field(at, end, 0x10, &out->term), end, 0x18, &out->index);
     if (at && at != end)
         at = get_field(at, end, 0x22, &out->length);
     out->data = at;
