@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -206,6 +207,45 @@ def test_the_directory_of_a_killed_etcd_is_restored_with_what_only_its_log_holds
         at = rpc_pb2.HashKVRequest(revision=before["revision"])  # type: ignore[arg-type]
         assert api.maintenance.HashKV(at, timeout=20).hash == before["hash"]
         assert without_scheduler(state(server.client_address))["leases"] == before["leases"]
+
+
+def frames(log: bytes) -> list[int]:
+    """Where the records begin, and where the last one ends."""
+    found = [0]
+    while word := int.from_bytes(log[found[-1] : found[-1] + 8], "little"):
+        found.append(found[-1] + 8 + (word & (1 << 56) - 1) + (word >> 56 & 7 if word >> 63 else 0))
+    return found
+
+
+def test_a_torn_end_of_an_etcds_log_is_passed_over_and_damage_is_not(theirs: RealEtcd, tmp_path: Path) -> None:
+    theirs._command += ["--backend-batch-interval=600s", "--backend-batch-limit=1000000"]
+    with theirs:
+        fill(theirs.address, compact=False)
+        with Api(theirs.address) as api:
+            last = api.put(b"large", b"x" * 5_000)
+        assert theirs._process is not None
+        os.kill(theirs._process.pid, signal.SIGKILL)
+        theirs._process.wait()
+    path = next((tmp_path / "theirs" / "etcd" / "member" / "wal").glob("*.wal"))
+    whole = path.read_bytes()
+    starts = frames(whole)
+    put = max(at for at, end in pairwise(starts) if end - at > 5_000)
+
+    def restored(name: str, log: bytes, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+        path.write_bytes(log)
+        return raftsched("snapshot", "restore", tmp_path / "theirs" / "etcd", "--data-dir", tmp_path / name, "--json", check=check)
+
+    for name, cut in (("sectors", (put // 512 + 3) * 512), ("word", put + 8)):
+        told = json.loads(restored(name, whole[:cut] + bytes(len(whole) - cut)).stdout)
+        assert told["revision"] == last - 1
+        assert "bytes of an unfinished write were passed over" in told["notes"][0]
+    assert json.loads(restored("whole", whole).stdout)["revision"] == last
+    middle = starts[len(starts) // 2] + 12
+    for name, at in (("middle", middle), ("end", put + 3_000)):
+        refused = restored(name, whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :], check=False)
+        assert refused.returncode == 1
+        assert f"{path}, offset" in refused.stderr
+        assert not (tmp_path / name).exists() or not any(one.is_file() for one in (tmp_path / name).rglob("*"))
 
 
 def test_the_directory_of_a_stopped_etcd_is_restored(theirs: RealEtcd, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from raftsched.errors import GrpcCode, StatusError
+from raftsched.errors import FatalError, GrpcCode, StatusError
 from raftsched.limits import EXPORT_BLOB_BYTES, EXPORT_STALL_MS
 from raftsched.ports import SnapshotFile, Stream
 from raftsched.rpc.etcd.calls import Door
@@ -79,6 +79,8 @@ class SnapshotStream:
                 file.close()
         except StatusError as error:
             self.finish(int(error.code), error.message)
+        except FatalError as error:
+            self.finish(int(GrpcCode.INTERNAL), str(error))
         except OSError as error:
             self.finish(int(GrpcCode.INTERNAL), f"cannot read the snapshot: {error.strerror}")
         except TimeoutError:

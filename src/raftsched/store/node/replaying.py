@@ -14,6 +14,7 @@ from typing import Final
 from raftsched.errors import CorruptError, FatalError
 from raftsched.store import codec
 from raftsched.store.apply import Applier
+from raftsched.store.membership import Membership
 from raftsched.store.wal._walio import LogReader, data_end
 from raftsched.store.wal.disk import RealDisk
 from raftsched.store.wal.segments import Segment, arrange
@@ -38,8 +39,11 @@ class Tail:
     torn: str = ""  # what was found behind the last whole record
 
 
-def read_tail(wal: Path, applied_index: int, *, lone_voter: bool) -> Tail:
-    """The entries behind `applied_index`. Raises CorruptError, FatalError (the log does not reach back or on to it)."""
+def read_tail(wal: Path, applied_index: int, members: Membership) -> Tail:
+    """The entries behind `applied_index`; `members` are those there, and are brought up to the commit index.
+
+    Raises CorruptError, FatalError (the log does not reach back or on to it).
+    """
     disk = RealDisk(str(wal))
     segments = arrange(disk.sizes())
     if not segments or max(segments[0].first_index, 1) - 1 > applied_index:
@@ -54,10 +58,22 @@ def read_tail(wal: Path, applied_index: int, *, lone_voter: bool) -> Tail:
             f"{wal}: the log ends at entry {reader.last_index}, the database has applied {applied_index}: they are not of one member"
         )
     state = reader.hard_state
-    committed = reader.last_index if lone_voter else max(state.commit if state else 0, applied_index)
-    count = min(committed, reader.last_index) - applied_index
+    committed = min(max(state.commit if state else 0, applied_index), reader.last_index)
+    count = (reader.last_index if _is_lone(members, reader, committed - applied_index) else committed) - applied_index
     kinds = {at: kind for at, kind in reader.types.items() if at < count}
     return Tail(applied_index + 1, reader.terms[:count], reader.datas[:count], kinds, len(reader.datas) - count, torn)
+
+
+def _is_lone(members: Membership, reader: LogReader, committed: int) -> bool:
+    """Whether there is one voter after so many of the entries, and no change behind them."""
+    for position, kind in sorted(reader.types.items()):
+        if kind != NORMAL and position >= committed:
+            return False
+        try:
+            members.apply_change(reader.datas[position])
+        except codec.WireError:
+            return False
+    return sum(not one.is_learner for one in members.members()) == 1
 
 
 def _read_segment(disk: RealDisk, reader: LogReader, segment: Segment, *, last: bool) -> str:

@@ -139,7 +139,7 @@ def _tail_of(source: sources.Source, bolt: BoltFile) -> Tail:
         return Tail(index + 1)
     members = Membership(lambda _write: None)
     members.load(bolt.items("members"), (), None)
-    return read_tail(source.wal, index, lone_voter=sum(not one.is_learner for one in members.members()) == 1)
+    return read_tail(source.wal, index, members)
 
 
 def _incarnation(plan: Plan, birth: Birth, digest: bytes, tail: Tail) -> int:
