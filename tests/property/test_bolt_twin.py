@@ -15,7 +15,7 @@ SIZES = st.one_of(st.integers(0, 60), st.integers(1_000, 5_000), st.integers(8_0
 SMALL = st.dictionaries(st.binary(min_size=1, max_size=200), SIZES, max_size=40)
 SIDES = tuple(name for name in BUCKETS if name != "key")
 RUNS = st.lists(st.tuples(st.integers(1, 400), SIZES), max_size=8)
-SLOW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+SLOW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def value_of(size: int, salt: int) -> bytes:
