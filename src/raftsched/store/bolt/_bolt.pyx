@@ -5,8 +5,8 @@ Invariant: whatever a file holds, it is read or CorruptError names the page; not
 Must not know: what a key or a value says, but for the revisions in bucket `key`.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 import os
 
@@ -208,10 +208,13 @@ cdef class BoltFile:
         live = set()
         for name in self.bucket_values:
             crc = crc32c_update(crc, <const uint8_t*> (<bytes> name), len(name))
-            crc, revision, records, pages = self.digest_bucket(name.decode(errors="replace"), name == b"key", crc, revision, records, live, on_pages, pages)
+            bucket = name.decode(errors="replace")
+            crc, revision, records, pages = self.digest_bucket(bucket, name == b"key", crc, revision, records, live, on_pages, pages)
         return crc, revision, len(live), records
 
-    cdef tuple digest_bucket(self, str bucket, bint is_key, uint32_t crc, uint64_t revision, uint64_t records, set live, on_pages, uint64_t before):
+    cdef tuple digest_bucket(
+        self, str bucket, bint is_key, uint32_t crc, uint64_t revision, uint64_t records, set live, on_pages, uint64_t before
+    ):
         cdef bolt_cursor_t cursor
         cdef bolt_pair_t pair
         cdef int more = 0
