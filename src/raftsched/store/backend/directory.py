@@ -201,7 +201,8 @@ class DataDirectory:
 
 
 def refuse_unfinished(path: Path) -> None:
-    """FatalError if a restore into `path` was begun, where a start would begin empty."""
+    """FatalError if a restore into `path` was begun, where a start would begin empty. `path` is what the restore names in the end: the
+    member's directory, `raftsched-1`; with --layout etcd the whole data directory, not the `member` in it."""
     unfinished = path.with_name(path.name + RESTORING_SUFFIX)
     if unfinished.exists():
         raise FatalError(
