@@ -142,6 +142,29 @@ def test_alarms_go_along(ours: ServerProcess, etcdutl: Run, etcd37: Path, tmp_pa
         server.kill()
 
 
+def test_users_go_along_and_root_alone_may_save(ours: ServerProcess, etcdutl: Run, tools: ModuleType, etcd37: Path, tmp_path: Path) -> None:
+    etcdctl37 = runner(tools.etcdctl("3.7"), "etcdctl 3.7")
+
+    def console(address: str, *words: str, user: str = "", check: bool = True) -> str:
+        return etcdctl37(f"--endpoints={address}", *([f"--user={user}"] if user else []), *words, check=check).stderr
+
+    for name in ("root", "ann"):
+        console(ours.client_address, "user", "add", f"{name}:pw")
+    console(ours.client_address, "user", "grant-role", "root", "root")
+    console(ours.client_address, "auth", "enable")
+    file = tmp_path / "saved.db"
+    for user in ("", "ann:pw"):
+        done = raftsched("snapshot", "save", file, "--address", ours.client_address, *(["--user", user] if user else []), check=False)
+        assert (done.returncode, file.exists()) == (1, False)
+        assert ("permission denied" if user else "user name is empty") in done.stderr
+        assert "denied" in console(ours.client_address, "snapshot", "save", str(file), user="ann:pw", check=False)
+    raftsched("snapshot", "save", file, "--address", ours.client_address, "--user", "root:pw")
+    judge = start_etcd(tmp_path / "judge", etcd37, etcdutl, file)
+    with judge:
+        assert "permission denied" in console(judge.address, "put", "a", "b", user="ann:pw", check=False)
+        console(judge.address, "put", "a", "b", user="root:pw")
+
+
 def test_an_empty_store_is_a_snapshot_too(ours: ServerProcess, etcdutl: Run, etcd37: Path, tmp_path: Path) -> None:
     raftsched("snapshot", "save", tmp_path / "saved.db", "--address", ours.client_address)
     assert json.loads(etcdutl("snapshot", "status", str(tmp_path / "saved.db"), "-w", "json").stdout)["totalKey"] <= 1

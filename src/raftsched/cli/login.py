@@ -4,13 +4,17 @@ A server whose authentication is off says so, and is asked without a token, as `
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import grpc
+import typer
 
 from raftsched.errors import ETCD_STATUS, EtcdError
 from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
 
+User = Annotated[
+    str, typer.Option("--user", envvar="RAFTSCHED_ETCD_USER", show_default=False, help="NAME:PASSWORD, where the etcd API asks for a user.")
+]
 OFF: Final = ETCD_STATUS[EtcdError.AUTH_NOT_ENABLED][1]
 
 
@@ -25,7 +29,13 @@ class _Details(NamedTuple):
     compression: Any
 
 
-class _Token(grpc.UnaryUnaryClientInterceptor[Any, Any] if TYPE_CHECKING else grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+if TYPE_CHECKING:
+    Bases = (grpc.UnaryUnaryClientInterceptor[Any, Any], grpc.UnaryStreamClientInterceptor[Any, Any])
+else:
+    Bases = (grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor)
+
+
+class _Token(*Bases):  # type: ignore[misc]
     """Puts the token before every call's own metadata."""
 
     def __init__(self, token: str) -> None:
@@ -36,6 +46,8 @@ class _Token(grpc.UnaryUnaryClientInterceptor[Any, Any] if TYPE_CHECKING else gr
         return continuation(
             _Details(details.method, details.timeout, metadata, details.credentials, details.wait_for_ready, details.compression), request
         )
+
+    intercept_unary_stream = intercept_unary_unary
 
 
 def logged_in(channel: grpc.Channel, user: str, timeout_s: float = 30.0) -> grpc.Channel:

@@ -17,7 +17,7 @@ import typer
 
 from raftsched.cli import kube, render
 from raftsched.cli.job import Output
-from raftsched.cli.login import logged_in
+from raftsched.cli.login import User, logged_in
 from raftsched.cli.render import plain
 from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
 
@@ -28,9 +28,6 @@ As = Annotated[Output, typer.Option("--output", "-o", help="table for people, js
 Json = Annotated[bool, typer.Option("--json", help="Short for --output json.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to wait for an answer.")]
 Who = Annotated[str, typer.Argument(help="Id (hexadecimal, as in `list`) or name of the member.", show_default=False, metavar="MEMBER")]
-User = Annotated[
-    str, typer.Option("--user", envvar="RAFTSCHED_ETCD_USER", show_default=False, help="NAME:PASSWORD, where the etcd API asks for a user.")
-]
 Urls = Annotated[list[str], typer.Argument(help="Peer URLs: http(s)://host:port.", show_default=False, metavar="URL...")]
 
 ADDRESS: Final = "localhost:2379"

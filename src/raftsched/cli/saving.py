@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import grpc
 
+from raftsched.cli.login import logged_in
 from raftsched.cli.progress import OnProgress
 from raftsched.errors import ConfigError, CorruptError, FatalError
 from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
@@ -19,8 +20,9 @@ PART_SUFFIX: Final = ".part"
 SUM_BYTES: Final = 32
 
 
-def save(address: str, path: Path, *, force: bool, timeout_s: float | None, on_progress: OnProgress) -> dict[str, Any]:
-    """What was saved. Raises ConfigError (the file is there), CorruptError, FatalError, grpc.RpcError; no file is left then."""
+def save(address: str, path: Path, *, force: bool, timeout_s: float | None, on_progress: OnProgress, user: str = "") -> dict[str, Any]:
+    """What was saved, asked by `user` (NAME:PASSWORD). Raises ConfigError (the file is there), CorruptError, FatalError,
+    grpc.RpcError: no file is left then."""
     if path.exists() and not force:
         raise ConfigError(f"{path} exists: give another name, or --force")
     part = path.with_name(path.name + PART_SUFFIX)
@@ -30,7 +32,7 @@ def save(address: str, path: Path, *, force: bool, timeout_s: float | None, on_p
         raise FatalError(f"cannot write {part}: {error.strerror}") from error
     try:
         with grpc.insecure_channel(address) as channel:
-            answers = rpc_pb2_grpc.MaintenanceStub(channel).Snapshot(rpc_pb2.SnapshotRequest(), timeout=timeout_s)
+            answers = rpc_pb2_grpc.MaintenanceStub(logged_in(channel, user)).Snapshot(rpc_pb2.SnapshotRequest(), timeout=timeout_s)
             size_bytes, digest, version = _receive(answers, descriptor, on_progress)
         os.fsync(descriptor)
         part.rename(path)

@@ -15,6 +15,7 @@ import typer
 
 from raftsched.cli import render, saving
 from raftsched.cli.job import Output
+from raftsched.cli.login import User
 from raftsched.cli.progress import shown
 from raftsched.cli.render import plain
 from raftsched.errors import ConfigError, FatalError, NoSpaceError
@@ -78,10 +79,11 @@ def save(
     output: As = Output.TABLE,
     json: Json = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds for all of it; 0 = as long as it takes.")] = 0,
+    user: User = "",
 ) -> None:
     """Take a snapshot of a running member, ours or an etcd's; everything that was answered before is in it."""
     with told(), shown() as on_progress:
-        saved = saving.save(address, file, force=force, timeout_s=timeout or None, on_progress=on_progress)
+        saved = saving.save(address, file, force=force, timeout_s=timeout or None, on_progress=on_progress, user=user)
     _print(saved, output, json=json)
 
 
