@@ -72,6 +72,7 @@ class Server:
         self._node: Node | None = None
         self._service: SchedulerService | None = None
         self._api: SchedulerApi | None = None
+        self._etcd: EtcdServices | None = None
         self._health = HealthService()
         self._doors: list[Engine] = []
 
@@ -160,7 +161,7 @@ class Server:
         )
         self._doors.append(door)
         chance = random.Random()
-        services = EtcdServices(
+        services = self._etcd = EtcdServices(
             door,
             node,
             request_bytes_max=limits.MESSAGE_BYTES_MAX,
@@ -209,6 +210,8 @@ class Server:
         """Readiness first; the scheduler's streams and calls drain; the lease is revoked; the store is closed last."""
         self._listening = False
         self._health.set_serving(False)
+        if self._etcd is not None:
+            self._etcd.end_waiting()
         if self._api is not None:
             self._api.close_streams()
         if self._service is not None:

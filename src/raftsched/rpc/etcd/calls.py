@@ -216,10 +216,20 @@ class Door:
         """One proposal; its result, or StatusError."""
         waiter = _Waiter()
         self.node.propose_many(kind, [message], [0], waiter, identity=who)
-        error, revision, body = await waiter.future
-        if error:
-            raise status_of(error)
-        return error, revision, body
+        return await waiter.result()
+
+    async def read(self, message: bytes, who: Identity = NOBODY) -> Result:
+        """One linearizable RangeRequest, already validated; its result, or StatusError. Permitted at the moment of the read."""
+        waiter = _Waiter()
+
+        def permit(tokens: Sequence[int], messages: Sequence[bytes]) -> tuple[Sequence[int], Sequence[bytes]]:
+            error = self.access.checks.read(who, RANGE, message)
+            if error:
+                waiter.on_results(tokens, [(error, 0, b"")])
+            return ([], []) if error else (tokens, messages)
+
+        self.node.read_many([message], [0], waiter, permit=permit)
+        return await waiter.result()
 
     def answer(self, body: bytes, revision: int = -1) -> bytes:
         """A response with its header; by default with the current revision."""
@@ -227,14 +237,21 @@ class Door:
 
 
 class _Waiter:
-    """A ResultSink for one awaited proposal."""
+    """A ResultSink for one awaited proposal or read."""
 
     def __init__(self) -> None:
-        self.future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
 
     def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
-        if not self.future.done():
-            self.future.set_result(results[0])
+        if not self._future.done():
+            self._future.set_result(results[0])
+
+    async def result(self) -> Result:
+        """Raises StatusError."""
+        error, revision, body = await self._future
+        if error:
+            raise status_of(error)
+        return error, revision, body
 
 
 class AnswerSink:

@@ -9,10 +9,13 @@ from raftsched.rpc.etcd.access import Access
 from raftsched.rpc.etcd.auth import AuthService
 from raftsched.rpc.etcd.calls import Door
 from raftsched.rpc.etcd.cluster import ClusterService
+from raftsched.rpc.etcd.election import ElectionService
 from raftsched.rpc.etcd.kv import KvService
 from raftsched.rpc.etcd.lease import LeaseService
+from raftsched.rpc.etcd.lock import LockService
 from raftsched.rpc.etcd.maintenance import MaintenanceService
 from raftsched.rpc.etcd.version import SERVER_VERSION
+from raftsched.rpc.etcd.waiting import Recipes
 from raftsched.rpc.etcd.watch import WatchService
 from raftsched.rpc.metrics import Family, GrpcStats, Histogram, descriptor_families
 
@@ -68,8 +71,15 @@ class EtcdServices:
             message_bytes_max=request_bytes_max + GRPC_OVERHEAD_BYTES,
             progress_interval_ms=progress_interval_ms,
         )
+        self.recipes = Recipes(door, self.watch.hub)
+        LockService(door, self.recipes)
+        ElectionService(door, self.recipes)
         for service in SERVICES:
             engine.add_unimplemented(service)
+
+    def end_waiting(self) -> None:
+        """The server stops: calls that wait for others' locks and leaders end now, and give up their places in line."""
+        self.recipes.stop()
 
     def families(self) -> Iterator[Family]:
         """Everything that the etcd side has to tell Prometheus (rpc/metrics.py)."""
