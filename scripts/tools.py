@@ -7,6 +7,7 @@ a test's back: `python scripts/tools.py build` does that, once per version of th
     benchmark                etcd's load generator, built from scripts/go/benchmark
     etcd-dump-logs           etcd's log reader, built from scripts/go/benchmark
     walreader                etcd's log packages as a program, built from scripts/go/walreader
+    concurrency              locks and elections as a Go program does them, built from scripts/go/concurrency
     schedload                our load generator for the scheduler API, built from bench/schedload
     h2load                   Debian's nghttp2-client
 """
@@ -74,6 +75,7 @@ PROGRAMS = {
     "benchmark": GoProgram("benchmark", ROOT / "scripts" / "go" / "benchmark", "go.etcd.io/etcd/v3/tools/benchmark"),
     # not named etcd-...: a newer etcd would take it for its older self
     "dump-logs": GoProgram("dump-logs", ROOT / "scripts" / "go" / "benchmark", "go.etcd.io/etcd/v3/tools/etcd-dump-logs"),
+    "concurrency": GoProgram("concurrency", ROOT / "scripts" / "go" / "concurrency", "."),
     "walreader": GoProgram("walreader", ROOT / "scripts" / "go" / "walreader", "."),
     "schedload": GoProgram("schedload", ROOT / "bench" / "schedload", "."),
 }
@@ -118,6 +120,10 @@ def walreader() -> Path | None:
     return PROGRAMS["walreader"].found()
 
 
+def concurrency() -> Path | None:
+    return PROGRAMS["concurrency"].found()
+
+
 def schedload() -> Path | None:
     return PROGRAMS["schedload"].found()
 
@@ -147,7 +153,7 @@ def build() -> None:
 def show() -> None:
     found = {"etcd": etcd(), "etcdctl": etcdctl(), "etcdutl": etcdutl(), "etcd 3.5": etcd("3.5")}
     found |= {"benchmark": benchmark(), "schedload": schedload(), "h2load": h2load()}
-    found |= {"dump-logs": dump_logs(), "walreader": walreader()}
+    found |= {"dump-logs": dump_logs(), "walreader": walreader(), "concurrency": concurrency()}
     for name, path in found.items():
         print(f"{name:12} {path or 'not here'}")
 

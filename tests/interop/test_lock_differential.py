@@ -6,11 +6,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from lock_sides import LockSide, until
 
 from raftsched.pb.etcd import rpc_pb2 as pb
 from raftsched.pb.etcd.v3election_pb2 import LeaderKey
 from raftsched.testing.etcd import RealEtcd
+from raftsched.testing.lock_side import LockSide, until
 from raftsched.testing.lone_node import EtcdDoor
 
 SYNCED_S = 0.3  # etcd looks after watches that begin in the past each 100 ms; until then a compaction ends them
