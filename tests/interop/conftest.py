@@ -74,6 +74,15 @@ def etcdctl_program() -> Path:
     return Path(path)
 
 
+@pytest.fixture(scope="session")
+def concurrency_program() -> Path:
+    """Our Go program that uses etcd's Go package concurrency."""
+    path = load_tools().concurrency()
+    if path is None:
+        pytest.skip("no Go program `concurrency` here: not built by `make tools`")
+    return Path(path)
+
+
 @pytest.fixture(params=["3.5", "3.7"])
 def etcdctl_path(request: pytest.FixtureRequest) -> Path:
     path = load_tools().etcdctl(request.param)

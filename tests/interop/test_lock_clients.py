@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from conftest import load_tools
 
 from raftsched.testing.cluster import Cluster
 from raftsched.testing.lock_side import until
@@ -28,13 +27,10 @@ def addresses(tmp_path_factory: pytest.TempPathFactory, etcd_program: Path) -> I
         yield [judge.members[0].client_address, subject.members[0].client_address]
 
 
-def test_a_go_program_with_etcds_package_concurrency(addresses: list[str]) -> None:
-    program = load_tools().concurrency()
-    if program is None:
-        pytest.skip("no Go program `concurrency` here: not built by `make tools`")
+def test_a_go_program_with_etcds_package_concurrency(addresses: list[str], concurrency_program: Path) -> None:
     told = []
     for address in addresses:
-        done = subprocess.run([program, address], capture_output=True, text=True, timeout=TIMEOUT_S * 2, check=False)
+        done = subprocess.run([concurrency_program, address], capture_output=True, text=True, timeout=TIMEOUT_S * 2, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         told.append(done.stdout.splitlines())
     assert "mutex: counter 100 inside at most 1 left 0" in told[0]
