@@ -130,7 +130,7 @@ DRAIN_TIMEOUT_MS: Final = 5_000
 DRAIN_ALONE_MS: Final = 1_000  # a member that stops without a majority: nothing that waits for the store would be answered
 CLIENT_VERSIONS_MAX: Final = 100  # different client-api-version values counted one by one; beyond: as "other"
 KEEP_ALIVES_WAITING_MAX: Final = 10_000  # unanswered keep-alives of one stream; beyond: ResourceExhausted
-RECIPES_RUNNING_MAX: Final = 50_000  # calls of Lock and Election under way, 12 KB for each that waits; beyond: "etcdserver: too many requests"
+RECIPES_RUNNING_MAX: Final = 50_000  # calls of Lock and Election under way, 12 KB each; beyond: "etcdserver: too many requests"
 RANGE_STREAM_CHUNK_KEYS: Final = 10  # first chunk of RangeStream (etcd); grows towards REQUEST_BYTES_MAX
 
 # scheduler

@@ -16,7 +16,7 @@ from raftsched.pb.etcd import rpc_pb2 as pb
 from raftsched.pb.etcd.v3election_pb2 import CampaignResponse, LeaderKey
 from raftsched.pb.etcd.v3lock_pb2 import LockResponse
 from raftsched.rpc.etcd import recipes
-from raftsched.rpc.etcd.recipes import DONE, Answer, Delete, Deletion, GoneError, Grant, Read, Recipe, Step, Txn
+from raftsched.rpc.etcd.recipes import DONE, Answer, Delete, Deletion, GoneError, Grant, Read, Recipe, Step, Txn, Undo
 from raftsched.store import codec
 from raftsched.testing.lone_node import LoneNode
 from raftsched.types import Result
@@ -64,6 +64,8 @@ class Store:
 
     def perform(self, step: Step) -> Answer | None:
         """None: it has to wait."""
+        if isinstance(step, Undo):
+            step = step.step
         if isinstance(step, Txn):
             return self.write(codec.TXN, step.request.SerializeToString())
         if isinstance(step, Delete):

@@ -291,8 +291,8 @@ def test_what_happens_between_the_look_and_the_watch_is_seen(clients: Clients) -
     node = clients.door.node
     real = node.read_many
 
-    def then_delete(messages: Any, tokens: Any, sink: Any) -> None:
-        real(messages, tokens, sink)
+    def then_delete(messages: Any, tokens: Any, sink: Any, **options: Any) -> None:
+        real(messages, tokens, sink, **options)
         if pb.RangeRequest.FromString(messages[0]).sort_target == pb.RangeRequest.CREATE:
             node.propose_many(5, [pb.DeleteRangeRequest(key=b"n/1").SerializeToString()], [0], Ignored())
 
@@ -319,9 +319,9 @@ def count_reads(door: EtcdDoor) -> list[int]:
     seen: list[int] = []
     real = door.node.read_many
 
-    def counted(messages: Any, tokens: Any, sink: Any) -> None:
+    def counted(messages: Any, tokens: Any, sink: Any, **options: Any) -> None:
         seen.extend(tokens)
-        real(messages, tokens, sink)
+        real(messages, tokens, sink, **options)
 
     door.node.read_many = counted
     return seen

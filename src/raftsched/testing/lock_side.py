@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import grpc
 from google.protobuf.message import Message
@@ -37,11 +37,48 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     return found
 
 
+class Details(NamedTuple):
+    """Of a call, as grpc's interceptors pass them on."""
+
+    method: str
+    timeout: float | None
+    metadata: Any
+    credentials: Any
+    wait_for_ready: bool | None
+    compression: Any
+
+
+if TYPE_CHECKING:
+    Unary = grpc.UnaryUnaryClientInterceptor[Any, Any]
+    Streaming = grpc.UnaryStreamClientInterceptor[Any, Any]
+else:
+    Unary, Streaming = grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor
+
+
+class Bearing(Unary, Streaming):
+    """Puts a token into every call."""
+
+    def __init__(self, token: str) -> None:
+        self._metadata = (("token", token),)
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._with_token(details), request)
+
+    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._with_token(details), request)
+
+    def _with_token(self, details: Any) -> Details:
+        wait, compression = details.wait_for_ready, details.compression
+        return Details(details.method, details.timeout, self._metadata, details.credentials, wait, compression)
+
+
 class LockSide:
     """One server under test; `told` grows by what it answers."""
 
-    def __init__(self, address: str) -> None:
-        self.channel = grpc.insecure_channel(address, options=UNLIMITED)
+    def __init__(self, address: str, token: str = "") -> None:
+        """`token`: of the user whose calls these are."""
+        self._plain = grpc.insecure_channel(address, options=UNLIMITED)
+        self.channel = grpc.intercept_channel(self._plain, *(Bearing(token),) * bool(token))
         self.kv = stubs.KVStub(self.channel)
         self.leases = stubs.LeaseStub(self.channel)
         self.lock_stub = lock_stubs.LockStub(self.channel)
@@ -50,7 +87,7 @@ class LockSide:
         self._made: dict[int, str] = {}
 
     def close(self) -> None:
-        self.channel.close()
+        self._plain.close()
 
     # -- what is done
 

@@ -33,19 +33,19 @@ class ElectionService:
 
     async def _campaign(self, call: "Call", message: bytes) -> bytes:
         request = parse(CampaignRequest, message)
-        return await self._running.run(recipes.campaign(request.name, request.lease, request.value))
+        return await self._running.run(recipes.campaign(request.name, request.lease, request.value), call)
 
     async def _proclaim(self, call: "Call", message: bytes) -> bytes:
         request = parse(ProclaimRequest, message)
         leader = request.leader if request.HasField("leader") else None
-        return await self._running.run(recipes.proclaim(leader, request.value))
+        return await self._running.run(recipes.proclaim(leader, request.value), call)
 
     async def _leader(self, call: "Call", message: bytes) -> bytes:
-        return await self._running.run(recipes.leader_of(parse(LeaderRequest, message).name))
+        return await self._running.run(recipes.leader_of(parse(LeaderRequest, message).name), call)
 
     async def _resign(self, call: "Call", message: bytes) -> bytes:
         request = parse(ResignRequest, message)
-        return await self._running.run(recipes.resign(request.leader if request.HasField("leader") else None))
+        return await self._running.run(recipes.resign(request.leader if request.HasField("leader") else None), call)
 
     def _observe(self, stream: Stream, path: str) -> StreamHandler:
         return Observation(self._running, stream)
@@ -120,7 +120,7 @@ class Observation:
         if isinstance(step, Follow):
             await self._follow(step)
             return DONE
-        return await self._running.perform(step)
+        return await self._running.perform(step, self._stream)
 
     async def _follow(self, step: Follow) -> None:
         header = self._door.node.header

@@ -21,7 +21,7 @@ class LockService:
 
     async def _lock(self, call: "Call", message: bytes) -> bytes:
         request = parse(LockRequest, message)
-        return await self._running.run(recipes.lock(request.name, request.lease))
+        return await self._running.run(recipes.lock(request.name, request.lease), call)
 
     async def _unlock(self, call: "Call", message: bytes) -> bytes:
-        return await self._running.run(recipes.unlock(parse(UnlockRequest, message).key))
+        return await self._running.run(recipes.unlock(parse(UnlockRequest, message).key), call)

@@ -53,6 +53,13 @@ class Delete(NamedTuple):
     key: bytes
 
 
+class Undo(NamedTuple):
+    """A place in line is given up. It is nobody's request, as in etcd: while authentication is on it is refused, and the key stays as long
+    as its lease."""
+
+    step: Txn | Delete
+
+
 class Read(NamedTuple):
     """Linearizable; the answer's body is a RangeResponse."""
 
@@ -94,7 +101,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-Step = Grant | Txn | Delete | Read | Deletion | Appearance | Follow | Tell
+Step = Grant | Txn | Delete | Undo | Read | Deletion | Appearance | Follow | Tell
 Recipe = Generator[Step, Answer, bytes]
 DONE: Final = Answer(b"", 0, b"")
 
@@ -126,7 +133,7 @@ def lock(name: bytes, lease: int) -> Recipe:
             yield from predecessors_gone(prefix, created)
             answer = yield Read(RangeRequest(key=key))
         except StatusError:
-            yield from undo(Delete(key))
+            yield from attempt(Undo(Delete(key)))
             raise
         if not RangeResponse.FromString(answer.body).kvs:  # looked at only when the line is done: etcd does not end it earlier
             raise StatusError(GrpcCode.UNKNOWN, SESSION_EXPIRED)
@@ -164,7 +171,7 @@ def campaign(name: bytes, lease: int, value: bytes) -> Recipe:
     try:
         yield from predecessors_gone(prefix, created)
     except GoneError:  # after any other failure the key stays, as in etcd
-        yield from undo(resigning(key, created))
+        yield from attempt(Undo(resigning(key, created)))
         raise
     leader = LeaderKey(name=name, key=key, rev=created, lease=lease)
     return answer.header + CampaignResponse(leader=leader).SerializeToString()
@@ -175,7 +182,7 @@ def _candidate_proclaims(leader: LeaderKey, value: bytes) -> Generator[Step, Ans
         yield from _proclaim(leader, value, leader.lease)
     except StatusError as error:
         if error.message != NOT_LEADER:
-            yield from undo(resigning(leader.key, leader.rev))
+            yield from attempt(resigning(leader.key, leader.rev))
         raise
 
 
@@ -251,7 +258,7 @@ def predecessors_gone(prefix: bytes, created: int) -> Generator[Step, Answer, No
         yield Deletion(kvs[0].key, answer.revision)
 
 
-def undo(step: Step) -> Generator[Step, Answer, None]:
+def attempt(step: Step) -> Generator[Step, Answer, None]:
     """Does what can be done: a failure behind a failure is not told."""
     with suppress(StatusError):
         yield step

@@ -12,6 +12,7 @@ from raftsched.errors import EtcdError, GrpcCode, StatusError, status_of
 from raftsched.limits import RECIPES_RUNNING_MAX
 from raftsched.pb.etcd.kv_pb2 import Event
 from raftsched.pb.etcd.rpc_pb2 import DeleteRangeRequest, LeaseGrantRequest, WatchResponse
+from raftsched.rpc.etcd.access import Caller
 from raftsched.rpc.etcd.calls import DELETE_RANGE, LEASE_GRANT, TXN, Door
 from raftsched.rpc.etcd.recipes import (
     DONE,
@@ -25,9 +26,11 @@ from raftsched.rpc.etcd.recipes import (
     Recipe,
     Step,
     Txn,
+    Undo,
     prefix_end,
 )
 from raftsched.store.watch.hub import WatchHub
+from raftsched.types import NOBODY
 
 CLIENT_GONE: Final = "context canceled"
 OnEvent = Callable[[Event, int], bool]
@@ -46,15 +49,15 @@ class Recipes:
 
     # -- one call
 
-    async def run(self, recipe: Recipe) -> bytes:
-        """The response. Raises `StatusError`, with the code Unknown whatever it was: etcd's services get the errors that its client makes
-        of the store's, and of those only the text reaches the wire."""
+    async def run(self, recipe: Recipe, caller: Caller) -> bytes:
+        """The response; each step is `caller`'s, who is looked up anew: a token may end while it waits. Raises `StatusError`, with the code
+        Unknown whatever it was: etcd's services get the errors that its client makes of the store's, of which only the text is sent."""
         self.enter()
         try:
-            return await self._drive(recipe, None)
+            return await self._drive(recipe, caller, None)
         except asyncio.CancelledError:
             self.running += 1  # what is left to do counts, too
-            self.door.spawn(self._abandon(recipe))
+            self.door.spawn(self._abandon(recipe, caller))
             raise
         except GoneError:
             raise
@@ -82,18 +85,8 @@ class Recipes:
 
     # -- steps
 
-    async def perform(self, step: Step) -> Answer:
+    async def perform(self, step: Step, caller: Caller) -> Answer:
         """Raises `StatusError`."""
-        if isinstance(step, Read):
-            return self._answer(await self.door.read(step.request.SerializeToString()))
-        if isinstance(step, Txn):
-            return await self._write(TXN, step.request.SerializeToString(), self.door.node.mvcc.check_txn)
-        if isinstance(step, Delete):
-            message = DeleteRangeRequest(key=step.key).SerializeToString()
-            return await self._write(DELETE_RANGE, message, self.door.node.mvcc.check_delete_range)
-        if isinstance(step, Grant):
-            request = LeaseGrantRequest(TTL=step.ttl_s, ID=self.door.node.next_lease_id())
-            return await self._write(LEASE_GRANT, request.SerializeToString())
         if isinstance(step, Deletion):
             await self.wait_event(step.key, b"", step.after, Event.DELETE)
             return DONE
@@ -101,12 +94,29 @@ class Recipes:
             event = await self.wait_event(step.prefix, prefix_end(step.prefix), step.after, Event.PUT)
             revision = event.kv.mod_revision
             return Answer(self.door.node.header(revision), revision, event.kv.SerializeToString())
+        access = self.door.access
+        if isinstance(step, Read):
+            return self._answer(await self.door.read(step.request.SerializeToString(), await access.identify(caller)))
+        if isinstance(step, Grant):
+            request = LeaseGrantRequest(TTL=step.ttl_s, ID=self.door.node.next_lease_id())
+            return self._answer(await self.door.propose(LEASE_GRANT, request.SerializeToString(), await access.known(caller)))
+        if isinstance(step, Undo):
+            return await self._write(step.step, None)
+        if isinstance(step, Txn | Delete):
+            return await self._write(step, caller)
         raise TypeError(f"a step of a stream: {step}")
 
-    async def _write(self, kind: int, message: bytes, check: Callable[[bytes], int] = lambda _: 0) -> Answer:
+    async def _write(self, step: Txn | Delete, caller: Caller | None) -> Answer:
+        """None: nobody's."""
+        mvcc = self.door.node.mvcc
+        if isinstance(step, Txn):
+            kind, message, check = TXN, step.request.SerializeToString(), mvcc.check_txn
+        else:
+            kind, message, check = DELETE_RANGE, DeleteRangeRequest(key=step.key).SerializeToString(), mvcc.check_delete_range
         if error := check(message):
             raise status_of(error)
-        return self._answer(await self.door.propose(kind, message))
+        who = NOBODY if caller is None else await self.door.access.identify(caller)
+        return self._answer(await self.door.propose(kind, message, who))
 
     def _answer(self, result: tuple[int, int, bytes]) -> Answer:
         _, revision, body = result
@@ -143,7 +153,7 @@ class Recipes:
 
     # -- driving
 
-    async def _drive(self, recipe: Recipe, error: StatusError | None) -> bytes:
+    async def _drive(self, recipe: Recipe, caller: Caller, error: StatusError | None) -> bytes:
         """From where `recipe` stands, with `error` thrown first; what it returns or raises."""
         step: Step | None = None
         answer = DONE
@@ -155,13 +165,13 @@ class Recipes:
                 return response
             error = None
             try:
-                answer = await self.perform(step)
+                answer = await self.perform(step, caller)
             except StatusError as failed:
                 error = failed
 
-    async def _abandon(self, recipe: Recipe) -> None:
+    async def _abandon(self, recipe: Recipe, caller: Caller) -> None:
         try:
-            await self._drive(recipe, GoneError(GrpcCode.CANCELLED, CLIENT_GONE))
+            await self._drive(recipe, caller, GoneError(GrpcCode.CANCELLED, CLIENT_GONE))
         except StatusError:
             return  # nobody is there to be told
         finally:
