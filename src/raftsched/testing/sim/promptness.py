@@ -2,8 +2,8 @@
 
 Fair is: a majority of the machines, and of the voters in force, hears one another, the network is calm, no disk is ill, and no clock of
 theirs is behind what it has shown in this life: a scheduler whose clock was set back stands still until it has caught up. Nor while
-somebody may still wait for a message that was lost on a connection that stands, which TCP does not do: until its time is over. A tick is
-due once every clock of those machines says so. Whatever else happens (a kill, a stop, a cut, a healing, a jump of a clock, a new life)
+somebody may still wait for a message that was lost on a connection that stands, or overtaken there, which TCP does not do: until its
+time is over. A tick is due once every clock of those machines says so. Whatever else happens (a kill, a stop, a cut, a healing, a jump of a clock, a new life)
 gives each waiting tick `LATE_NS` more: the two seconds of the promise about the ticks of an owner that died or was cut off, and one
 election that found no winner.
 Must not know: the engine, who owns what.
@@ -37,7 +37,7 @@ class Promptness:
         self._since_ns = 0
         self._due_ns: dict[TickKey, int] = {}  # when it was first seen due, and was not delivered yet
         self._shown_ns: dict[tuple[str, int], int] = {}  # machine and life -> the latest wall time that was seen
-        self._lossy_ns = -LOST_NS  # when messages were last lost at random
+        self._lossy_ns = -LOST_NS  # when messages were last lost or overtaken at random
         self.asked = 0  # ticks that were held up, and came in time
         self.latest_ns = 0
 
@@ -89,9 +89,9 @@ class Promptness:
         """Who decides, if all is well enough to ask for anything."""
         world, network = self._world, self._world.network
         weather = network.weather
-        if weather.drop:
+        if weather.drop or weather.late or weather.twice:  # what arrives behind a later one is taken for a repetition
             self._lossy_ns = world.loop.now_ns
-        if world.loop.now_ns < self._lossy_ns + LOST_NS or weather.late or weather.delay_s > CALM_DELAY_S or network.one_way:
+        if world.loop.now_ns < self._lossy_ns + LOST_NS or weather.delay_s > CALM_DELAY_S or network.one_way:
             return []
         if any(machine.faults.slowness > 1 or machine.faults.full or machine.faults.fail_sync for machine in world.machines):
             return []
