@@ -4,8 +4,8 @@ Fair is: a majority of the machines, and of the voters in force, hears one anoth
 theirs is behind what it has shown in this life: a scheduler whose clock was set back stands still until it has caught up. Nor while
 somebody may still wait for a message that was lost on a connection that stands, or overtaken there, which TCP does not do: until its
 time is over. A tick is due once every clock of those machines says so. Whatever else happens (a kill, a stop, a cut, a healing, a jump
-of a clock, a new life) gives each waiting tick `LATE_NS` more: the two seconds of the promise about the ticks of an owner that died or was cut off, and one
-election that found no winner.
+of a clock, a new life) gives each waiting tick `LATE_NS` more: the two seconds of the promise about the ticks of an owner that died or
+was cut off, and one election that found no winner.
 Must not know: the engine, who owns what.
 """
 
