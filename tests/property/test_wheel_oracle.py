@@ -169,6 +169,37 @@ def test_every_missed_tick_fires(capacity: int) -> None:
     wheel.check_invariants()
 
 
+def test_a_due_that_comes_back_fires_once() -> None:
+    """Its former entry is valid again, beside the new one."""
+    now = 1_000_000
+    wheel = TimerWheel(now, max_jobs=64, huge_pages=False, debug=True)
+    wheel.schedule(b"a", now, 1000)
+    for _ in range(3):
+        assert drain_keys(wheel, now, 128) == [(b"a", now)]
+        wheel.reschedule(b"a", now)
+        wheel.check_invariants()
+    assert drain_keys(wheel, now, 128) == [(b"a", now)]
+    assert drain_keys(wheel, now + 1000, 128) == [(b"a", now + 1000)]
+    wheel.check_invariants()
+    assert wheel.stats()["entries"] == 1
+
+
+def test_a_job_that_goes_to_and_fro_stays_within_bounds() -> None:
+    """Each round leaves an entry of the far due behind; without the compaction of doubles they were there until then."""
+    now, rounds = 1_000_000, 300_000
+    far = now + 3 * rounds
+    wheel = TimerWheel(now, max_jobs=64, huge_pages=False)
+    wheel.schedule(b"a", far)
+    for _ in range(rounds):
+        wheel.reschedule(b"a", now + 1)
+        wheel.reschedule(b"a", far)
+        now += 2
+        assert drain_keys(wheel, now, 128) == []
+    assert wheel.stats()["entries"] < 70_000
+    wheel.check_invariants()
+    assert drain_keys(wheel, far, 128) == [(b"a", far)]
+
+
 class WheelMachine(RuleBasedStateMachine):
     """The same rules with shrinking."""
 

@@ -19,7 +19,8 @@ cdef bint next_compact_bucket(wheel_t* wheel) noexcept nogil:
 
 
 cdef void compact(wheel_t* wheel, int64_t budget) noexcept nogil:
-    """Rotates about `budget` entries, chunk by chunk: the first chunk's live entries go to the bucket's end, the dead are dropped."""
+    """Rotates about `budget` entries, chunk by chunk: the first chunk's live entries go to the bucket's end, once
+    each, the dead are dropped."""
     cdef bucket_t* bucket
     while budget > 0:
         if wheel.compact_left == 0 and not next_compact_bucket(wheel):
@@ -50,11 +51,14 @@ cdef uint32_t rotate_chunk(wheel_t* wheel, bucket_t* bucket) noexcept nogil:
         record = &wheel.records[entries[i].slot]
         if <uint32_t>record.entry_time != entries[i].low or record.entry_time < 0:
             continue
-        if record.due >= 0:
+        if record.due < 0:
+            record.entry_time = -1
+        elif not record.flags & FLAG_KEPT:             # see "Validity" in docs/timing-wheel.md: it may have come to be twice
+            record.flags |= FLAG_KEPT
             kept[keep] = entries[i]
             keep += 1
-        else:
-            record.entry_time = -1
+    for i in range(keep):
+        wheel.records[kept[i].slot].flags &= ~<uint8_t>FLAG_KEPT
     give_chunk(wheel, chunk)
     wheel.entries -= count - keep
     wheel.counters.compacted += count - keep

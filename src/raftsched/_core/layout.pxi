@@ -20,6 +20,7 @@ cdef enum:
     FLAG_SKIP = 2
     FLAG_FREE_WHEN_DONE = 4
     FLAGS_PUBLIC = 7
+    FLAG_KEPT = 64                   # set while a chunk is rotated, and only then
     FLAG_FREE = 128                  # the slot is on the free stack
     CAPACITY_MIN = 128               # of the caller's buffers: one chunk must fit
 
@@ -39,7 +40,7 @@ cdef struct bucket_t:
 
 cdef struct record_t:                # 64 bytes, 64-aligned
     int64_t due                      # -1 = not armed
-    int64_t entry_time               # due of its valid entry; -1 = it has none
+    int64_t entry_time               # due of its valid entries; -1 = it has none
     int64_t period                   # > 0 interval, 0 once, < 0: -(cron spec + 1)
     uint32_t tag
     uint32_t generation              # rises when the slot is used again; never 0 in use
