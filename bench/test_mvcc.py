@@ -11,19 +11,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from raftsched.store._records import MemoryRecords
 from raftsched.store.mvcc._store import MvccStore
+from raftsched.varint import varint
 
 KEYS = 100_000
 CALLS = 2_000
 BRANCHES = 10_000
-
-
-def varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def field(number: int, data: bytes) -> bytes:

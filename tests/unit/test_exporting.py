@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from test_node_hash import Sink
 
 from raftsched import limits
 from raftsched.errors import EtcdError, GrpcCode, StatusError, status_of
@@ -26,20 +27,8 @@ from raftsched.store.membership import INCARNATION_KEY
 from raftsched.store.node import Node, NodeOptions
 from raftsched.store.snapshot import exporting
 from raftsched.store.snapshot.exporting import Export, describe, storage_version
+from raftsched.testing.door_cluster import Quiet
 from raftsched.testing.lone_node import EtcdDoor
-
-
-class Quiet:
-    def __getattr__(self, _level: str):
-        return lambda _message, **_fields: None
-
-
-class Sink:
-    def __init__(self) -> None:
-        self.future: asyncio.Future = asyncio.get_running_loop().create_future()
-
-    def on_results(self, _tokens, results) -> None:
-        self.future.set_result(results[0])
 
 
 async def put(node: Node, key: bytes, value: bytes) -> int:

@@ -5,13 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from raftsched.scheduler.service import SchedulerService
+from raftsched.testing.door_cluster import Quiet
 from raftsched.testing.memory_etcd import MemoryKv
 from raftsched.types import Change
-
-
-class Quiet:
-    def __getattr__(self, _level: str):
-        return lambda _message, **_fields: None
 
 
 @pytest.fixture

@@ -30,12 +30,13 @@ class _Details(NamedTuple):
 
 
 if TYPE_CHECKING:
-    Bases = (grpc.UnaryUnaryClientInterceptor[Any, Any], grpc.UnaryStreamClientInterceptor[Any, Any])
+    Unary = grpc.UnaryUnaryClientInterceptor[Any, Any]  # generic in the stubs alone
+    Streaming = grpc.UnaryStreamClientInterceptor[Any, Any]
 else:
-    Bases = (grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor)
+    Unary, Streaming = grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor
 
 
-class _Token(*Bases):  # type: ignore[misc]
+class Bearing(Unary, Streaming):
     """Puts the token before every call's own metadata."""
 
     def __init__(self, token: str) -> None:
@@ -47,7 +48,8 @@ class _Token(*Bases):  # type: ignore[misc]
             _Details(details.method, details.timeout, metadata, details.credentials, details.wait_for_ready, details.compression), request
         )
 
-    intercept_unary_stream = intercept_unary_unary
+    def intercept_unary_stream(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+        return self.intercept_unary_unary(continuation, details, request)
 
 
 def logged_in(channel: grpc.Channel, user: str, timeout_s: float = 30.0) -> grpc.Channel:
@@ -62,4 +64,4 @@ def logged_in(channel: grpc.Channel, user: str, timeout_s: float = 30.0) -> grpc
         if isinstance(error, grpc.Call) and error.details() == OFF:
             return channel
         raise
-    return grpc.intercept_channel(channel, _Token(token))
+    return grpc.intercept_channel(channel, Bearing(token))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from raftsched.store._entries import UNREADABLE, Headers, identity_fields, kinds_of, largest, unwrap, wrap
+from raftsched.varint import MASK_64, varint
 
 __all__ = [
     "UNREADABLE",
@@ -54,23 +55,11 @@ MEMBER_ATTRIBUTES_SET: Final = 1301
 RANGE: Final = 3  # never written into the log here: what a permission is asked for
 
 _SUFFIX_MASK: Final = (1 << 48) - 1
-_UINT64_MASK: Final = (1 << 64) - 1
 _INT64_MAX: Final = (1 << 63) - 1
 
 
 class WireError(ValueError):
     """The bytes are no protobuf message."""
-
-
-def varint(value: int) -> bytes:
-    """`value` in 0 .. 2^64 - 1; a negative int64 is written in its 64-bit form, as protobuf does."""
-    value &= _UINT64_MASK
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def varint_field(number: int, value: int) -> bytes:
@@ -99,7 +88,7 @@ def _varint_at(data: bytes, at: int) -> tuple[int, int]:
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value & _UINT64_MASK, at
+            return value & MASK_64, at
         shift += 7
     raise WireError("a varint is cut off or too long")
 

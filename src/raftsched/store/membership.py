@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from raftsched.errors import CorruptError, EtcdError
 from raftsched.limits import MEMBERS_MAX
-from raftsched.store.codec import WireError, bytes_field, fields, numbers, text_field, varint, varint_field
+from raftsched.store.codec import WireError, bytes_field, fields, numbers, text_field, varint_field
 from raftsched.types import MemberInfo
+from raftsched.varint import varint
 
 # raftpb.ConfChangeType
 ADD_NODE: Final = 0

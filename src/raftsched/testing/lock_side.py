@@ -8,11 +8,12 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final
 
 import grpc
 from google.protobuf.message import Message
 
+from raftsched.cli.login import Bearing
 from raftsched.pb.etcd import kv_pb2
 from raftsched.pb.etcd import rpc_pb2 as pb
 from raftsched.pb.etcd import rpc_pb2_grpc as stubs
@@ -35,41 +36,6 @@ def until(condition: Callable[[], Any], what: str) -> Any:
         assert time.monotonic() < stop, f"waited in vain: {what}"
         time.sleep(0.01)
     return found
-
-
-class Details(NamedTuple):
-    """Of a call, as grpc's interceptors pass them on."""
-
-    method: str
-    timeout: float | None
-    metadata: Any
-    credentials: Any
-    wait_for_ready: bool | None
-    compression: Any
-
-
-if TYPE_CHECKING:
-    Unary = grpc.UnaryUnaryClientInterceptor[Any, Any]
-    Streaming = grpc.UnaryStreamClientInterceptor[Any, Any]
-else:
-    Unary, Streaming = grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor
-
-
-class Bearing(Unary, Streaming):
-    """Puts a token into every call."""
-
-    def __init__(self, token: str) -> None:
-        self._metadata = (("token", token),)
-
-    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        return continuation(self._with_token(details), request)
-
-    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
-        return continuation(self._with_token(details), request)
-
-    def _with_token(self, details: Any) -> Details:
-        wait, compression = details.wait_for_ready, details.compression
-        return Details(details.method, details.timeout, self._metadata, details.credentials, wait, compression)
 
 
 class LockSide:

@@ -11,6 +11,7 @@ from raftsched.ports import Stream, StreamHandler
 from raftsched.rpc.etcd import recipes
 from raftsched.rpc.etcd.calls import Door, parse
 from raftsched.rpc.etcd.recipes import DONE, Answer, Follow, GoneError, Step, Tell, leader_response
+from raftsched.rpc.etcd.streams import StreamCall
 from raftsched.rpc.etcd.waiting import KeyWatch, Recipes
 
 if TYPE_CHECKING:
@@ -51,22 +52,16 @@ class ElectionService:
         return Observation(self._running, stream)
 
 
-class Observation:
+class Observation(StreamCall):
     """One Observe stream. The hub keeps what a client does not read: it is read from history when there is room again."""
 
     def __init__(self, running: Recipes, stream: Stream) -> None:
+        super().__init__(running.door, stream, running.door.stats.method(OBSERVE_PATH, "server_stream"))
         self._running = running
-        self._stream = stream
-        self._door = running.door
-        self._stats = self._door.stats.method(OBSERVE_PATH, "server_stream")
-        self._stats.started += 1
-        self._began = self._stats.begin()
         self._room = asyncio.Event()
         self._room.set()
         self._watch: KeyWatch | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._over = False
-        self._door.admit_stream(stream, self)
+        self.admit()
 
     # -- StreamHandler
 
@@ -94,9 +89,6 @@ class Observation:
         self._room.set()
         if self._watch is not None:
             self._watch.on_writable()
-
-    def on_closed(self, code: int) -> None:
-        self._end(code)
 
     # -- the recipe
 
@@ -145,16 +137,3 @@ class Observation:
         if not self._stream.push(message):
             self._room.clear()
         return self._room.is_set()
-
-    def finish(self, code: int, message: str) -> None:
-        if not self._over:
-            self._end(code)
-            self._stream.finish(code, message)
-
-    def _end(self, code: int) -> None:
-        if not self._over:
-            self._over = True
-            self._door.release(self)
-            self._stats.ended(code, 1, self._began)
-            if self._task is not None and self._task is not asyncio.current_task():
-                self._task.cancel()

@@ -12,7 +12,7 @@ from raftsched.pb.etcd.rpc_pb2 import CompactionRequest, RangeRequest, RangeResp
 from raftsched.ports import Stream
 from raftsched.rpc.etcd.access import permit
 from raftsched.rpc.etcd.calls import COMPACTION, DELETE_RANGE, PUT, RANGE, STATUS, TXN, AnswerSink, Door, parse
-from raftsched.rpc.metrics import MethodStats
+from raftsched.rpc.etcd.streams import StreamCall
 from raftsched.types import NOBODY, Identity
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class KvService:
         return self._node.header(revision) + body
 
 
-class RangeStream:
+class RangeStream(StreamCall):
     """One RangeStream call: chunks of a range at one pinned revision; only the last has header, more and count.
 
     The first chunk has RANGE_STREAM_CHUNK_KEYS keys; later ones grow or shrink towards REQUEST_BYTES_MAX. The next chunk is
@@ -179,20 +179,15 @@ class RangeStream:
     """
 
     def __init__(self, door: Door, stream: Stream, path: str) -> None:
-        self._door = door
-        self._stream = stream
-        self._stats: MethodStats = door.stats.method(path, "server_stream")
-        self._stats.started += 1
-        self._began = self._stats.begin()
+        super().__init__(door, stream, door.stats.method(path, "server_stream"))
         self._request: RangeRequest | None = None
         self._left = 0
         self._sent = 0
         self._revision = 0  # of the store when the first chunk was read: header and, unless the client names one, pin
         self._chunk_keys = RANGE_STREAM_CHUNK_KEYS
         self._running = False
-        self._over = False
         self._who = NOBODY
-        door.admit_stream(stream, self)
+        self.admit()
 
     def on_messages(self, messages: Sequence[bytes]) -> None:
         if self._over:
@@ -212,9 +207,6 @@ class RangeStream:
     def on_writable(self) -> None:
         if self._running and not self._over:
             self._pump()
-
-    def on_closed(self, code: int) -> None:
-        self._end(code)
 
     def _start(self, message: bytes) -> None:
         self._stats.received += 1
@@ -290,14 +282,3 @@ class RangeStream:
 
     def _fail(self, error: int) -> None:
         self.finish(*STATUS[error])
-
-    def finish(self, code: int, message: str) -> None:
-        if not self._over:
-            self._end(code)
-            self._stream.finish(code, message)
-
-    def _end(self, code: int) -> None:
-        if not self._over:
-            self._over = True
-            self._door.release(self)
-            self._stats.ended(code, 1, self._began)

@@ -1,7 +1,6 @@
 """etcdserverpb.Lease (etcd-api §1.3). Grant and revoke go through the log; time-to-live and renewals are the leader's own, the list is this
 member's."""
 
-import asyncio
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -23,6 +22,7 @@ from raftsched.pb.etcd.rpc_pb2 import (
 from raftsched.ports import Stream, StreamHandler
 from raftsched.rpc.etcd.access import permit
 from raftsched.rpc.etcd.calls import LEASE_GRANT, LEASE_REVOKE, STATUS, Door, parse
+from raftsched.rpc.etcd.streams import StreamCall
 
 if TYPE_CHECKING:
     from raftsched.rpc.http2._h2 import Call
@@ -84,20 +84,14 @@ class LeaseService:
         return self._door.answer(LeaseLeasesResponse(leases=leases).SerializeToString())
 
 
-class KeepAlive:
+class KeepAlive(StreamCall):
     """One LeaseKeepAlive stream: an answer per message, in order; TTL 0 says that there is no such lease."""
 
     def __init__(self, door: Door, stream: Stream) -> None:
-        self._door = door
-        self._stream = stream
-        self._stats = door.stats.method(KEEP_ALIVE_PATH, "bidi_stream")
-        self._stats.started += 1
-        self._began = self._stats.begin()
+        super().__init__(door, stream, door.stats.method(KEEP_ALIVE_PATH, "bidi_stream"))
         self._waiting: deque[int] = deque()
-        self._task: asyncio.Task[None] | None = None
         self._half_closed = False
-        self._over = False
-        door.admit_stream(stream, self)
+        self.admit()
 
     def on_messages(self, messages: Sequence[bytes]) -> None:
         self._stats.received += len(messages)
@@ -120,9 +114,6 @@ class KeepAlive:
 
     def on_writable(self) -> None:
         """Nothing: the door delivers no more requests while the client leaves its answers unread."""
-
-    def on_closed(self, code: int) -> None:
-        self._end(code)
 
     async def _drain(self) -> None:
         """The header is made before the renewal: its revision is never newer than the answer's truth."""
@@ -147,16 +138,5 @@ class KeepAlive:
         self._stats.sent += 1
         self._stream.push(message)
 
-    def finish(self, code: int, message: str) -> None:
-        if not self._over:
-            self._end(code)
-            self._stream.finish(code, message)
-
-    def _end(self, code: int) -> None:
-        if not self._over:
-            self._over = True
-            self._waiting.clear()
-            self._door.release(self)
-            self._stats.ended(code, 1, self._began)
-            if self._task is not None and self._task is not asyncio.current_task():
-                self._task.cancel()
+    def _end(self) -> None:
+        self._waiting.clear()

@@ -12,43 +12,29 @@ from raftsched.errors import FatalError, GrpcCode, StatusError
 from raftsched.limits import EXPORT_BLOB_BYTES, EXPORT_STALL_MS
 from raftsched.ports import SnapshotFile, Stream
 from raftsched.rpc.etcd.calls import Door
-from raftsched.rpc.metrics import MethodStats
+from raftsched.rpc.etcd.streams import StreamCall
+from raftsched.varint import varint
 
 REMAINING: Final = b"\x10"  # SnapshotResponse, the field's tag: varint 2
 BLOB: Final = b"\x1a"  # bytes 3
 VERSION: Final = b"\x22"  # string 4
 
 
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 def encode_blob(blob: bytes | memoryview, remaining: int, version: bytes) -> bytes:
     """A SnapshotResponse without header, zero fields left out; the generated class would copy each blob twice more."""
-    head = REMAINING + _varint(remaining) if remaining else b""
-    tail = VERSION + _varint(len(version)) + version if version else b""
-    return b"".join((head, BLOB, _varint(len(blob)), blob, tail))
+    head = REMAINING + varint(remaining) if remaining else b""
+    tail = VERSION + varint(len(version)) + version if version else b""
+    return b"".join((head, BLOB, varint(len(blob)), blob, tail))
 
 
-class SnapshotStream:
+class SnapshotStream(StreamCall):
     """One call: a `StreamHandler`."""
 
     def __init__(self, door: Door, stream: Stream, path: str) -> None:
-        self._door = door
-        self._stream = stream
-        self._stats: MethodStats = door.stats.method(path, "server_stream")
-        self._stats.started += 1
-        self._began = self._stats.begin()
+        super().__init__(door, stream, door.stats.method(path, "server_stream"))
         self._asked = False
-        self._over = False
         self._room = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        door.admit_stream(stream, self, of_learner=True)
+        self.admit(of_learner=True)
 
     def on_messages(self, messages: Sequence[bytes]) -> None:
         if self._over:
@@ -66,9 +52,6 @@ class SnapshotStream:
 
     def on_writable(self) -> None:
         self._room.set()
-
-    def on_closed(self, code: int) -> None:
-        self._end(code)
 
     async def _run(self) -> None:
         try:
@@ -104,18 +87,3 @@ class SnapshotStream:
         if not self._stream.push(message):
             async with asyncio.timeout(EXPORT_STALL_MS / 1_000):
                 await self._room.wait()
-
-    def finish(self, code: int, message: str) -> None:
-        """Ends the call, if it is not over."""
-        if not self._over:
-            self._end(code)
-            self._stream.finish(code, message)
-
-    def _end(self, code: int) -> None:
-        if self._over:
-            return
-        self._over = True
-        self._door.release(self)
-        self._stats.ended(code, 1, self._began)
-        if self._task is not None and self._task is not asyncio.current_task():
-            self._task.cancel()

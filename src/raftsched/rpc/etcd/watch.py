@@ -13,6 +13,7 @@ from raftsched.limits import WATCH_PROGRESS_INTERVAL_MS, WATCH_REQUESTS_HELD_MAX
 from raftsched.pb.etcd.rpc_pb2 import WatchCreateRequest, WatchRequest
 from raftsched.ports import Stream
 from raftsched.rpc.etcd.calls import STATUS, Door
+from raftsched.rpc.etcd.streams import StreamCall
 from raftsched.rpc.metrics import Family, MethodStats, single
 from raftsched.store.watch.hub import WatchHub
 
@@ -79,23 +80,19 @@ class WatchService:
             self._schedule()
 
 
-class WatchCall:
+class WatchCall(StreamCall):
     """One Watch stream: a StreamHandler for the door and a WatchSink for the hub."""
 
     def __init__(self, service: WatchService, stream: Stream) -> None:
+        super().__init__(service.door, stream, service.stats)
         self._service = service
-        self._stream = stream
-        self._stats = service.stats
         self._header_of = service.door.node.header
         self._revision = -1
         self._header = b""
-        self._over = False
         self._timer: asyncio.TimerHandle | None = None
         self._held: list[bytes] | None = None  # requests behind a token that is still to be applied here
         self._watches = service.hub.open(self)
-        self._stats.started += 1
-        self._began = self._stats.begin()
-        service.door.admit_stream(stream, self)
+        self.admit()
 
     # -- WatchSink
 
@@ -155,14 +152,6 @@ class WatchCall:
         if not self._over:
             self._watches.on_writable()
 
-    def on_closed(self, code: int) -> None:
-        self._end(code)
-
-    def finish(self, code: int, message: str) -> None:
-        if not self._over:
-            self._end(code)
-            self._stream.finish(code, message)
-
     def _handle(self, request: WatchRequest) -> None:
         kind = request.WhichOneof("request_union")
         if kind == "create_request":
@@ -209,11 +198,7 @@ class WatchCall:
         if not self._over:
             self._arm()
 
-    def _end(self, code: int) -> None:
-        if not self._over:
-            self._over = True
-            if self._timer is not None:
-                self._timer.cancel()
-            self._watches.close()
-            self._service.door.release(self)
-            self._stats.ended(code, 1, self._began)
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._watches.close()

@@ -7,25 +7,17 @@ Field numbers: spec etcd-api, appendix; messages are small, so plain joining doe
 from typing import Final
 
 from raftsched.scheduler.jobs.names import COUNTERS, JOBS, LEADERSHIP, prefix_end
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+from raftsched.varint import varint
 
 
 def field(number: int, body: bytes) -> bytes:
     """A length-delimited field."""
-    return _varint(number << 3 | 2) + _varint(len(body)) + body
+    return varint(number << 3 | 2) + varint(len(body)) + body
 
 
 def number_field(number: int, value: int) -> bytes:
     """A varint field; negative numbers as 64-bit two's complement."""
-    return _varint(number << 3) + _varint(value & 0xFFFF_FFFF_FFFF_FFFF)
+    return varint(number << 3) + varint(value)
 
 
 def put_request(key: bytes, value: bytes, lease: int = 0) -> bytes:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from raftsched.varint import varint as any_varint
+
 SEGMENT_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.wal")
 
 
@@ -42,15 +44,10 @@ class WireError(ValueError):
 
 
 def varint(value: int) -> bytes:
-    """Protobuf's variable-length form of 0 <= value < 2**64."""
+    """Of 0 <= value < 2**64."""
     if not 0 <= value < 1 << 64:
         raise WireError(f"{value} is no uint64")
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return any_varint(value)
 
 
 def number_field(field: int, value: int) -> bytes:

@@ -7,8 +7,8 @@ Must not know: watchers, streams, revisions of the store.
 from typing import Final
 
 from raftsched.types import Change
+from raftsched.varint import varint
 
-MASK_64: Final = (1 << 64) - 1
 _KV: Final = b"\x12"  # Event.kv = 2
 _PREV_KV: Final = b"\x1a"  # Event.prev_kv = 3
 _DELETE: Final = b"\x08\x01"  # Event.type = 1: DELETE
@@ -16,19 +16,6 @@ _EVENTS: Final = b"\x5a"  # WatchResponse.events = 11
 FRAGMENT: Final = b"\x38\x01"  # WatchResponse.fragment = 7: true
 CREATED: Final = b"\x18\x01"  # WatchResponse.created = 3: true
 CANCELED: Final = b"\x20\x01"  # WatchResponse.canceled = 4: true
-
-
-def varint(number: int) -> bytes:
-    """Base-128 of an int64 or uint64; negative numbers take ten bytes, as protobuf wants."""
-    number &= MASK_64
-    if number < 0x80:
-        return bytes((number,))
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def watch_id_field(watch_id: int) -> bytes:
