@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 LATE = "14 etcdserver: request timed out"
 NEW = "http://127.0.0.1:1931"
 HEALTHY_S = 5.5  # a member counts as healthy once it was connected for 5 s
+ODD_TRIES = 10
 HASLEADER = (("hasleader", "true"),)
 
 
@@ -162,9 +163,12 @@ def twice(side: Side, *, learner: bool) -> Any:
 
 def test_etcdctl_sees_and_changes_both_alike(pair: Pair, etcdctl_program: Path) -> None:
     def run(*words: str, odd: str = "") -> None:
-        """A word like `leader` in braces is that member's id. `odd`: an answer behind which the judge is asked once more."""
+        """A word like `leader` in braces is that member's id. `odd`: an answer behind which the judge is asked once more, and again."""
         told = [run_etcdctl(etcdctl_program, side, [placed(side, word) for word in words]) for side in pair]
-        if odd and odd in told[1]:
+        for _ in range(ODD_TRIES):
+            if not odd or odd not in told[1]:
+                break
+            time.sleep(1)  # one that hurries meets the same
             told[1] = run_etcdctl(etcdctl_program, pair.judge, [placed(pair.judge, word) for word in words])
         pair.compare(" ".join(words), *told)
 

@@ -108,8 +108,9 @@ def what_is_taken_away_while_somebody_waits(users: Users) -> None:
 def waiting_while_authentication_is_switched_off(users: Users) -> None:
     users.root.grant(1, 2, 3)
     users.root.lock(b"n", 1)
-    waiting, candidate = users.ann.locking(b"n", 2), users.ann.campaigning(b"n", 3)
+    waiting = users.ann.locking(b"n", 2)
     users.root.appears(b"n/2")
+    candidate = users.ann.campaigning(b"n", 3)
     users.root.appears(b"n/3")
     users.auth.AuthDisable(pb.AuthDisableRequest())
     candidate.cancel()
