@@ -66,7 +66,7 @@ def told(what: str, milliseconds: list[float]) -> str:
 
 def measure(name: str, address: str, total_bytes: int, value_bytes: int) -> None:
     fill(address, total_bytes, value_bytes)
-    time.sleep(2)
+    time.sleep(2)  # the filling is on the disk
     until = time.monotonic() + 10
     print(f"{name} {told('alone', puts(address, lambda: time.monotonic() < until))}", flush=True)
     reader = subprocess.Popen([sys.executable, "-c", READER, address], stdout=subprocess.PIPE, text=True)

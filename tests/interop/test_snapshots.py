@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import grpc
 import pytest
@@ -76,7 +77,7 @@ def answers(address: str) -> bool:
     return True
 
 
-def without_scheduler(found: dict[str, object]) -> dict[str, object]:
+def without_scheduler(found: dict[str, Any]) -> dict[str, Any]:
     """Leases that the scheduler of ours holds for itself come and go."""
     leases = found["leases"]
     assert isinstance(leases, dict)
@@ -102,18 +103,18 @@ def test_etcdctl_saves_and_a_real_etcd_goes_on(
     assert {name: own[name] for name in status} == status
     assert own["sha256_checked"] is True
     assert status["revision"] == before["revision"]
-    assert status["totalKey"] == len(before["keys"])  # type: ignore[arg-type]
+    assert status["totalKey"] == len(before["keys"])
     assert status["version"] == "3.7.0"
     copy = shutil.copy(file, tmp_path / "copy.db")
     assert etcdutl("hashkv", str(copy)).stdout.split(", ")[0] == str(before["hash"])
     with start_etcd(tmp_path / "judge", etcd37, etcdutl, file) as judge:
         assert state(judge.address, old=50) == before
         with Api(judge.address) as api:
-            assert api.put(b"and", b"on") == before["revision"] + 1  # type: ignore[operator]
-            api.kv.Compact(rpc_pb2.CompactionRequest(revision=before["revision"], physical=True), timeout=60)  # type: ignore[arg-type]
+            assert api.put(b"and", b"on") == before["revision"] + 1
+            api.kv.Compact(rpc_pb2.CompactionRequest(revision=before["revision"], physical=True), timeout=60)
             api.maintenance.Defragment(rpc_pb2.DefragmentRequest(), timeout=60)
         now = state(judge.address)
-        assert len(now["keys"]) == len(before["keys"]) + 1  # type: ignore[arg-type]
+        assert len(now["keys"]) == len(before["keys"]) + 1
 
 
 def test_alarms_go_along(ours: ServerProcess, etcdutl: Run, etcd37: Path, tmp_path: Path) -> None:
@@ -190,15 +191,15 @@ def test_an_etcds_snapshot_is_restored(theirs: RealEtcd, tools: ModuleType, tmp_
         assert {name: own[name] for name in told} == told
     server, restored = serve_on(tmp_path / "server", file)
     assert restored["revision"] == before["revision"]
-    assert restored["keys"] == len(before["keys"])  # type: ignore[arg-type]
+    assert restored["keys"] == len(before["keys"])
     assert restored["leases"] == 2
     with server:
         now = state(server.client_address)
-        assert now["revision"] >= before["revision"]  # type: ignore[operator]
+        assert now["revision"] >= before["revision"]
         with Api(server.client_address) as api:
-            at = rpc_pb2.HashKVRequest(revision=before["revision"])  # type: ignore[arg-type]
+            at = rpc_pb2.HashKVRequest(revision=before["revision"])
             assert api.maintenance.HashKV(at, timeout=20).hash == before["hash"]
-            request = rpc_pb2.RangeRequest(key=b"\0", range_end=b"\0", revision=before["revision"])  # type: ignore[arg-type]
+            request = rpc_pb2.RangeRequest(key=b"\0", range_end=b"\0", revision=before["revision"])
             assert [one.SerializeToString() for one in api.kv.Range(request, timeout=20).kvs] == before["keys"]
             request.revision -= 50
             assert [one.SerializeToString() for one in api.kv.Range(request, timeout=20).kvs] == before["earlier"]
@@ -225,9 +226,9 @@ def test_the_directory_of_a_killed_etcd_is_restored_with_what_only_its_log_holds
     assert restored["replayed"] > 500
     assert restored["revision"] == before["revision"]
     with server, Api(server.client_address) as api:
-        request = rpc_pb2.RangeRequest(key=b"\0", range_end=b"\0", revision=before["revision"])  # type: ignore[arg-type]
+        request = rpc_pb2.RangeRequest(key=b"\0", range_end=b"\0", revision=before["revision"])
         assert [one.SerializeToString() for one in api.kv.Range(request, timeout=20).kvs] == before["keys"]
-        at = rpc_pb2.HashKVRequest(revision=before["revision"])  # type: ignore[arg-type]
+        at = rpc_pb2.HashKVRequest(revision=before["revision"])
         assert api.maintenance.HashKV(at, timeout=20).hash == before["hash"]
         assert without_scheduler(state(server.client_address))["leases"] == before["leases"]
 
@@ -278,7 +279,7 @@ def test_the_directory_of_a_stopped_etcd_is_restored(theirs: RealEtcd, tmp_path:
     server, restored = serve_on(tmp_path / "server", tmp_path / "theirs" / "etcd")
     assert restored["revision"] == before["revision"]
     with server, Api(server.client_address) as api:
-        at = rpc_pb2.HashKVRequest(revision=before["revision"])  # type: ignore[arg-type]
+        at = rpc_pb2.HashKVRequest(revision=before["revision"])
         assert api.maintenance.HashKV(at, timeout=20).hash == before["hash"]
 
 

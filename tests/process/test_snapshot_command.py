@@ -141,7 +141,7 @@ def test_a_kill_during_a_save_leaves_no_file(who: str, server: ServerProcess, cl
     for delay_s in (0.5, 0.7, 0.9):
         saving = subprocess.Popen(command("snapshot", "save", file, "--address", server.client_address), stderr=subprocess.PIPE)
         part = tmp_path / "saved.db.part"
-        wait_for(lambda: saving.poll() is not None or (part.exists() and part.stat().st_size > delay_s * 10_000_000), 30, "nothing comes")  # noqa: B023
+        wait_for(lambda: saving.poll() is not None or (part.exists() and part.stat().st_size > delay_s * 10_000_000), 30, "nothing comes")  # noqa: B023  # called in this round
         if who == "client":
             saving.kill()
             saving.wait()
