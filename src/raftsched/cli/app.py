@@ -12,7 +12,7 @@ from typing import Annotated
 import grpc
 import typer
 
-from raftsched.cli import interrupts, job, member, snapshot
+from raftsched.cli import job, member, snapshot
 from raftsched.version import COMMIT, VERSION
 
 
@@ -83,8 +83,7 @@ def run(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        with interrupts.repeated():
-            app(arguments, prog_name="raftsched")
+        app(arguments, prog_name="raftsched")
     except grpc.RpcError as error:
         return _fail(error)
     except UnicodeEncodeError as error:  # what the shell gave as bytes: Python holds them as surrogates, no message takes them

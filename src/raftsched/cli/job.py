@@ -229,7 +229,10 @@ def watch(
     watcher = Watcher(initial, status, as_json=output is Output.JSON, count=count)
     if sys.stderr.isatty():
         print(f"waiting for triggers of {plain(app_id)} in {plain(namespace)}; Ctrl-C ends", file=sys.stderr)
-    watcher.follow(address, scheduler, single=single)
+    try:
+        watcher.follow(address, scheduler, single=single)
+    except KeyboardInterrupt:
+        raise typer.Exit from None
 
 
 def _done(output: Output, text: str, record: dict[str, str]) -> None:

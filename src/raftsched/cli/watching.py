@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import grpc
 
-from raftsched.cli import interrupts, render
+from raftsched.cli import render
 from raftsched.pb.dapr import scheduler_pb2, scheduler_pb2_grpc
 
 RECONNECT_S: Final = 0.5
@@ -167,11 +167,10 @@ class Follower(Repeated):
 class Hosts(Repeated):
     """The WatchHosts stream: of the address that was given, later of whichever replica answers. Reports each set, as a list."""
 
-    def __init__(self, address: str, connect: Connect, report: Callable[[object], None], *, single: bool) -> None:
-        """Also reports an error that does not pass, and any before the first set. `single`: reports the address, once somebody is there,
-        and ends."""
+    def __init__(self, address: str, connect: Connect, report: Callable[[object], None]) -> None:
+        """Also reports an error that does not pass, and any before the first set."""
         super().__init__(report)
-        self._address, self._connect, self._single = address, connect, single
+        self._address, self._connect = address, connect
         self._known: list[str] = []
         self._turn = 0
 
@@ -182,10 +181,6 @@ class Hosts(Repeated):
             self._call = stub.WatchHosts(scheduler_pb2.WatchHostsRequest())
             try:
                 for message in self._call:
-                    if self._single:
-                        self._stopping.set()
-                        self._report([host])
-                        return
                     told = sorted({one.address for one in message.hosts})
                     if told:
                         self._known = [host] if len(told) == 1 else told  # the only one is who told it, under whatever address
@@ -200,7 +195,7 @@ class Hosts(Repeated):
 
 
 class _Finished:
-    """Reported with the last trigger that was asked for, and for Ctrl-C."""
+    """Reported with the last trigger that was asked for."""
 
 
 FINISHED: Final = _Finished()
@@ -225,23 +220,27 @@ class Watcher:
         self._leaving: list[Follower] = []
 
     def follow(self, address: str, connect: Connect, *, single: bool) -> None:
-        """Until enough was shown, or Ctrl-C. `single`: the replica there alone. Raises grpc.RpcError: nobody is there at the
-        beginning, or it will never work; OSError: nobody reads."""
-        hosts = Hosts(address, connect, self._reports.put, single=single)
-        with interrupts.told(lambda: self._reports.put(FINISHED)):
-            try:
+        """Until enough was shown. `single`: the replica there alone. Raises grpc.RpcError: nobody is there at the beginning, or it will
+        never work; OSError: nobody reads."""
+        hosts = None if single else Hosts(address, connect, self._reports.put)
+        try:
+            if hosts is None:
+                self._reach(address, connect)
+                self._set_hosts([address], connect)
+            else:
                 hosts.start()
-                while (report := self._next_report()) is not FINISHED:
-                    if isinstance(report, Exception):
-                        raise report
-                    assert isinstance(report, list)
-                    self._set_hosts(report, connect)
-            finally:
+            while (report := self._next_report()) is not FINISHED:
+                if isinstance(report, Exception):
+                    raise report
+                assert isinstance(report, list)
+                self._set_hosts(report, connect)
+        finally:
+            if hosts is not None:
                 hosts.stop()
                 hosts.cancel()
-                self._end()
-                if hosts.ident is not None:
-                    hosts.join(CANCEL_TIMEOUT_S)
+            self._end()
+            if hosts is not None and hosts.ident is not None:
+                hosts.join(CANCEL_TIMEOUT_S)
 
     def _next_report(self) -> object:
         """Looks up now and then: a signal that another thread has taken interrupts no wait of this one."""
@@ -250,6 +249,13 @@ class Watcher:
                 return self._reports.get(timeout=LOOK_UP_S)
             except queue.Empty:
                 continue
+
+    def _reach(self, address: str, connect: Connect) -> None:
+        """Raises grpc.RpcError if nobody is there."""
+        with connect(address) as stub:
+            call: Any = stub.WatchHosts(scheduler_pb2.WatchHostsRequest())
+            next(iter(call))
+            call.cancel()
 
     def _set_hosts(self, hosts: list[str], connect: Connect) -> None:
         for host in self._followers.keys() - set(hosts):
