@@ -119,6 +119,10 @@ class TimerWheel:
 
     def next_wakeup(self) -> int:
         """A lower bound of the next expiry in ms, never too late; -1 when empty."""
+
+    def cascade_wait(self) -> int:
+        """Ms, 64 or more, after which `advance` wants to be called again to move jobs down ahead of their time; 2**63 - 1 when none lie in
+        a slot that comes next. Who comes later pays for it when the slot begins."""
     # reading
     def tags_of(self, handles: Buffer, count: int, tags: Buffer) -> None:
         """uint32 tags out; 2**32 - 1 for a handle whose slot was used again."""

@@ -139,6 +139,9 @@ class EtcdError(IntEnum):
     TOO_MANY_LEARNERS = 45
     CLUSTER_ID_MISMATCH = 46
     TIMEOUT_LEADER_TRANSFER = 47
+    DOWNGRADE_IN_PROGRESS = 80
+    CLUSTER_VERSION_UNAVAILABLE = 81
+    UNKNOWN_METHOD = 82
     ROOT_USER_NOT_EXIST = 100
     ROOT_ROLE_NOT_EXIST = 101
     USER_EXISTS = 102
@@ -158,6 +161,11 @@ class EtcdError(IntEnum):
 
 
 _P: Final = "etcdserver: "
+NO_MESSAGE: Final = "proto: cannot parse invalid wire-format data"
+"""Of bytes that are no protobuf message, as Go's library says it."""
+NO_TEXT: Final = "string field contains invalid UTF-8"
+STREAM_MALFORMED: Final = (int(GrpcCode.INTERNAL), "grpc: failed to unmarshal the received message: " + NO_MESSAGE)
+"""What a stream ends with where a unary call is MALFORMED."""
 ETCD_STATUS: Final[dict[EtcdError, tuple[GrpcCode, str]]] = {
     EtcdError.KEY_NOT_PROVIDED: (GrpcCode.INVALID_ARGUMENT, _P + "key is not provided"),
     EtcdError.KEY_NOT_FOUND: (GrpcCode.INVALID_ARGUMENT, _P + "key not found"),
@@ -199,7 +207,10 @@ ETCD_STATUS: Final[dict[EtcdError, tuple[GrpcCode, str]]] = {
     EtcdError.BAD_DOWNGRADE_VERSION: (GrpcCode.INVALID_ARGUMENT, _P + "wrong downgrade target version format"),
     EtcdError.INVALID_DOWNGRADE_TARGET: (GrpcCode.INVALID_ARGUMENT, _P + "invalid downgrade target version"),
     EtcdError.NO_INFLIGHT_DOWNGRADE: (GrpcCode.FAILED_PRECONDITION, _P + "no inflight downgrade job"),
-    EtcdError.MALFORMED: (GrpcCode.INTERNAL, "grpc: error unmarshalling request: malformed message"),
+    EtcdError.DOWNGRADE_IN_PROGRESS: (GrpcCode.FAILED_PRECONDITION, _P + "cluster has a downgrade job in progress"),
+    EtcdError.CLUSTER_VERSION_UNAVAILABLE: (GrpcCode.FAILED_PRECONDITION, _P + "cluster version not found during downgrade"),
+    EtcdError.UNKNOWN_METHOD: (GrpcCode.UNKNOWN, _P + "unknown method"),
+    EtcdError.MALFORMED: (GrpcCode.INTERNAL, "grpc: error unmarshalling request: " + NO_MESSAGE),
     EtcdError.NOT_ENOUGH_STARTED_MEMBERS: (GrpcCode.UNKNOWN, _P + "re-configuration failed due to not enough started members"),
     EtcdError.MEMBER_NOT_LEARNER: (GrpcCode.FAILED_PRECONDITION, _P + "can only promote a learner member"),
     EtcdError.LEARNER_NOT_READY: (GrpcCode.FAILED_PRECONDITION, _P + "can only promote a learner member which is in sync with leader"),
@@ -226,7 +237,25 @@ ETCD_STATUS: Final[dict[EtcdError, tuple[GrpcCode, str]]] = {
 }
 
 
+TRANSIENT: Final = frozenset(
+    {
+        EtcdError.NO_LEADER,
+        EtcdError.LEADER_CHANGED,
+        EtcdError.NOT_LEADER,
+        EtcdError.TOO_MANY_REQUESTS,
+        EtcdError.TIMEOUT,
+        EtcdError.TIMEOUT_LEADER_FAILURE,
+        EtcdError.TIMEOUT_CONNECTION_LOST,
+        EtcdError.TIMEOUT_WAIT_APPLIED,
+    }
+)
+"""What passes by itself: the same request may succeed a moment later."""
+
+
 def status_of(error: int) -> StatusError:
     """The `StatusError` of a non-zero `EtcdError` number."""
     code, text = ETCD_STATUS[EtcdError(error)]
     return StatusError(code, text)
+
+
+TRANSIENT_TEXTS: Final = frozenset(status_of(error).message for error in TRANSIENT)

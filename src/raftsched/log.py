@@ -11,6 +11,8 @@ stdout (spec/scheduler.md §10.3), text or JSON with the same names:
 stderr, always JSON, fields last and in the order given:
 
     {"level":"info","ts":"2026-01-02T03:04:05.600000Z","logger":"…","caller":"scheduler/service.py:179","msg":"…","id":"…"}
+
+`raftsched etcd` has the second stream alone, wherever and in whichever form etcd's --log-* flags want it.
 """
 
 import errno
@@ -19,7 +21,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final, Protocol
@@ -84,15 +86,34 @@ class LineWriter:
     debug = info = warning = error = critical = fatal = msg
 
 
+class LineWriters:
+    """The same lines to several descriptors."""
+
+    def __init__(self, descriptors: Sequence[int]) -> None:
+        self._writers = [LineWriter(descriptor) for descriptor in descriptors]
+
+    @property
+    def dropped(self) -> int:
+        return sum(writer.dropped for writer in self._writers)
+
+    def msg(self, line: str) -> None:
+        for writer in self._writers:
+            writer.msg(line)
+
+    debug = info = warning = error = critical = fatal = msg
+
+
 @dataclass(frozen=True, slots=True)
 class Logs:
     """Makes loggers; one per process."""
 
     level: int
     as_json: bool
-    service_writer: LineWriter
-    engine_writer: LineWriter
+    service_writer: LineWriter | LineWriters
+    engine_writer: LineWriter | LineWriters
     instance: str
+    console: bool = False
+    """The engine's lines as zap's console encoder writes them."""
 
     def service(self, scope: str = "dapr.scheduler") -> Logger:
         """A logger of stdout; `scope` names the part of the service."""
@@ -100,10 +121,10 @@ class Logs:
         return self._logger(self.service_writer, render, {"instance": self.instance, "scope": scope, "type": "log", "ver": VERSION})
 
     def engine(self, name: str) -> Logger:
-        """A logger of stderr; `name` is the value of `logger`."""
-        return self._logger(self.engine_writer, _render_engine, {"logger": name})
+        """A logger of stderr; `name` is the value of `logger`, "" = without one."""
+        return self._logger(self.engine_writer, _render_console if self.console else _render_engine, {"logger": name})
 
-    def _logger(self, writer: LineWriter, render: object, context: dict[str, str]) -> Logger:
+    def _logger(self, writer: LineWriter | LineWriters, render: object, context: dict[str, str]) -> Logger:
         logger: Logger = structlog.make_filtering_bound_logger(self.level)(writer, [render], context)
         return logger
 
@@ -124,8 +145,26 @@ def open_logs(level: str = "info", *, as_json: bool = False, file: str = "") -> 
         try:
             descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise ConfigError(f"cannot open --log-file {file}: {os.strerror(error.errno or errno.EIO)}") from None
+            reason = os.strerror(error.errno or errno.EIO).lower()
+            raise ConfigError(f"failed to open log file {quote(file)}: open {file}: {reason}") from None
     return Logs(number, as_json, LineWriter(descriptor), LineWriter(2), os.uname().nodename)
+
+
+def open_etcd_logs(level: str = "info", *, outputs: Sequence[str] = ("default",), console: bool = False) -> Logs:
+    """etcd's --log-level, --log-outputs and --log-format. Raises ConfigError for a file that cannot be opened."""
+    own = {"default": 2, "stderr": 2, "stdout": 1}
+    names = ("/dev/null",) if "/dev/null" in outputs else tuple(outputs)
+    descriptors = [own[name] if name in own else _open_file(name) for name in names]
+    writer = LineWriters(descriptors)
+    return Logs({"dpanic": 50, "panic": 50}.get(level) or parse_level(level), True, writer, writer, "", console)
+
+
+def _open_file(path: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        reason = os.strerror(error.errno or errno.EIO).lower()
+        raise ConfigError(f"couldn't open sink {quote(path)}: open {path}: {reason}") from None
 
 
 def _now(*, microseconds: bool) -> str:
@@ -162,14 +201,23 @@ def _render_json(_logger: object, method: str, event: Event) -> str:
 
 
 def _render_engine(_logger: object, method: str, event: Event) -> str:
+    name = event.pop("logger")
     line = {
         "level": _ENGINE_LEVELS.get(method, method),
         "ts": _now(microseconds=True),
-        "logger": event.pop("logger"),
+        **({"logger": name} if name else {}),
         "caller": _caller(),
         "msg": event.pop("event"),
     }
     return json.dumps({**line, **event}, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def _render_console(_logger: object, method: str, event: Event) -> str:
+    """Tabs between time, level, logger, caller and message; fields as JSON behind them."""
+    name, message = event.pop("logger"), str(event.pop("event"))
+    head = [_now(microseconds=True), _ENGINE_LEVELS.get(method, method), name, _caller(), message]
+    fields = json.dumps(event, separators=(", ", ": "), ensure_ascii=False, default=str) if event else ""
+    return "\t".join(filter(None, [*head, fields]))
 
 
 def _caller() -> str:

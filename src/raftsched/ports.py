@@ -73,11 +73,14 @@ class KvClient(Protocol):
     def owns_directory(self) -> bool:
         """Embedded: this process holds the lock of the data directory, so an older lease on its own leadership key is its own."""
 
+    def shared(self) -> bool:
+        """External: replicas of Dapr's Scheduler may be among those that write leadership keys."""
+
     def peers(self) -> Sequence[int]:
         """Embedded: ids of the members that the leader heard within one election timeout. External: empty."""
 
     def fence_ms(self) -> int:
-        """Monotonic ms until which this replica may trigger; a lone voter: FENCE_ALONE_MS."""
+        """Monotonic ms until which this replica may trigger; a lone voter: FENCE_ALONE_MS. External: while its lease surely lives."""
 
     def dead(self, names: Collection[str]) -> Collection[str]:
         """Embedded, at the leader: those of these schedulers whose members cannot trigger any more. Elsewhere: none."""
@@ -130,6 +133,9 @@ class StoreNode(Protocol):
     def read_local(self, message: bytes) -> Result:
         """A serializable RangeRequest, at once; whoever calls has asked whether it is permitted."""
 
+    def read_local_many(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
+        """As `read_local`, several in one go; large ones are answered later, in slices of the loop, as of one revision each."""
+
     def read_barrier(self) -> Awaitable[None]:
         """Done when everything committed before the call is applied here (ReadIndex). Raises `StatusError`."""
 
@@ -171,6 +177,10 @@ class StoreNode(Protocol):
         """LeaseKeepAlive: the granted TTL in seconds after renewing; 0 = unknown or expired (waits for its revocation).
         Raises `StatusError` (NO_LEADER, ...)."""
 
+    def lease_answer_now(self, message: bytes) -> bytes | None:
+        """The LeaseKeepAliveResponse to a LeaseKeepAliveRequest where nothing has to be waited for: at a lone leader. None: it must be, or
+        the message is an odd one; decode it and ask `lease_renew`."""
+
     async def lease_time_to_live(self, lease: int, *, keys: bool) -> tuple[int, int, Sequence[bytes]]:
         """(remaining seconds, granted seconds, attached keys sorted if asked); (-1, 0, ()) = unknown."""
 
@@ -203,6 +213,13 @@ class StoreNode(Protocol):
     def histograms(self) -> Mapping[str, tuple[Sequence[tuple[float, int]], float]]:
         """Metric name without suffix -> ([(upper bound, cumulative count)...] ending with inf, sum in the metric's unit)."""
 
+    def labelled(self) -> "Labelled":
+        """Metrics with labels, in the same forms."""
+
+
+Labelled = Mapping[str, tuple[tuple[str, ...], Mapping[tuple[str, ...], float | tuple[Sequence[tuple[float, int]], float]]]]
+"""Metric name -> (names of labels, {their values: number, or histogram})."""
+
 
 class Duties(Protocol):
     """What a member does for all, and gives to the others before it leaves them: the scheduler's jobs."""
@@ -229,6 +246,9 @@ class MemberNode(Protocol):
 
     def promotion_failures(self) -> Mapping[str, int]:
         """Promotions that this member has refused as the leader, by etcd's words for the reason."""
+
+    async def downgrade(self, action: int, version: str) -> str:
+        """Maintenance.Downgrade: `action` 0 validates, 1 enables, 2 cancels. The cluster's version when it was asked for."""
 
     async def move_leader(self, member_id: int) -> None:
         """Leader only; done when the target leads."""
@@ -272,6 +292,7 @@ class StoreReader(Protocol):
     def compact_revision(self) -> int: ...
     def check_put(self, request: bytes) -> int: ...
     def check_range(self, request: bytes) -> int: ...
+    def range_is_serializable(self, request: bytes) -> bool: ...
     def check_delete_range(self, request: bytes) -> int: ...
     def check_txn(self, request: bytes) -> int: ...
     def txn_is_read_only(self, request: bytes) -> int: ...
@@ -294,6 +315,8 @@ class StoreStatus(NamedTuple):
     """Committed."""
     applied_index: int
     is_learner: bool
+    downgrade_target: str = ""
+    """The version that the cluster is being downgraded to; "" = it is not."""
 
 
 class Log(Protocol):
@@ -326,7 +349,10 @@ class Stream(Protocol):
 
 
 class StreamHandler(Protocol):
-    """What a bidi or server-streaming method implements; made per stream, called on the loop thread."""
+    """What a bidi or server-streaming method implements; made per stream, called on the loop thread.
+
+    It may have an `on_broken(error: StatusError)`: what came behind the last messages cannot be unpacked. It then finishes the stream by
+    `error` once it has answered what came before; without one the door finishes it at once."""
 
     def on_messages(self, messages: Sequence[bytes]) -> None:
         """What arrived in this tick, in order."""

@@ -7,6 +7,7 @@ Must not know: what is served.
 
 import asyncio
 import errno
+import gc
 import resource
 import time
 import traceback
@@ -71,3 +72,11 @@ class LoopComplaints:
             if trace:
                 fields["trace"] = "".join(traceback.format_exception(error))
         self._log.error(message, **fields)
+
+
+def settle_garbage() -> None:
+    """To be called once everything is imported."""
+    # Collections of the oldest generation walk every object that start-up made: freeze them, and collect rarely.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)

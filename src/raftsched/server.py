@@ -1,80 +1,66 @@
-"""Builds the real adapters and joins the two towers: the only place that knows them all.
+"""The process of `raftsched serve`: the only place that knows both towers.
 
-`Supervisor` is the process: healthz and metrics, signals, and one `Server` after another (spec/scheduler.md §2.5, D1). `Server` is one
-incarnation: the store, the two doors, the scheduler. A failure that waiting can mend ends an incarnation and a new one is built;
-what waiting cannot mend (`FatalError`, `ConfigError`) ends the process with one line and exit code 1.
+`Supervisor` is the process: healthz and metrics, signals, and one `Server` after another (spec/scheduler.md §2.5, D1). `Server` adds the
+scheduler to the store with its doors (store_server.py). A failure that waiting can mend ends an incarnation and a new one is built; what
+waiting cannot mend (`FatalError`, `ConfigError`) ends the process with one line and exit code 1.
 """
 
 import asyncio
-import gc
 import os
 import random
 import signal
 import sys
 import traceback
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from raftsched import limits
-from raftsched.broadcast import broadcast_address
-from raftsched.config.auth import SIMPLE
-from raftsched.errors import ConfigError, EtcdError, FatalError, IncarnationOverError, NoSpaceError, StatusError, status_of
-from raftsched.ports import TokenSigner
-from raftsched.process import LoopComplaints, connections_max, raise_descriptor_limit
-from raftsched.rpc.etcd.services import SERVICES, EtcdServices
-from raftsched.rpc.health import HEALTH, HealthService, HealthzServer, add_reflection
-from raftsched.rpc.http import HttpEndpoints, MetricsServer
+from raftsched.errors import ConfigError, FatalError, GrpcCode, IncarnationOverError, StatusError
+from raftsched.in_kubernetes import kubernetes
+from raftsched.ports import KvClient
+from raftsched.process import LoopComplaints, connections_max, raise_descriptor_limit, settle_garbage
+from raftsched.rpc.health import HealthzServer
+from raftsched.rpc.http import MetricsServer
 from raftsched.rpc.http2._h2 import Engine, HttpRequest
-from raftsched.rpc.metrics import Family, GrpcStats, Metrics
-from raftsched.rpc.scheduler.api import SchedulerApi
-from raftsched.scheduler.bridge.embedded import EmbeddedKv
-from raftsched.scheduler.service import SchedulerService
-from raftsched.store.backend.directory import DirectoryInUseError
-from raftsched.store.node import Node, NodeOptions
+from raftsched.rpc.listeners import address_text, cannot_listen
+from raftsched.rpc.metrics import GrpcStats
+from raftsched.securing import Security
+from raftsched.store.node import NodeOptions
 from raftsched.store.node.leaving import LEFT_LINE
 from raftsched.store.node.versions import cluster_version
-from raftsched.store.transport.peers import Peers
-from raftsched.store.transport.ports import PeerHandler
-from raftsched.store.transport.tls import PeerTls as PeerFiles
-from raftsched.types import Identity
-from raftsched.zones import zone_table
+from raftsched.store_server import ETCD_VERSION, EXPECTED, Instance, StorePlan, StoreServer
 
 if TYPE_CHECKING:
     from raftsched.config import ServeConfig
-    from raftsched.config.auth import AuthToken
     from raftsched.log import Logs
+    from raftsched.rpc.http2._h2 import Guard
+    from raftsched.rpc.jobs.api import JobsApi
+    from raftsched.rpc.jobs.workers import WorkersApi
+    from raftsched.rpc.scheduler.api import SchedulerApi
+    from raftsched.scheduler.service import SchedulerService
 
 RECREATE_DELAY_S_MIN: Final = 0.5
 RECREATE_DELAY_S_MAX: Final = 10.0
 ANEW_DELAY_S: Final = 0.05  # a new incarnation that is wanted, behind a snapshot: nothing has failed
 SCHEDULER_PING_IDLE_MS: Final = 3_000  # Dapr's server pings an idle connection after 3 s ...
 SCHEDULER_PING_TIMEOUT_MS: Final = 5_000  # ... and closes it when 5 s bring no answer
-PROGRESS_JITTER: Final = 0.1
 LOOK_S: Final = 0.1  # how often a stop looks whether there still is a majority
 NS_PER_MS: Final = 1_000_000
-ETCD_VERSION: Final = (3, 7, 1)
-EXPECTED: Final = (OSError, DirectoryInUseError, NoSpaceError, FatalError, ConfigError, TimeoutError, IncarnationOverError)
-"""What may end an incarnation; anything else is a fault of ours, told with its trace on the engine's stream."""
+NOT_SERVING: Final = "the server is being started"
 
 
-class Server:
-    """One incarnation: opened by `start`, closed by `stop`; `failed` is done when it cannot go on."""
+class Server(StoreServer):
+    """One incarnation of `raftsched serve`."""
 
-    def __init__(self, config: "ServeConfig", logs: "Logs", metrics: "Instance") -> None:
+    def __init__(self, config: "ServeConfig", logs: "Logs", metrics: "Instance", security: Security) -> None:
+        super().__init__(replace(store_plan(config), peer_security=security.peers), logs, metrics)
         self._config = config
-        self._logs = logs
-        self._metrics = metrics
-        self._connections_max = connections_max(raise_descriptor_limit())
-        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.fatal = False
-        self.anew = False
-        self._listening = False
-        self._node: Node | None = None
+        self._security = security
         self._service: SchedulerService | None = None
         self._api: SchedulerApi | None = None
-        self._etcd: EtcdServices | None = None
-        self._health = HealthService()
-        self._doors: list[Engine] = []
+        self._jobs: JobsApi | None = None
+        self._workers: WorkersApi | None = None
 
     @property
     def ready(self) -> bool:
@@ -85,61 +71,39 @@ class Server:
 
     async def start(self) -> None:
         """Store first, then the doors, then the scheduler. Raises what the parts raise; `stop` cleans up in every case."""
+        from raftsched.scheduler.bridge.embedded import EmbeddedKv
+
+        address = self._address()
+        node = await self.start_store()
+        node.set_duties(await self._start_scheduler(EmbeddedKv(node), address))
+        self._listening = True
+
+    def _address(self) -> str:
+        """That of the scheduler API, as others are told."""
+        from raftsched.broadcast import broadcast_address
+
         config = self._config
-        address = broadcast_address(
+        return broadcast_address(
             override=config.override_broadcast_host_port,
             listen_address=config.listen_address,
             port=config.port,
             environment={"DAPR_HOST_IP": config.host_ip or ""},
         )
-        self._node = Node(
-            node_options(config),
-            log=self._logs.engine("store"),
-            on_fatal=self._on_fatal,
-            network=self._make_peers,
-            on_restart=self._on_restart,
-        )
-        await self._node.start()
-        await self._reclaim_space(self._node)
-        await self._open_client_port(self._node)
-        self._service = self._build_service(self._node, address)
-        await self._open_scheduler_port(self._service)
-        await self._service.start()
-        self._node.set_duties(self._service)
+
+    async def _start_scheduler(self, kv: KvClient, address: str) -> "SchedulerService":
+        service = self._service = self._build_service(kv, address)
+        await self._open_scheduler_port(service)
+        await service.start()
         self._health.set_serving(True)
-        self._listening = True
+        return service
 
-    def _make_peers(self, handler: PeerHandler) -> "PeerNetwork":
-        config = self._config
-        tls = config.peer_tls
-        peers = PeerNetwork(
-            listen_host=config.peer_listen_host,
-            port=config.peer_listen_port,
-            handler=handler,
-            log=self._logs.engine("peers"),
-            version=ETCD_VERSION,
-            tls=None if tls is None else PeerFiles(tls.cert_file, tls.key_file, tls.trusted_ca_file, tls.client_cert_auth),
-        )
-        self._metrics.current.add(lambda: (Family(*family) for family in peers.families()))
-        return peers
+    def _build_service(self, kv: KvClient, address: str) -> "SchedulerService":
+        from raftsched.scheduler.service import SchedulerService
+        from raftsched.zones import zone_table
 
-    async def _reclaim_space(self, node: Node) -> None:
-        """Defragments before anybody is served, if the threshold's worth of the file is free."""
-        threshold_bytes = self._config.etcd_bootstrap_defrag_threshold_bytes
-        status = node.status()
-        free_bytes = status.db_size - status.db_size_in_use
-        if threshold_bytes and free_bytes >= threshold_bytes:
-            try:
-                await node.defragment()
-            except StatusError as error:
-                self._logs.engine("store").warning("space could not be reclaimed at boot", error=error.message)
-                return
-            self._logs.engine("store").info("reclaimed space at boot", freed_bytes=status.db_size - node.status().db_size)
-
-    def _build_service(self, node: Node, address: str) -> SchedulerService:
         chance = random.Random(os.urandom(32))  # a system call per job would be a tenth of its creation
         return SchedulerService(
-            EmbeddedKv(node),
+            kv,
             scheduler_id=self._config.id,
             address=address,
             zone_source=zone_table,
@@ -149,62 +113,46 @@ class Server:
             workers=self._config.workers,
         )
 
-    async def _open_client_port(self, node: Node) -> None:
-        loop = asyncio.get_running_loop()
-        endpoints = HttpEndpoints(node, self._metrics.current)
-        door = Engine(
-            loop,
-            message_bytes_max=limits.MESSAGE_BYTES_MAX,
-            connections_max=self._connections_max,
-            on_http=endpoints,
-            on_error=self._on_handler_error,
-        )
-        self._doors.append(door)
-        chance = random.Random()
-        services = self._etcd = EtcdServices(
-            door,
-            node,
-            request_bytes_max=limits.MESSAGE_BYTES_MAX,
-            progress_interval_ms=lambda: limits.WATCH_PROGRESS_INTERVAL_MS * (1 + PROGRESS_JITTER * chance.random()),
-            extensive_metrics=self._config.etcd_metrics == "extensive",
-            token_signer=token_signer(self._config.auth_token),
-        )
-        self._health.register(door)
-        add_reflection(door, [*SERVICES, HEALTH])
-        self._metrics.current.add(services.families)
-        self._metrics.current.add(lambda: door_families(self._doors))
-        await listen(door, self._config.etcd_client_listen_address, self._config.etcd_client_port, "--etcd-client-port")
+    async def _open_scheduler_port(self, service: "SchedulerService") -> None:
+        from raftsched.rpc.jobs.api import JobsApi
+        from raftsched.rpc.jobs.rest import JobsFront
+        from raftsched.rpc.jobs.workers import WorkersApi
+        from raftsched.rpc.scheduler.api import SchedulerApi
 
-    async def _open_scheduler_port(self, service: SchedulerService) -> None:
-        loop = asyncio.get_running_loop()
+        loop, front = asyncio.get_running_loop(), JobsFront()
         door = Engine(
             loop,
             message_bytes_max=limits.MESSAGE_BYTES_MAX,
             connections_max=self._connections_max,
             server_ping_idle_ms=SCHEDULER_PING_IDLE_MS,
             server_ping_timeout_ms=SCHEDULER_PING_TIMEOUT_MS,
+            on_http=front,
             on_error=self._on_handler_error,
+            on_unread=self._unread.closed,
         )
         self._doors.append(door)
         stats = GrpcStats()
         log = self._logs.service("dapr.scheduler.server")
-        self._api = SchedulerApi(service, door, log, stats)
+        self._api = SchedulerApi(service, door, log, stats, tls=self._security.checks_callers)
+        self._jobs = JobsApi(service, door, self._api.access, stats)
+        self._workers = WorkersApi(service, door, self._api.access, self._api.stats, log=log, grpc_stats=stats)
+        front.serve(door)
         self._metrics.current.add(self._api.stats.families)
-        await listen(door, self._config.listen_address, self._config.port, "--port")
+        self._metrics.current.add(self._jobs.families)
+        self._metrics.current.add(self._security.families)
+        await listen(door, self._config.listen_address, self._config.port, "--port", guard=self._security.guard)
         log.info(f"Running gRPC server on port {self._config.port}")
 
-    def _on_fatal(self, line: str) -> None:
-        self.fatal = True
-        if not self.failed.done():
-            self.failed.set_result(line)
+    async def remove_namespace(self, namespace: str) -> None:
+        """All jobs and counters of that very namespace. StatusError: not now."""
+        from raftsched.scheduler.jobs.names import namespace_prefixes
+        from raftsched.scheduler.jobs.requests import delete_prefix_request
 
-    def _on_restart(self, line: str) -> None:
-        if not self.failed.done():
-            self.anew = True
-            self.failed.set_result(line)
-
-    def _on_handler_error(self, where: str, error: BaseException) -> None:
-        self._logs.engine("rpc").error("a handler failed", method=where, error=repr(error))
+        if self._service is None:
+            raise StatusError(GrpcCode.UNAVAILABLE, NOT_SERVING)
+        await self._service.ready.wait()
+        for prefix in namespace_prefixes(namespace):
+            await self._service.kv.txn(delete_prefix_request(prefix.encode()))
 
     async def stop(self) -> None:
         """Readiness first; the scheduler's streams and calls drain; the lease is revoked; the store is closed last."""
@@ -214,20 +162,15 @@ class Server:
             self._etcd.end_waiting()
         if self._api is not None:
             self._api.close_streams()
+        if self._jobs is not None:
+            self._jobs.close_streams()
+        if self._workers is not None:
+            self._workers.close_streams()
         if self._service is not None:
             await self._retire(self._service)
-        for door in self._doors:
-            door.end_streams()  # a watch or a keep-alive goes on at another member; it would never end by itself
-        drain_ms = limits.DRAIN_TIMEOUT_MS if self._reaches_majority else limits.DRAIN_ALONE_MS
-        await asyncio.gather(*(door.drain(drain_ms) for door in self._doors))
-        if self._node is not None:
-            await self._node.stop()
+        await super().stop()
 
-    @property
-    def _reaches_majority(self) -> bool:
-        return self._node is not None and self._node.reaches_majority
-
-    async def _retire(self, service: SchedulerService) -> None:
+    async def _retire(self, service: "SchedulerService") -> None:
         """The scheduler gives up what it owns, as far as there is a store to tell. All members may stop at once: the last ones have no
         majority any more, and wait a moment for one to come back, not for all of the time."""
         loop = asyncio.get_running_loop()
@@ -245,63 +188,41 @@ class Server:
         self._logs.engine("scheduler").warning("the leadership lease could not be revoked in time")
 
 
-async def listen(door: Engine | HealthzServer, host: str, port: int, flag: str) -> None:
+async def listen(door: Engine | HealthzServer, host: str, port: int, flag: str, *, guard: "Guard | None" = None) -> None:
     """Opens a port; OSError with a text that names the address and the flag, for asyncio's names neither."""
     try:
-        await door.listen(host, port)
+        await (door.listen(host, port, guard=guard) if isinstance(door, Engine) else door.listen(host, port))
     except OSError as error:
-        raise cannot_listen(error, host, port, flag) from error
+        raise cannot_listen(error, address_text(host, port), flag) from error
 
 
-def cannot_listen(error: OSError, host: str, port: int, flag: str) -> OSError:
-    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
-    return OSError(f"cannot listen on {f'[{host}]' if ':' in host else host}:{port} ({flag}): {reason}")
-
-
-class PeerNetwork(Peers):
-    """The real transport, whose complaints name address and flag."""
-
-    async def start(self) -> None:
-        host, port = self.listen_address
-        try:
-            await super().start()
-        except OSError as error:
-            raise cannot_listen(error, host, port, "--peer-listen-address") from error
-
-
-class Instance:
-    """The metrics of the present incarnation; the metrics port outlives it."""
-
-    def __init__(self) -> None:
-        self.current = Metrics()
-
-    def renew(self) -> None:
-        self.current = Metrics()
-
-
-def door_families(doors: list[Engine]) -> Iterator[Family]:
-    """Bytes that clients and this process exchanged on the gRPC ports, and what the doors refuse."""
-    counters = [door.counters() for door in doors]
-
-    def total(name: str) -> float:
-        return float(sum(one.get(name, 0) for one in counters))
-
-    yield Family(
-        "etcd_network_client_grpc_received_bytes_total", "counter", "Bytes received from gRPC clients.", (), {(): total("bytes_in")}
+def store_plan(config: "ServeConfig") -> StorePlan:
+    """What the configuration says of the store and its doors."""
+    return StorePlan(
+        node=node_options(config),
+        peer_listen=((config.peer_listen_host, config.peer_listen_port),),
+        peer_tls=config.peer_tls,
+        client_listeners=config.client_listeners,
+        client_listen_flag="--listen-client-urls" if config.listen_client_urls else "--etcd-client-port",
+        metrics_listeners=config.metrics_listeners,
+        client_tls=config.client_tls,
+        client_cert_auth=config.client_cert_auth,
+        fixtures=config.fixtures_directory,
+        cors=config.cors,
+        hosts=config.host_whitelist,
+        defrag_threshold_bytes=config.etcd_bootstrap_defrag_threshold_bytes,
+        reclaims=True,
+        extensive_metrics=config.etcd_metrics == "extensive",
+        auth_token=config.auth_token,
     )
-    yield Family("etcd_network_client_grpc_sent_bytes_total", "counter", "Bytes sent to gRPC clients.", (), {(): total("bytes_out")})
-    yield Family("raftsched_door_connections", "gauge", "Open client connections.", (), {(): total("connections")})
-    yield Family("raftsched_door_streams", "gauge", "Open HTTP/2 streams.", (), {(): total("streams")})
-    yield Family("raftsched_door_floods_total", "counter", "Connections closed because they flooded.", (), {(): total("floods_total")})
 
 
 def node_options(config: "ServeConfig") -> NodeOptions:
     """The store's part of the configuration."""
-    host = config.etcd_client_listen_address or "localhost"
     periodic = config.etcd_compaction_mode == "periodic"
     return NodeOptions(
         data_dir=str(config.etcd_data_dir),
-        instance=f"{config.namespace}-{config.id}",
+        instance=config.instance,
         name=config.id,
         peer_urls=(config.peer_url,),
         strict_reconfig_check=config.strict_reconfig_check,
@@ -310,7 +231,7 @@ def node_options(config: "ServeConfig") -> NodeOptions:
         force_new_cluster=config.force_new_cluster,
         initial_cluster=tuple((one.name, (one.url,)) for one in config.initial_cluster),
         cluster_version=cluster_version(ETCD_VERSION),
-        client_urls=(f"http://{host}:{config.etcd_client_port}",),
+        client_urls=config.advertise_client_urls,
         quota_bytes=config.etcd_space_quota_bytes,
         compaction_mode="periodic" if periodic else "revision",
         compaction_retention=config.etcd_compaction_retention // (NS_PER_MS if periodic else 1),
@@ -320,39 +241,20 @@ def node_options(config: "ServeConfig") -> NodeOptions:
         batch_interval_ms=max(config.etcd_backend_batch_interval_ns // NS_PER_MS, 1),
         batch_limit=config.etcd_backend_batch_limit,
         txn_ops_max=config.etcd_max_txn_ops,
+        election_tick_advance=config.etcd_initial_election_tick_advance,
         auth_token_ttl_s=config.auth_token_ttl_s,
         bcrypt_cost=config.bcrypt_cost,
     )
 
 
-def token_signer(token: "AuthToken") -> TokenSigner | None:
-    """Of --auth-token; None = simple tokens. Raises ConfigError."""
-    if token.kind == SIMPLE:
-        return None
-    if not token.kind:
-        return NoTokens()
-    from raftsched.security.jwt_tokens import JwtTokens  # a tenth of a second, for those who use them
-
-    return JwtTokens(token.sign_method, public_key_file=token.public_key_file, private_key_file=token.private_key_file, ttl_ns=token.ttl_ns)
-
-
-class NoTokens:
-    """A `ports.TokenSigner` that knows and gives out none: --auth-token="", for clients with certificates alone."""
-
-    def find(self, token: str) -> Identity | None:
-        return None
-
-    def sign(self, user: str, revision: int) -> str:
-        raise status_of(EtcdError.AUTH_FAILED)
-
-
 class Supervisor:
     """The process: starts what outlives an incarnation, and builds incarnations until it is told to stop."""
 
-    def __init__(self, config: "ServeConfig", logs: "Logs") -> None:
+    def __init__(self, config: "ServeConfig", logs: "Logs", incarnation: type[Server] = Server) -> None:
         self._config = config
         self._logs = logs
         self._log = logs.service("dapr.scheduler")
+        self._incarnation = incarnation
         self._server: Server | None = None
         self._instance = Instance()
         self._connections_max = connections_max(raise_descriptor_limit())
@@ -360,6 +262,17 @@ class Supervisor:
         self._signals = 0
         self._healthz: HealthzServer | None = None
         self._metrics_door: Engine | None = None
+        self._security = Security(config, logs)
+        self._namespaces = kubernetes(config, logs, self._remove_namespace)
+
+    async def _remove_namespace(self, namespace: str) -> None:
+        if self._server is None:
+            raise StatusError(GrpcCode.UNAVAILABLE, NOT_SERVING)
+        await self._server.remove_namespace(namespace)
+
+    @property
+    def _ready(self) -> bool:
+        return self._server is not None and self._server.ready and (self._namespaces is None or self._namespaces.synced)
 
     async def run(self) -> int:
         """The exit code."""
@@ -393,11 +306,16 @@ class Supervisor:
         server: Server | None = None
         try:
             await self._open_fixed()
-            server = self._server = Server(self._config, self._logs, self._instance)
+            if self._namespaces is not None:
+                self._namespaces.start()
+            await self._until_stop(self._security.start())
+            if self._stopping.is_set():
+                return ""
+            server = self._server = self._incarnation(self._config, self._logs, self._instance, self._security)
             await self._until_stop(server.start())
             if not self._stopping.is_set():
                 await self._until_stop(server.failed)
-        except Exception as error:
+        except Exception as error:  # whatever it is, it ends this incarnation, and is told
             if not isinstance(error, EXPECTED):
                 self._logs.engine("server").error("unexpected failure", error=repr(error), trace=traceback.format_exc())
             return error
@@ -427,7 +345,7 @@ class Supervisor:
         """healthz and metrics: they outlive incarnations; a busy port is tried again with the next one."""
         config, loop = self._config, asyncio.get_running_loop()
         if self._healthz is None:
-            healthz = HealthzServer(loop, lambda: self._server is not None and self._server.ready, connections_max=self._connections_max)
+            healthz = HealthzServer(loop, lambda: self._ready, connections_max=self._connections_max)
             await listen(healthz, config.healthz_listen_address, config.healthz_port, "--healthz-port")
             self._healthz = healthz
         if self._metrics_door is None and config.enable_metrics:
@@ -439,6 +357,9 @@ class Supervisor:
         MetricsServer(self._instance.current)(request)
 
     async def _close_fixed(self) -> None:
+        if self._namespaces is not None:
+            await self._namespaces.close()
+        await self._security.close()
         if self._healthz is not None:
             await self._healthz.close()
         if self._metrics_door is not None:
@@ -466,15 +387,19 @@ class Supervisor:
             return
 
 
-def run(config: "ServeConfig", logs: "Logs") -> int:
-    """Serves until a signal; the exit code."""
-    # Collections of the oldest generation walk every object that start-up made: freeze them, and collect rarely.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+def run(config: "ServeConfig", logs: "Logs", incarnation: type[Server] = Server) -> int:
+    """Serves until a signal; the exit code. `incarnation`: whose store it is."""
+    import raftsched.rpc.jobs.api  # these six before the loop runs, which an import would hold up
+    import raftsched.rpc.jobs.workers
+    import raftsched.rpc.scheduler.api
+    import raftsched.scheduler.bridge.embedded
+    import raftsched.scheduler.service
+    import raftsched.zones  # noqa: F401  # for what the import does
+
+    settle_garbage()
 
     async def main() -> int:
         asyncio.get_running_loop().set_exception_handler(LoopComplaints(logs.engine("server")))
-        return await Supervisor(config, logs).run()
+        return await Supervisor(config, logs, incarnation).run()
 
     return asyncio.run(main())

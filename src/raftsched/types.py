@@ -53,6 +53,8 @@ class MemberInfo:
     peer_urls: tuple[str, ...]
     client_urls: tuple[str, ...]
     is_learner: bool = False
+    stays_learner: bool = False
+    """Until somebody promotes it: it was added as a learner, and does not just come as one, as whoever joins."""
 
 
 class Identity(NamedTuple):

@@ -33,10 +33,11 @@ cdef void force_down(wheel_t* wheel) noexcept nogil:
     recompute_next_upper(wheel)
 
 
-cdef inline void precascade(wheel_t* wheel) noexcept nogil:
-    """Moves a share of each next upper slot down, so that nothing is left at its start. New inserts already go below it."""
+cdef inline void precascade(wheel_t* wheel, int64_t elapsed) noexcept nogil:
+    """Moves a share of each next upper slot down, so that nothing is left at its start. New inserts already go below it.
+    `elapsed`: ms since the step before; more than one only after a sleep."""
     cdef uint32_t levels = wheel.level_mask & ~<uint32_t>1, chunks, index
-    cdef int64_t position, left, gap
+    cdef int64_t position, left, gap, share, most
     cdef int level
     while levels:
         level = TW_CTZ32(levels)
@@ -47,12 +48,40 @@ cdef inline void precascade(wheel_t* wheel) noexcept nogil:
             continue
         left = (position << (level * BITS)) - wheel.now
         chunks = wheel.buckets[level * SLOTS + index].chunks
+        if elapsed > 1:                       # the share of all that time, and no more than `cascade_wait` meant to bring
+            most = chunks * CASCADE_MS_MIN // left
+            most = most if most > CASCADE_CHUNKS else CASCADE_CHUNKS
+            share = chunks * elapsed // left + 1
+            drain_down(wheel, level, position, <uint32_t>(share if share < most else most))
+            continue
         if <int64_t>chunks >= left:
             drain_down(wheel, level, position, <uint32_t>(chunks // left) + 1)
             continue
         gap = left // chunks                  # one chunk each power of two of ms: a little ahead of what is needed
         if gap <= 1 or (wheel.now & ((<int64_t>1 << (63 - TW_CLZ64(<uint64_t>gap))) - 1)) == 0:
             drain_down(wheel, level, position, 1)
+
+
+cdef int64_t cascade_wait(wheel_t* wheel) noexcept nogil:
+    """Ms until the pre-cascade wants to be called again, at least CASCADE_MS_MIN; NEVER while no slot that comes next holds anything."""
+    cdef uint32_t levels = wheel.level_mask & ~<uint32_t>1
+    cdef int64_t position, wait, best = NEVER
+    cdef int level, distance
+    while levels:
+        level = TW_CTZ32(levels)
+        levels &= levels - 1
+        position = (wheel.now >> (level * BITS)) + 1
+        distance = next_occupied(wheel, level, <uint32_t>(position - 1) & SLOT_MASK)
+        if distance < 0:
+            continue
+        wait = ((position - 1 + distance) << (level * BITS)) - wheel.now
+        if distance > 1:                      # until the slot before it begins
+            wait -= <int64_t>1 << (level * BITS)
+        else:
+            wait = wait * CASCADE_CHUNKS // wheel.buckets[level * SLOTS + (<uint32_t>position & SLOT_MASK)].chunks
+        if wait < best:
+            best = wait
+    return best if best > CASCADE_MS_MIN else CASCADE_MS_MIN
 
 
 cdef inline void prefetch_ahead(wheel_t* wheel) noexcept nogil:
@@ -103,7 +132,7 @@ cdef inline void end_step(wheel_t* wheel) noexcept nogil:
 
 cdef size_t advance(wheel_t* wheel, int64_t now, uint64_t* handles, uint32_t* tags, int64_t* due, size_t capacity) noexcept nogil:
     cdef size_t count
-    cdef int64_t stop
+    cdef int64_t stop, elapsed
     if capacity < CAPACITY_MIN:
         return 0
     if now < wheel.now:
@@ -117,11 +146,12 @@ cdef size_t advance(wheel_t* wheel, int64_t now, uint64_t* handles, uint32_t* ta
             stop = next_stop(wheel)
             if stop > now:
                 stop = now
+        elapsed = stop - wheel.now
         wheel.now = stop
         if TW_UNLIKELY(wheel.next_upper <= stop):
             force_down(wheel)
         take_due_slot(wheel)
-        precascade(wheel)                     # before the emission, which may stop at a full buffer
+        precascade(wheel, elapsed)            # before the emission, which may stop at a full buffer
         if wheel.due.head != NIL:
             count = emit(wheel, now, handles, tags, due, count, capacity)
         prefetch_ahead(wheel)

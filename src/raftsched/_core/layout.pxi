@@ -12,6 +12,8 @@ cdef enum:
     CHUNK_ENTRIES = 127
     PREFETCH = 12                    # records ahead, while a chunk is worked off
     SLACK_ENTRIES = 65536            # entries <= 2 * live + this, and what 64 per call leave behind
+    CASCADE_MS_MIN = 64              # between two calls of a sleeper whose next slots hold much
+    CASCADE_CHUNKS = 8               # moved by one such call, at least
     COMPACT_BUDGET = 64              # entries rotated per mutating call above that
     INLINE_KEY_BYTES = 30
     LONG_KEY = 255                   # klen of a key on the heap

@@ -367,6 +367,10 @@ cdef class TimerWheel:
         self.enter()
         return next_wakeup(self.wheel)
 
+    def cascade_wait(self):
+        self.enter()
+        return cascade_wait(self.wheel)
+
     def tags_of(self, const uint64_t[::1] handles not None, Py_ssize_t count, uint32_t[::1] tags not None):
         cdef Py_ssize_t i
         cdef record_t* record

@@ -1,6 +1,6 @@
 """The `raftsched` command: one file per sub-command.
 
-Invariant: `serve` and `--version` are dispatched here, before typer is imported: a server's start must be quick.
+Invariant: `serve`, `etcd` and `--version` are dispatched here, before typer is imported: a server's start must be quick.
 """
 
 import sys
@@ -23,6 +23,10 @@ def _dispatch(arguments: list[str]) -> int:
         from raftsched.cli.serve import serve
 
         return serve(arguments[1:])
+    if arguments[:1] == ["etcd"]:
+        from raftsched.cli.etcd import etcd
+
+        return etcd(arguments[1:])
     if arguments == ["--version"]:
         print(f"raftsched {VERSION} (commit {COMMIT})")
         return 0

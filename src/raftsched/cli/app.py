@@ -6,13 +6,27 @@ Must not be imported by `serve`: typer, rich and grpc are slow to import.
 import io
 import os
 import sys
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Annotated
 
 import grpc
 import typer
 
-from raftsched.cli import job, member, snapshot
+from raftsched.cli import (
+    configuring,
+    explaining,
+    exporting,
+    finding,
+    holding,
+    importing,
+    job,
+    member,
+    receiving,
+    rescheduling,
+    running,
+    snapshot,
+)
 from raftsched.version import COMMIT, VERSION
 
 
@@ -34,9 +48,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+finding.register(job.app)
+job.app.command("explain")(explaining.explain)
+JOB_COMMANDS: tuple[Callable[..., None], ...] = (
+    *holding.COMMANDS,
+    running.run,
+    rescheduling.reschedule,
+    configuring.configure,
+    receiving.receive,
+)
+for command in JOB_COMMANDS:
+    job.app.command()(command)
 app.add_typer(job.app, name="job")
 app.add_typer(member.app, name="member")
 app.add_typer(snapshot.app, name="snapshot")
+app.add_typer(importing.app, name="import")
+app.command("export", epilog="Example: raftsched export jobs.export --address scheduler-0:2379")(exporting.export)
 
 
 def _version(wanted: bool) -> None:
@@ -64,6 +91,14 @@ def serve(arguments: Annotated[list[str] | None, typer.Argument(help="Flags of t
     from raftsched.cli import serve as server
 
     raise typer.Exit(server.serve(arguments or []))
+
+
+@app.command("etcd", context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
+def etcd(arguments: Annotated[list[str] | None, typer.Argument(help="etcd's flags.")] = None) -> None:
+    """Run the store alone, in etcd's place; `raftsched etcd --help` lists its flags."""
+    from raftsched.cli import etcd as command
+
+    raise typer.Exit(command.etcd(arguments or []))
 
 
 def run(arguments: list[str]) -> int:

@@ -28,15 +28,20 @@ class UsageError(ConfigError):
         super().__init__(message, exit_code=USAGE_EXIT_CODE)
 
 
-def parse(words: Sequence[str], flags: Iterable[Flag], aliases: Mapping[str, Alias] | None = None) -> dict[str, Value]:
-    """The given flags by name. Raises UsageError and HelpAsked."""
+def parse(
+    words: Sequence[str], flags: Iterable[Flag], aliases: Mapping[str, Alias] | None = None, ignored: list[str] | None = None
+) -> dict[str, Value]:
+    """The given flags by name; `ignored` grows by the positional words. Raises UsageError and HelpAsked."""
+    ignored = [] if ignored is None else ignored
     known = {flag.name: flag for flag in flags}
     given: dict[str, Value] = {}
     rest = iter(words)
     for word in rest:
         if word == "--":
+            ignored += rest
             break
         if len(word) < 2 or not word.startswith("-"):
+            ignored.append(word)
             continue
         name, text = _split(word, known, rest, aliases or {})
         try:

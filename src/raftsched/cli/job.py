@@ -6,15 +6,18 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 there is one already.
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
-import grpc
 import typer
 
 from raftsched.cli import render
+from raftsched.cli.channel import PLAIN, Tls, open_channel
 from raftsched.cli.render import plain
-from raftsched.cli.watching import Watcher
+from raftsched.cli.watching import Connect, Watcher
+from raftsched.errors import ConfigError
 from raftsched.limits import MESSAGE_BYTES_MAX
 from raftsched.pb.dapr import common_pb2, scheduler_pb2, scheduler_pb2_grpc
 from raftsched.units import NS_PER_S, parse_duration
@@ -43,13 +46,35 @@ Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to
 ADDRESS, NAMESPACE, APP_ID, TIMEOUT_S = "localhost:50006", "default", "cli", 30.0
 
 
+_tls: ContextVar[Tls] = ContextVar("tls", default=PLAIN)
+Authority = Annotated[Path | None, typer.Option("--cacert", envvar="RAFTSCHED_CACERT", help="TLS: believe what this bundle signs.")]
+Certificate = Annotated[Path | None, typer.Option("--cert", envvar="RAFTSCHED_CERT", help="TLS: certificate to show.")]
+Key = Annotated[Path | None, typer.Option("--key", envvar="RAFTSCHED_KEY", help="TLS: key of --cert.")]
+
+
+@app.callback()
+def with_files(cacert: Authority = None, cert: Certificate = None, key: Key = None) -> None:
+    """Schedule, show, delete and watch jobs."""
+    _tls.set(Tls(cacert, cert, key))
+
+
 @contextmanager
-def scheduler(address: str) -> Iterator[scheduler_pb2_grpc.SchedulerStub]:
-    """A stub on a channel of its own."""
+def scheduler(address: str, tls: Tls | None = None) -> Iterator[scheduler_pb2_grpc.SchedulerStub]:
+    """A stub on a channel of its own. `tls`: for who is in another thread than the command."""
     options = [("grpc.max_receive_message_length", MESSAGE_BYTES_MAX), ("grpc.max_send_message_length", MESSAGE_BYTES_MAX)]
     options += [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1_000)]
-    with grpc.insecure_channel(address, options=options) as channel:
+    try:
+        made = open_channel(address, tls or _tls.get(), options)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+    with made as channel:
         yield scheduler_pb2_grpc.SchedulerStub(channel)
+
+
+def replicas_of(address: str, tls: Tls) -> Connect:
+    """Opens `address` and the others that it names, which are spoken to as it is."""
+    scheme = "https://" if address.startswith("https://") else ""
+    return lambda host: scheduler(host if "://" in host else scheme + host, tls)
 
 
 def metadata_of(namespace: str, app_id: str, actor_type: str | None, actor_id: str | None) -> scheduler_pb2.JobMetadata:
@@ -230,7 +255,7 @@ def watch(
     if sys.stderr.isatty():
         print(f"waiting for triggers of {plain(app_id)} in {plain(namespace)}; Ctrl-C ends", file=sys.stderr)
     try:
-        watcher.follow(address, scheduler, single=single)
+        watcher.follow(address, replicas_of(address, _tls.get()), single=single)
     except KeyboardInterrupt:
         raise typer.Exit from None
 

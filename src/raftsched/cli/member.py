@@ -16,9 +16,12 @@ import grpc
 import typer
 
 from raftsched.cli import kube, render
+from raftsched.cli.channel import PLAIN, Tls, open_channel
 from raftsched.cli.job import Output
 from raftsched.cli.login import User, logged_in
 from raftsched.cli.render import plain
+from raftsched.cli.tls import CaCert, Cert, Key, SkipVerify
+from raftsched.errors import ConfigError
 from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
 
 app = typer.Typer(help="Show and change the members of the cluster.", no_args_is_help=True, rich_markup_mode="rich")
@@ -40,18 +43,24 @@ Answer = TypeVar("Answer")
 
 
 _user: ContextVar[str] = ContextVar("user", default="")
+_tls: ContextVar[Tls] = ContextVar("tls", default=PLAIN)
 
 
 @app.callback()
-def as_user(user: User = "") -> None:
+def as_user(user: User = "", cacert: CaCert = None, cert: Cert = None, key: Key = None, *, skip_verify: SkipVerify = False) -> None:
     """Show and change the members of the cluster."""
     _user.set(user)
+    _tls.set(Tls(cacert, cert, key, skip_verify))
 
 
 @contextmanager
 def cluster(address: str) -> Iterator[rpc_pb2_grpc.ClusterStub]:
     """A stub on a channel of its own."""
-    with grpc.insecure_channel(address) as channel:
+    try:
+        opened = open_channel(address, _tls.get())
+    except ConfigError as error:
+        raise _failed(str(error)) from None
+    with opened as channel:
         try:
             yield rpc_pb2_grpc.ClusterStub(logged_in(channel, _user.get()))
         except grpc.RpcError as error:

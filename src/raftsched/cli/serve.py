@@ -13,17 +13,10 @@ from urllib.parse import urlsplit
 from raftsched.cli import goflags
 from raftsched.config import ServeConfig, load
 from raftsched.config.flags import FLAGS
+from raftsched.config.listening import local_line
 from raftsched.errors import ConfigError, FatalError
 from raftsched.log import Logs, open_logs
 from raftsched.version import COMMIT, VERSION
-
-
-def _client_urls(text: str) -> Mapping[str, str]:
-    """`http://host:port` as the two flags that Dapr has for it."""
-    url = urlsplit(text)
-    if url.scheme != "http" or not url.hostname or url.port is None or "," in text:
-        raise ValueError("must be one URL of the form http://<host>:<port>")
-    return {"etcd-client-listen-address": url.hostname, "etcd-client-port": str(url.port)}
 
 
 def _peer_urls(text: str) -> Mapping[str, str]:
@@ -37,14 +30,12 @@ def _peer_urls(text: str) -> Mapping[str, str]:
 ALIASES: Final[Mapping[str, goflags.Alias]] = {
     "initial-cluster": lambda text: {"etcd-initial-cluster": text},
     "data-dir": lambda text: {"etcd-data-dir": text},
-    "listen-client-urls": _client_urls,
     "listen-peer-urls": _peer_urls,
     "name": lambda text: {"id": text},
 }
 ALIAS_HELP: Final = {
     "initial-cluster": "--etcd-initial-cluster",
     "data-dir": "--etcd-data-dir",
-    "listen-client-urls": "--etcd-client-listen-address and --etcd-client-port, as http://<host>:<port>",
     "listen-peer-urls": "--peer-listen-address, as http(s)://<host>:<port>",
     "name": "--id",
 }
@@ -61,8 +52,9 @@ def scheduler(arguments: Sequence[str]) -> int:
 
 
 def _main(program: str, arguments: Sequence[str], aliases: Mapping[str, goflags.Alias], alias_help: Mapping[str, str]) -> int:
+    ignored: list[str] = []
     try:
-        given = goflags.parse(arguments, FLAGS, aliases)
+        given = goflags.parse(arguments, FLAGS, aliases, ignored)
     except goflags.HelpAsked:
         sys.stdout.write(goflags.usage(program, FLAGS, alias_help))
         return 0
@@ -75,6 +67,8 @@ def _main(program: str, arguments: Sequence[str], aliases: Mapping[str, goflags.
     except ConfigError as error:
         open_logs().service().fatal(str(error))
         return error.exit_code
+    for word in ignored:  # `--enable-metrics false`, say: a switch takes its value behind `=`
+        logs.service().warning(f"ignored, since it is neither a flag nor the value of one: {word}")
     return _run(config, logs)
 
 
@@ -82,10 +76,16 @@ def _run(config: ServeConfig, logs: Logs) -> int:
     log = logs.service()
     log.info(f"Starting Dapr Scheduler Service -- version {VERSION} -- commit {COMMIT}")
     log.info(f"Log level set to: {config.log_level}")
+    if config.etcd_embed and (line := local_line(config.client_listeners)):
+        log.info(line)
     try:
         from raftsched import server  # all of it: only once the options are right
 
-        return server.run(config, logs)
+        if config.etcd_embed:
+            return server.run(config, logs)
+        from raftsched.external_server import ExternalServer
+
+        return server.run(config, logs, ExternalServer)
     except ConfigError as error:
         log.fatal(str(error))
         return error.exit_code

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from raftsched.cli import render, saving
+from raftsched.cli.channel import Tls
 from raftsched.cli.job import Output
 from raftsched.cli.login import User
 from raftsched.cli.progress import shown
 from raftsched.cli.render import plain
+from raftsched.cli.tls import CaCert, Cert, Key, SkipVerify
 from raftsched.errors import ConfigError, FatalError, NoSpaceError
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def told() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _print(found: dict[str, Any], output: Output, *, json: bool) -> None:
+def print_found(found: dict[str, Any], output: Output, *, json: bool) -> None:
     if json or output is Output.JSON:
         render.print_json(found)
     else:
@@ -80,11 +82,16 @@ def save(
     json: Json = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds for all of it; 0 = as long as it takes.")] = 0,
     user: User = "",
+    cacert: CaCert = None,
+    cert: Cert = None,
+    key: Key = None,
+    skip_verify: SkipVerify = False,
 ) -> None:
     """Take a snapshot of a running member, ours or an etcd's; everything that was answered before is in it."""
+    tls = Tls(cacert, cert, key, skip_verify)
     with told(), shown() as on_progress:
-        saved = saving.save(address, file, force=force, timeout_s=timeout or None, on_progress=on_progress, user=user)
-    _print(saved, output, json=json)
+        saved = saving.save(address, file, force=force, timeout_s=timeout or None, on_progress=on_progress, user=user, tls=tls)
+    print_found(saved, output, json=json)
 
 
 # -- status
@@ -107,7 +114,7 @@ def status(
         value, revision, keys, records = bolt.digest(lambda pages: on_progress("reading", min(pages, bolt.page_count), bolt.page_count))
         version = dict(bolt.items("meta")).get(b"storageVersion", b"").decode(errors="replace")
     found = {"hash": value, "revision": revision, "totalKey": keys, "totalSize": bolt.size_bytes, "version": version}
-    _print({**found, "records": records, "sha256": digest.hex(), "sha256_checked": has_sum}, output, json=json)
+    print_found({**found, "records": records, "sha256": digest.hex(), "sha256_checked": has_sum}, output, json=json)
 
 
 # -- restore
@@ -178,7 +185,7 @@ def restore_(
             skip_hash_check=skip_hash_check,
         )
         restored = restore(plan, on_progress)
-    _print(_as_dict(restored), output, json=json)
+    print_found(as_dict(restored), output, json=json)
 
 
 def plan_of(
@@ -232,7 +239,7 @@ def parse_cluster(text: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _as_dict(restored: "Restored") -> dict[str, Any]:
+def as_dict(restored: "Restored") -> dict[str, Any]:
     """Ids as hexadecimal text: as numbers they are beyond what many readers of JSON take."""
     return {
         "path": restored.path,

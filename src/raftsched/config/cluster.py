@@ -6,11 +6,12 @@ Invariant: names and URLs of a parsed list are unique, and this member is in it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
+from raftsched.config.tls import TlsOptions, peer_options
 from raftsched.errors import ConfigError
+from raftsched.hosts import is_address
 from raftsched.limits import MEMBERS_MAX
 from raftsched.units import parse_duration
 
@@ -27,17 +28,6 @@ class PeerEntry:
 
     name: str
     url: str
-
-
-@dataclass(frozen=True, slots=True)
-class PeerTls:
-    """Files of the certificates between members."""
-
-    cert_file: str
-    key_file: str
-    trusted_ca_file: str
-    client_cert_auth: bool
-    """Whether a peer that connects must show a certificate of that authority."""
 
 
 def parse_cluster(own: str, entries: Sequence[str]) -> tuple[PeerEntry, ...]:
@@ -75,23 +65,44 @@ def parse_peer_url(url: str) -> SplitResult:
     return parsed
 
 
-def peer_tls(options: Mapping[str, Any], entries: Sequence[PeerEntry]) -> PeerTls | None:
-    """All three files or none; https needs them, and they need https. Raises ConfigError."""
+def peer_tls(options: Mapping[str, Any], entries: Sequence[PeerEntry], host: str) -> TlsOptions | None:
+    """All three files, or a certificate of one's own making, or nothing; https needs them, and they need https. `host` is where this
+    member listens for the others. Raises ConfigError."""
     files = [options[name.replace("-", "_")] for name in PEER_FILES]
     secure = [one.url for one in entries if one.url.startswith("https:")]
     plain = [one.url for one in entries if not one.url.startswith("https:")]
     missing = [f"--{name}" for name, file in zip(PEER_FILES, files, strict=True) if not file]
-    if secure and missing:
+    automatic = options["peer_auto_tls"] and not files[0] and not files[1]
+    if peers_by_identity(options, entries):
+        return None
+    if secure and missing and not automatic:
         raise ConfigError(f"a peer URL with https ({secure[0]}) needs mTLS: {', '.join(missing)}")
-    if len(missing) == len(PEER_FILES):
+    if len(missing) == len(PEER_FILES) and not automatic:
         if options["peer_client_cert_auth"]:
             raise ConfigError(f"--peer-client-cert-auth needs {', '.join(missing)}")
         return None
-    if missing:
+    if missing and not automatic:
         raise ConfigError(f"TLS between members needs {', '.join(missing)} too")
     if plain:
         raise ConfigError(f"TLS between members needs https in every peer URL: {plain[0]}")
-    return PeerTls(files[0], files[1], files[2], client_cert_auth=options["peer_client_cert_auth"])
+    return peer_options(options, host)
+
+
+def peers_by_identity(options: Mapping[str, Any], entries: Sequence[PeerEntry]) -> bool:
+    """Whether members know each other by the identities that Sentry signs: with --tls-enabled, https, and no files of their own. Raises
+    ConfigError."""
+    given = [name for name in (*PEER_FILES, "peer-client-cert-file", "peer-auto-tls") if options[name.replace("-", "_")]]
+    secure = [one.url for one in entries if one.url.startswith("https:")]
+    mtls = options["etcd_embed"] and (options["tls_enabled"] or options["mode"] == "kubernetes")
+    if given or not secure or not mtls:
+        return False
+    plain = [one.url for one in entries if not one.url.startswith("https:")]
+    if plain:
+        raise ConfigError(f"TLS between members needs https in every peer URL: {plain[0]}")
+    for name in ("peer-crl-file", "peer-cert-allowed-cn", "peer-cert-allowed-hostname"):
+        if options[name.replace("-", "_")]:
+            raise ConfigError(f"--{name} needs --peer-cert-file: with --tls-enabled members know each other by what Sentry signs")
+    return True
 
 
 def peer_listen(flag: str, own_url: str, mode: str) -> tuple[str, int]:
@@ -108,17 +119,9 @@ def peer_listen(flag: str, own_url: str, mode: str) -> tuple[str, int]:
         except ValueError as error:
             raise ConfigError(f"invalid value for --peer-listen-address: {flag}: {error}") from None
         return given.hostname or "", port
-    if mode == "kubernetes" or not (host == "localhost" or _is_address(host)):
+    if mode == "kubernetes" or not (host == "localhost" or is_address(host)):
         return "0.0.0.0", port
     return host, port
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def form_wait_ms(text: str | None, mode: str) -> int | None:

@@ -8,7 +8,6 @@ Must not know: why something is or is not ready.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError, Message
@@ -17,6 +16,7 @@ from raftsched.errors import GrpcCode, StatusError
 from raftsched.pb.wellknown import health_pb2
 from raftsched.ports import Stream, StreamHandler
 from raftsched.rpc.http2._h2 import Call, Engine, HttpRequest
+from raftsched.rpc.targets import path_of
 
 HEALTH = "grpc.health.v1.Health"
 SERVICES_MAX = 100  # names that may be given a status of their own
@@ -223,7 +223,7 @@ class HealthzServer:
         return await self._engine.listen(host, port)
 
     def _on_http(self, request: HttpRequest) -> None:
-        if urlsplit(request.target).path != "/healthz":
+        if path_of(request.target) != "/healthz":
             request.respond(404, [("content-type", "text/plain; charset=utf-8")], b"404 page not found\n")
             return
         request.respond(200 if self._is_ready() else 503, [], b"")

@@ -1,4 +1,5 @@
-"""HTTP/1.1 on the etcd client port beside gRPC (etcd-api §4.3): /health, /livez, /readyz, /version, /metrics; all else is 404.
+"""HTTP/1.1 on the etcd client port beside gRPC (etcd-api §4.3): /health, /livez, /readyz, /version, /metrics,
+/debug/vars; all else is 404. What stands before it is rpc/gateway/front.py.
 
 `MetricsServer` answers every path with the metrics: the scheduler's port 9090 (scheduler §10.1).
 Must not know: sockets, HTTP parsing (rpc/http2 does both).
@@ -6,14 +7,16 @@ Must not know: sockets, HTTP parsing (rpc/http2 does both).
 
 import asyncio
 import json
+import resource
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qs, urlsplit
 
 from raftsched.errors import StatusError, status_of
 from raftsched.ports import StoreNode
-from raftsched.rpc.etcd.version import SERVER_VERSION, STORAGE_VERSION
+from raftsched.rpc.etcd.version import SERVER_VERSION, storage_version
 from raftsched.rpc.metrics import CONTENT_TYPE, Family, Metrics, single
+from raftsched.rpc.targets import path_of, query_of
 
 if TYPE_CHECKING:
     from raftsched.rpc.http2._h2 import HttpRequest
@@ -24,11 +27,6 @@ Check = Callable[[], Awaitable[None]]
 
 TEXT: Final = (("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff"))
 JSON: Final = (("Content-Type", "application/json"),)
-CORS: Final = (
-    ("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE"),
-    ("Access-Control-Allow-Origin", "*"),
-    ("Access-Control-Allow-Headers", "accept, content-type, authorization"),
-)
 ALARM_NAMES: Final = {1: "NOSPACE", 2: "CORRUPT"}
 NOT_FOUND: Final[Answer] = (404, TEXT, b"404 page not found\n")
 WRONG_METHOD: Final[Answer] = (405, (("Allow", "GET"), *TEXT), b"Method Not Allowed\n")
@@ -42,7 +40,10 @@ class HealthError(Exception):
 class HttpEndpoints:
     """`Engine.on_http` of the client port."""
 
-    def __init__(self, node: StoreNode, metrics: Metrics) -> None:
+    def __init__(self, node: StoreNode, metrics: Metrics, *, counted: bool = True, metrics_only: bool = False) -> None:
+        """`counted`: whether its health checks are among the metrics; of several for one node, one is. `metrics_only`: metrics and health,
+        nothing else, as on etcd's --listen-metrics-urls."""
+        self._metrics_only = metrics_only
         self._node = node
         self._metrics = metrics
         self._tasks: set[asyncio.Task[None]] = set()
@@ -50,6 +51,7 @@ class HttpEndpoints:
         self._health_failures = 0
         self._checks: dict[tuple[str, str, str], int] = {}  # (type, name, status) -> count
         self._last: dict[tuple[str, str], int] = {}  # (type, name) -> 1 or 0
+        self._pages: dict[str, Callable[[], Answer]] = {"/version": self._version, "/debug/vars": self._variables}
         self._probes: dict[str, dict[str, Check]] = {
             "livez": {"serializable_read": self._read_local},
             "readyz": {
@@ -59,7 +61,8 @@ class HttpEndpoints:
                 "non_learner": self._not_learner,
             },
         }
-        metrics.add(self.families)
+        if counted:
+            metrics.add(self.families)
 
     def __call__(self, request: "HttpRequest") -> None:
         task = asyncio.get_running_loop().create_task(self._serve(request))
@@ -82,28 +85,45 @@ class HttpEndpoints:
 
     async def answer(self, method: str, target: str) -> Answer:
         """What `method` on `target` gets."""
-        url = urlsplit(target)
-        query = parse_qs(url.query, keep_blank_values=True)
-        probe, _, one = url.path.removeprefix("/").partition("/")
-        if method == "OPTIONS":
-            return 200, CORS, b""
-        if url.path == "/version":
-            return self._version() if method == "GET" else WRONG_METHOD
-        if url.path == "/metrics":
+        path, query = path_of(target) or "", query_of(target)
+        probe, slash, one = path.removeprefix("/").partition("/")
+        if path in self._pages and not self._metrics_only:
+            return self._pages[path]() if method == "GET" else WRONG_METHOD
+        if path == "/metrics":
             return 200, (("Content-Type", CONTENT_TYPE),), self._metrics.render()
-        if url.path == "/health":
+        if path == "/health":
             return await self._health(query) if method == "GET" else WRONG_METHOD
-        if probe in self._probes and (not one or one in self._probes[probe]):
+        if probe in self._probes and (not slash or one in self._probes[probe]):
             return await self._probe(probe, [one] if one else None, query) if method == "GET" else WRONG_METHOD
         return NOT_FOUND
 
     async def _serve(self, request: "HttpRequest") -> None:
         status, headers, body = await self.answer(request.method, request.target)
-        request.respond(status, headers, b"" if request.method == "HEAD" else body)
+        request.respond(status, headers, body)
 
     def _version(self) -> Answer:
-        versions = {"etcdserver": SERVER_VERSION, "etcdcluster": self._node.cluster_version or "not_decided", "storage": STORAGE_VERSION}
+        cluster = self._node.cluster_version
+        storage = storage_version(cluster) or "unknown"
+        versions = {"etcdserver": SERVER_VERSION, "etcdcluster": cluster or "not_decided", "storage": storage}
         return 200, JSON, json.dumps(versions, separators=(",", ":")).encode()
+
+    def _variables(self) -> Answer:
+        """As Go's expvar: what it always has, and etcd's own."""
+        status = self._node.status()
+        variables = {
+            "cmdline": [masked(one) for one in sys.argv],
+            "file_descriptor_limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            "memstats": {"Sys": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024},
+            "raft.status": {
+                "id": f"{self._node.member_id:x}",
+                "term": self._node.term,
+                "commit": status.raft_index,
+                "lead": f"{self._node.leader_id:x}",
+                "applied": status.applied_index,
+            },
+        }
+        lines = ",\n".join(f'"{name}": {json.dumps(value, separators=(",", ":"))}' for name, value in variables.items())
+        return 200, (("Content-Type", "application/json; charset=utf-8"),), f"{{\n{lines}\n}}\n".encode()
 
     async def _health(self, query: dict[str, list[str]]) -> Answer:
         reason = await self._unhealthy(set(query.get("exclude", ())), local=query.get("serializable", [""])[0] == "true")
@@ -164,6 +184,12 @@ class HttpEndpoints:
     async def _not_learner(self) -> None:
         if self._node.status().is_learner:
             raise HealthError("not supported for learner")
+
+
+def masked(argument: str) -> str:
+    """A word of the command line; what may be a secret is not shown."""
+    name, equals, _ = argument.partition("=")
+    return f"{name}=***" if equals and "password" in name else argument
 
 
 class MetricsServer:

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from raftsched.errors import StatusError
 from raftsched.limits import (
+    ALONE_POLL_MS,
     FENCE_ALONE_MS,
     FENCE_ELECTED_MS,
     LEADERSHIP_LEASE_TTL_S,
@@ -78,7 +79,7 @@ class Leadership:
         self._uid = uid
         self._log = log
         self._firing = firing
-        self._replicas = Replicas(self._key, uid)
+        self._replicas = Replicas(self._key, uid, shared=kv.shared())
         self._told: list[list[Change]] = []  # per reading under way: what was told since it began
         self._lease = 0
         self._stop_renewing: Callable[[], None] | None = None
@@ -102,8 +103,9 @@ class Leadership:
             try:
                 again = await self._step()
                 delay_ms = STORE_RETRY_MS_MIN
-            except StatusError as error:
-                self._log.warning(f"leadership key could not be written, trying again: {error.message}")
+            except Exception as error:  # a fault of ours, too: nobody else claims the key
+                reason = error.message if isinstance(error, StatusError) else repr(error)
+                self._log.warning(f"leadership key could not be written, trying again: {reason}")
                 await asyncio.sleep(delay_ms / 1000)
                 delay_ms = min(delay_ms * 2, STORE_RETRY_MS_MAX)
                 continue
@@ -167,7 +169,9 @@ class Leadership:
         """Changes under dapr/leadership/."""
         for told in self._told:
             told.extend(changes)
-        self._look(vanished=self._replicas.note(changes))
+        mixed = self._replicas.mixed
+        vanished = self._replicas.note(changes)
+        self._look(vanished=vanished or mixed or self._replicas.mixed)
 
     def _look(self, *, vanished: bool) -> None:
         if vanished:
@@ -296,7 +300,8 @@ class Leadership:
     async def bury(self) -> None:
         """Until cancelled: where the store's leader is, gives up the keys of members that cannot fire any more."""
         while True:
-            await asyncio.sleep(SILENCE_POLL_MS / 1000)
+            others = any(key != self._key for key in self._replicas.keys)
+            await asyncio.sleep((SILENCE_POLL_MS if others else ALONE_POLL_MS) / 1000)
             for key in self._dead():
                 try:
                     await self._bury(key)

@@ -8,11 +8,14 @@ youngest key; then each was written for this very set:
   older than it. Without the age, one replica that leaves while another joins would make a set that "agrees" at once, although
   nobody has stopped anything.
 * A key that says 0 is given up: its owner fires nothing, and will not before it writes it again.
+* In an etcd that is shared with Dapr's Scheduler, a key of Dapr's counts by its size alone, as Dapr has it: it is not written again
+  for a set of the same size. Ours are told by their uid, of which one half follows from the other.
 
 Invariant: a pure function of the keys; two replicas that see the same revision see the same.
 Must not know: leases' lives, the engine, who acts on it.
 """
 
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -21,6 +24,12 @@ from raftsched.types import Change
 
 GIVEN_UP: Final = 0
 UNREADABLE: Final = -1
+
+
+def own_uid(chance: int) -> int:
+    """A uid as this program writes it, of 64 random bits: the lower half is a digest of the upper."""
+    upper = chance >> 32 & 0xFFFFFFFF
+    return upper << 32 | zlib.crc32(b"raftsched" + upper.to_bytes(4, "big"))
 
 
 class Key(NamedTuple):
@@ -35,6 +44,11 @@ class Key(NamedTuple):
     uid: int
     address: str
 
+    @property
+    def dapr(self) -> bool:
+        """Another program wrote it; one in 2**32 of Dapr's is taken for ours, and waits for its next write."""
+        return own_uid(self.uid) != self.uid
+
 
 def read_key(value: bytes, changed: int, lease: int, created: int) -> Key:
     """From what the store holds."""
@@ -48,8 +62,10 @@ def read_key(value: bytes, changed: int, lease: int, created: int) -> Key:
 class Replicas:
     """All leadership keys, and the own one among them; kept current by `note` and `replace`."""
 
-    def __init__(self, own_key: bytes, uid: int) -> None:
+    def __init__(self, own_key: bytes, uid: int, *, shared: bool = False) -> None:
+        """`shared`: keys of Dapr's Scheduler may be among them."""
         self._own_key = own_key
+        self._shared = shared
         self._uid = uid
         self.keys: dict[bytes, Key] = {}
 
@@ -98,7 +114,12 @@ class Replicas:
 
     def is_for_this_set(self, held: Key) -> bool:
         """A key was written for the set of keys as it is."""
-        return held.total == len(self.keys) and held.changed >= self.newest
+        return held.total == len(self.keys) and (held.changed >= self.newest or (self._shared and held.dapr))
+
+    @property
+    def mixed(self) -> bool:
+        """Replicas of Dapr's Scheduler are among them, which stop when they hear of a change, and give no sign of it."""
+        return self._shared and any(held.dapr for key, held in self.keys.items() if key != self._own_key)
 
     def agreed(self) -> Sequence[str] | None:
         """The hosts' addresses, sorted, if all agree."""

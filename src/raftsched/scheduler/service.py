@@ -17,6 +17,8 @@ from raftsched._core import TimerWheel
 from raftsched.errors import EtcdError, StatusError, status_of
 from raftsched.limits import (
     ACKS_POSTPONED_MS_MAX,
+    ACKS_WAITING_MAX,
+    BATCHED_ACK_BYTES,
     COMMITS_IN_FLIGHT_MAX,
     HANDOVER_RESULTS_MS,
     RESULTS_PENDING_MAX,
@@ -29,8 +31,9 @@ from raftsched.scheduler.delivery._delivery import Delivery, StreamState
 from raftsched.scheduler.delivery.gates import Gates, Limit
 from raftsched.scheduler.engine._engine import Commit, Engine
 from raftsched.scheduler.engine.clock import TickClock
-from raftsched.scheduler.jobs.names import COUNTERS, JOBS
+from raftsched.scheduler.jobs.names import COUNTERS, JOBS, NAMESPACES, RUNS, STATES
 from raftsched.scheduler.leadership import Leadership, Partition
+from raftsched.scheduler.replicas import own_uid
 from raftsched.scheduler.schedule import Schedules, ZoneSource
 from raftsched.types import Change
 
@@ -39,10 +42,10 @@ SEND_PER_LOOK: Final = 128  # then the fence is looked at again: this process ma
 ACK_MESSAGES_PER_TURN: Final = 1_024
 FINISH_PER_TURN: Final = 512
 ARM_PER_TURN: Final = 8_000  # about 3 ms, where the wheel has to make room for them
-PRE_CASCADE_NS: Final = 64_000_000  # a large wheel moves entries down ahead of time (docs/timing-wheel.md §4, Sleep)
-PRE_CASCADE_JOBS: Final = 50_000
+PRE_CASCADE_JOBS: Final = 50_000  # a wheel of more moves them down ahead of time
 FROZEN_POLL_NS: Final = 10_000_000  # while the wall clock is behind, after a step back
 FENCE_POLL_NS: Final = 20_000_000  # while the fence is over
+WALL_LOOK_NS: Final = 1_000_000_000  # a sleep goes by the monotonic clock: that the wall was set forth, or the machine suspended, is seen
 HANDOVER_POLL_MS: Final = 5
 STOP_COMMIT_MS: Final = 1_000  # how long a shutdown waits for results that are on the way
 UNHEALTHY_AFTER_MS: Final = 5_000  # results that cannot be stored; the contract: 503 within 10 s
@@ -62,6 +65,11 @@ class Timer(Protocol):
         """Sets it, in place of what was set."""
 
     def close(self) -> None: ...
+
+
+def weight_of(stream: StreamState, messages: Sequence[bytes]) -> int:
+    """About how many answers these are."""
+    return sum(len(one) // BATCHED_ACK_BYTES + 1 for one in messages) if stream.batched else len(messages)
 
 
 class SchedulerService:
@@ -88,7 +96,7 @@ class SchedulerService:
         self.random = rng
         self._log = log
         self._engine_log = engine_log
-        self._id = scheduler_id
+        self._id, self._address = scheduler_id, address
         self._workers = workers
         self._wall_ns, self._mono_ns = wall_ns, mono_ns
         self._clock = TickClock(wall_ns(), mono_ns())
@@ -97,19 +105,20 @@ class SchedulerService:
         self.delivery = Delivery()
         self.schedules = Schedules(zone_source, wheel.cron)
         self.engine = Engine(wheel, self.delivery, self.gates, kv.read_record, self.schedules.compile, self._note, hash_key=(rng(), rng()))
-        self.leadership = Leadership(kv, scheduler_id=scheduler_id, address=address, uid=rng(), log=engine_log, firing=self)
+        self.leadership = Leadership(kv, scheduler_id=scheduler_id, address=address, uid=own_uid(rng()), log=engine_log, firing=self)
         self.ready = asyncio.Event()
         self._ready_waiters: list[Callable[[], None]] = []
         self.closing = False
         self.hosts: tuple[str, ...] = ()
         self.host_listeners: set[Callable[[tuple[str, ...]], None]] = set()
         self._acks: deque[tuple[StreamState, Sequence[bytes]]] = deque()
+        self._acks_waiting = 0
         self._acks_since_ms = 0
         self._commits_in_flight = 0
         self._refused: deque[Commit] = deque()
         self._retry_delay_ms = STORE_RETRY_MS_MIN
         self._failing_since_ms = 0
-        self._loaded = False
+        self.loaded = asyncio.Event()  # the engine knows all jobs
         self._turn_set = False
         self._arming = False
         self._notes: dict[int, int] = {}
@@ -212,14 +221,15 @@ class SchedulerService:
         while True:
             await self._reload.wait()
             self._reload.clear()
-            self._loaded = False
+            self.loaded.clear()
             self.engine.begin_load()
             try:
-                for prefix in (JOBS, COUNTERS):
+                for prefix in (JOBS, COUNTERS, NAMESPACES, STATES, RUNS):  # a state without a job is a stray: jobs first
                     await self.kv.scan(prefix, self._on_page)
                 await self.leadership.resync()
-            except StatusError as error:
-                self._engine_log.warning(f"jobs could not be loaded, trying again: {error.message}")
+            except Exception as error:  # a fault of ours, too: without the load nothing fires
+                reason = error.message if isinstance(error, StatusError) else repr(error)
+                self._engine_log.warning(f"jobs could not be loaded, trying again: {reason}")
                 await asyncio.sleep(delay_ms / 1000)
                 delay_ms = min(delay_ms * 2, STORE_RETRY_MS_MAX)
                 self._reload.set()
@@ -227,7 +237,7 @@ class SchedulerService:
                 continue
             delay_ms = STORE_RETRY_MS_MIN
             self.engine.finish_load()
-            self._loaded = True
+            self.loaded.set()
             self._arming = True
             self._engine_log.info("jobs loaded", count=self.engine.jobs)
             self._wake()
@@ -237,12 +247,14 @@ class SchedulerService:
 
     # -- Firing, for the leadership
     def own(self, partition: Partition) -> None:
+        hosts = partition.hosts
         self.engine.set_partition(partition.total, partition.index)
-        self.engine.set_gate_share(partition.index, partition.total)
-        if partition.hosts != self.hosts:
-            self.hosts = partition.hosts
+        # By the address, not by the place among the keys: Dapr's replicas beside this one count so too, and all shares make the limit.
+        self.engine.set_gate_share(hosts.index(self._address) if self._address in hosts else 0, len(hosts))
+        if hosts != self.hosts:
+            self.hosts = hosts
             for listener in list(self.host_listeners):
-                listener(partition.hosts)
+                listener(hosts)
         self._first_quorum()  # last: who waited for it looks at the hosts
         self._arming = True
         self._wake()
@@ -281,6 +293,9 @@ class SchedulerService:
         others = self.engine.on_changes(changes)
         if others:
             self.leadership.on_changes(others)
+        if self.engine.regained:
+            self.engine.regained = False
+            self._arming = True
         if self.engine.touched:
             self._wake()  # a turn for each batch of other clients' writes would be a tenth of what that costs
 
@@ -296,8 +311,10 @@ class SchedulerService:
         prefixes: Sequence[tuple[bytes, int, tuple[str, str] | None]],
         namespace: str,
         limits: Sequence[Limit],
+        *,
+        batched: bool = False,
     ) -> StreamState:
-        stream = self.engine.open_stream(push, owner, prefixes, namespace, limits)
+        stream = self.engine.open_stream(push, owner, prefixes, namespace, limits, batched=batched)
         self._wake()
         return stream
 
@@ -306,6 +323,7 @@ class SchedulerService:
         for one, messages in [entry for entry in self._acks if entry[0] is stream]:
             self.engine.on_acks(one, messages, self.now_ns() // 1_000_000)
         self._acks = deque(entry for entry in self._acks if entry[0] is not stream)
+        self._acks_waiting = sum(weight_of(one, messages) for one, messages in self._acks)
         self.engine.close_stream(stream)
         self._wake()
 
@@ -318,6 +336,9 @@ class SchedulerService:
         if not self._acks:
             self._acks_since_ms = self._mono_ms()
         self._acks.append((stream, messages))
+        self._acks_waiting += weight_of(stream, messages)
+        while self._acks and self._acks_waiting > ACKS_WAITING_MAX:  # whoever floods is not read meanwhile
+            self._work_off_acks(self.now_ns() // 1_000_000)
         self._wake()
 
     # -- the turn
@@ -344,7 +365,7 @@ class SchedulerService:
             self._work_off_acks(now_ms)
         more = engine.finish_some(FINISH_PER_TURN) if firing else False
         if self._arming:
-            self._arming = self._loaded and engine.arm_some(ARM_PER_TURN)
+            self._arming = self.loaded.is_set() and engine.arm_some(ARM_PER_TURN)
             more = True
         self._commit()
         if more or sending or self._acks:
@@ -369,7 +390,7 @@ class SchedulerService:
 
     def _blocked(self) -> bool:
         """Something that will wake the turn by itself stands in the way of firing."""
-        return not self._loaded or self.closing or bool(self._failing_since_ms) or self.leadership.partition is None
+        return not self.loaded.is_set() or self.closing or bool(self._failing_since_ms) or self.leadership.partition is None
 
     def _may_fire(self) -> bool:
         # While time stands still the wheel is ahead of the wall: what is put now could be due there, and not yet here.
@@ -386,17 +407,20 @@ class SchedulerService:
             self._wake()
             return
         if len(self.engine.wheel) > PRE_CASCADE_JOBS:
-            delay_ns = min(delay_ns, PRE_CASCADE_NS)
-        self._timer.arm(min(delay_ns, 3_600_000_000_000))
+            delay_ns = min(delay_ns, self.engine.wheel.cascade_wait() * 1_000_000)
+        self._timer.arm(min(delay_ns, WALL_LOOK_NS))
 
     def _work_off_acks(self, now_ms: int) -> None:
         budget = ACK_MESSAGES_PER_TURN
         while self._acks and budget > 0:
             stream, messages = self._acks.popleft()
-            if len(messages) > budget:
-                self._acks.appendleft((stream, messages[budget:]))
-                messages = messages[:budget]
-            budget -= len(messages)
+            share = 1 if stream.batched else budget
+            if len(messages) > share:
+                self._acks.appendleft((stream, messages[share:]))
+                messages = messages[:share]
+            weight = weight_of(stream, messages)
+            budget -= weight
+            self._acks_waiting -= weight
             if stream.open and (reason := self.engine.on_acks(stream, messages, now_ms)) is not None:
                 stream.owner.cut_off(reason)
         self._acks_since_ms = self._mono_ms()

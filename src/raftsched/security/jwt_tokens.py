@@ -95,7 +95,7 @@ class JwtTokens:
     def _verified(self, token: str) -> tuple[Identity, float] | None:
         try:
             claims = jwt.decode(token, self._verifying, algorithms=[self._method], options=OPTIONS)
-        except (jwt.PyJWTError, ValueError):
+        except (jwt.PyJWTError, ValueError, OverflowError):  # the last: of a time that is no time, 1e999
             return None
         user, revision, until_s = claims.get("username"), claims.get("revision"), claims.get("exp", float("inf"))
         if not isinstance(user, str) or not isinstance(revision, int | float) or isinstance(revision, bool):

@@ -9,3 +9,9 @@ def internal_request(kind: int, request_id: int, message: bytes) -> bytes:
 
 def parse_internal(data: bytes) -> tuple[int, int, bytes]:
     """(kind, request id, payload) of an InternalRaftRequest. ValueError if it is malformed or holds no request."""
+
+def sole_number(message: bytes) -> int | None:
+    """The int of a message that holds its field 1 and nothing else; None for every other message, malformed or not."""
+
+def two_numbers(head: bytes, second: int, third: int) -> bytes:
+    """`head`, which is a message's field 1, and behind it the ints of its fields 2 and 3. Zero values are left out."""

@@ -98,3 +98,27 @@ cdef int parse_request_id(wire_span message, int64_t* request_id) noexcept:
         if not bad:
             more = wire_tag(&reader, &field, &type)
     return bad or more
+
+
+def sole_number(bytes message not None):
+    """The int of a message that holds its field 1 and nothing else; None for every other message, malformed or not."""
+    cdef wire_reader reader = wire_open(span_of(message))
+    cdef uint32_t field = 0, type = 0
+    cdef int64_t value = 0
+    if wire_tag(&reader, &field, &type) != 1 or field != 1 or wire_take_int(&reader, type, &value):
+        return None
+    return value if wire_tag(&reader, &field, &type) == 0 else None
+
+
+def two_numbers(bytes head not None, int64_t second, int64_t third):
+    """`head`, which is a message's field 1, and behind it the ints of its fields 2 and 3. Zero values are left out."""
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(head)
+    cdef size_t size = <size_t> length + (1 + wire_int_size(<uint64_t> second)) + (1 + wire_int_size(<uint64_t> third))
+    cdef uint8_t room[64 + HEADER_BYTES_MAX]
+    cdef uint8_t* at
+    if size > sizeof(room):
+        raise ValueError("a head of so many bytes is none of ours")
+    memcpy(room, PyBytes_AS_STRING(head), <size_t> length)
+    at = wire_put_int(room + length, 0x10, <uint64_t> second)
+    at = wire_put_int(at, 0x18, <uint64_t> third)
+    return PyBytes_FromStringAndSize(<const char*> room, at - room)

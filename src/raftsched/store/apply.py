@@ -11,7 +11,7 @@ implemented apply"): the cluster has gone on to what a later version knows, and 
 Must not know: clocks, the log, who waits for a result.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from raftsched.errors import EtcdError, FatalError
@@ -29,6 +29,8 @@ from raftsched.types import NOBODY, Identity, Result
 
 Side = tuple[str, bytes, bytes | None]
 Handler = Callable[[bytes], Result]
+Meter = Callable[[int, Sequence[Result]], None]
+"""Told what was applied since it was called last: requests of one kind, and their results."""
 IdRun = tuple[int, int, int]
 IdentityRun = tuple[bytes, int, int, int]
 
@@ -78,6 +80,7 @@ class Applier:
         self._who = NOBODY  # whose request is being applied; of interest only while authentication is on
         self._index = 0  # of the entry that is being applied, for requests of KINDS
         self.side = side
+        self.meter: Meter = lambda _kind, _results: None
         self.applied_index = 0
         self.applied_term = 0
         self.largest_id = 0
@@ -99,6 +102,7 @@ class Applier:
             codec.ALARM: self._alarm,
             codec.CLUSTER_VERSION_SET: self._wire(self.membership.apply_version),
             codec.MEMBER_ATTRIBUTES_SET: self._wire(self.membership.apply_attributes),
+            codec.DOWNGRADE_INFO_SET: self._wire(self.membership.apply_downgrade),
         }
         handlers |= {kind: partial(self._auth_request, kind) for kind in requests.KINDS}
         if self.auth.enabled:
@@ -126,11 +130,18 @@ class Applier:
             if kind not in self._handlers:
                 raise FatalError(self._too_old(first_index + start, kind))
         results: list[Result] = []
+        self.meter(NOTHING, results)
         for kind, start, stop in kinds:
+            part: list[Result] = []
             if self.auth.enabled or kind in requests.KINDS:
-                self._apply_identified(kind, first_index, payloads, identities, start, stop, results)
+                self._apply_identified(kind, first_index, payloads, identities, start, stop, part)
             else:
-                results += map(self._handlers[kind], payloads if stop - start == len(payloads) else payloads[start:stop])
+                part += map(self._handlers[kind], payloads if stop - start == len(payloads) else payloads[start:stop])
+            self.meter(kind, part)
+            if results:
+                results += part
+            else:
+                results = part
         self.applied_index += len(entries)
         self.applied_term = term
         last_id, start, stop = ids[-1]

@@ -53,6 +53,7 @@ AUTH_ROLE_REVOKE_PERMISSION: Final = 1204
 CLUSTER_VERSION_SET: Final = 1300
 MEMBER_ATTRIBUTES_SET: Final = 1301
 RANGE: Final = 3  # never written into the log here: what a permission is asked for
+DOWNGRADE_INFO_SET: Final = 1302
 
 _SUFFIX_MASK: Final = (1 << 48) - 1
 _INT64_MAX: Final = (1 << 63) - 1

@@ -66,12 +66,13 @@ class Sent:
 class Peer:
     """What a leader knows of another member, in this term."""
 
-    __slots__ = ("answer", "answered_commit", "answered_ms", "heard_ms", "since_ms", "voter")
+    __slots__ = ("answer", "answered_commit", "answered_ms", "heard_ms", "numbered_ms", "since_ms", "voter")
 
     def __init__(self, since_ms: int) -> None:
         self.since_ms = since_ms  # elected, or the member was added
         self.voter = False
         self.heard_ms: int | None = None
+        self.numbered_ms: int | None = None  # heard with a number: from an answer without one no loan can count
         self.answer = 0  # number of its answer that came last; 0 = none
         self.answered_ms: int | None = None  # when the latest heartbeat that it answered was sent
         self.answered_commit = UNBOUND
@@ -83,6 +84,8 @@ class Fence:
     def __init__(self, member_id: int, *, first_number: int) -> None:
         """`first_number` > 0, different in each incarnation (chance): by it echoes of an earlier one are known."""
         self._id = member_id
+        self.stands_back = False
+        """This member cannot take part in what follows from a tick, and wants its jobs to go to others: it numbers no answer."""
         self._term = 0
         self._leading = False
         self._counts_itself = False
@@ -137,7 +140,7 @@ class Fence:
             return  # the kernel held it back, and time went on: it vouches for nothing
         if message.type == HEARTBEAT and self._leading:
             self._lend(message, mono_ms, commit)
-        elif message.type == HEARTBEAT_RESPONSE and not self._leading:
+        elif message.type == HEARTBEAT_RESPONSE and not self._leading and not self.stands_back:
             leader, term, beat = self._came
             if (leader, term) == (message.to, message.term):
                 message.beat = self._answers.add(mono_ms)
@@ -177,6 +180,9 @@ class Fence:
         if peer is None:
             return
         peer.heard_ms = mono_ms
+        if not message.beat:
+            return  # it stands back: lost, for all that follows from loans
+        peer.numbered_ms = mono_ms
         peer.answer = message.beat
         sent = self._beats.find(message.echo)
         if sent is not None and (peer.answered_ms is None or sent[0] >= peer.answered_ms):
@@ -213,15 +219,19 @@ class Fence:
         return mono_ms - (peer.since_ms if peer.heard_ms is None else peer.heard_ms)
 
     def dead(self, mono_ms: int) -> list[int]:
-        """Members that cannot trigger any more: silent for 900 ms, or not heard in the 700 ms since this leader's election."""
+        """Members that cannot trigger any more: without a numbered answer for 900 ms, or for the 700 ms since this leader's election."""
         if not self._leading or mono_ms < self._deaf_until_ms or mono_ms - self._beaten_ms > FENCE_SLEPT_MS:
             return []
-        return [one for one, peer in self._peers.items() if self.silent_ms(one, mono_ms) >= _patience_ms(peer)]
+        return [one for one, peer in self._peers.items() if _unnumbered_ms(peer, mono_ms) >= _patience_ms(peer)]
 
     def present(self, mono_ms: int, within_ms: int) -> list[int]:
         """Members that this leader heard within so many ms; empty elsewhere."""
         return [one for one, peer in self._peers.items() if peer.heard_ms is not None and mono_ms - peer.heard_ms <= within_ms]
 
 
+def _unnumbered_ms(peer: Peer, mono_ms: int) -> int:
+    return mono_ms - (peer.since_ms if peer.numbered_ms is None else peer.numbered_ms)
+
+
 def _patience_ms(peer: Peer) -> int:
-    return FENCE_ELECTED_MS if peer.heard_ms is None else FENCE_SILENT_MS
+    return FENCE_ELECTED_MS if peer.numbered_ms is None else FENCE_SILENT_MS

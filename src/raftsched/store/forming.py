@@ -13,7 +13,7 @@ Must not know: how it is asked, files, clocks (`mono_ms` comes with each call).
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from raftsched.store.asks import Answer, Empty, InCluster, Listed, hash_list
@@ -54,6 +54,8 @@ class Join:
     url: str
     cluster_id: int
     cluster_version: str = ""
+    members: tuple[MemberInfo, ...] = field(default=(), compare=False)
+    """Of that cluster, as the one that answered has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,11 @@ class Forming:
             return self._join(clusters, mono_ms)
         return self._form(mono_ms)
 
+    @property
+    def all_asked(self) -> bool:
+        """Whether each of the others has answered or was not reached, at least once."""
+        return all(seen.answer is not None or seen.silent_since_ms is not None for seen in self._others)
+
     # -- rules
 
     def _is_ours(self, answer: InCluster) -> bool:
@@ -153,7 +160,7 @@ class Forming:
             return Wait(self._say(f"the listed members belong to different clusters ({which}): waiting until there is one", mono_ms))
         self._joins += 1
         seen, answer = clusters[self._joins % len(clusters)]
-        return Join(seen.url, answer.cluster_id, answer.cluster_version)
+        return Join(seen.url, answer.cluster_id, answer.cluster_version, answer.members)
 
     def _form(self, mono_ms: int) -> Decision:
         missing = [seen for seen in self._others if not self._agrees(seen.answer)]

@@ -1,8 +1,9 @@
 """Which kinds of requests a cluster may write into its log.
 
 Each kind came with a version. Who is older cannot apply it, and would go on with a state of its own; so nobody proposes a kind before the
-cluster's version, which is at most the lowest of its members', says that all know it. The version comes through the log, never falls, and
-is ahead of every request that it allows: whoever applies one knows it, or is older than its cluster and must stop (store/apply.py).
+cluster's version, which is at most the lowest of its members', says that all know it. The version comes through the log, falls only for a
+downgrade that the operator asked for, and is ahead of every request that it allows: whoever applies one knows it, or is older than its
+cluster and must stop (store/apply.py).
 What changes the meaning of an older kind, a field of its message too, needs a kind of its own.
 Must not know: how versions are agreed on.
 """
@@ -37,6 +38,7 @@ SINCE: Final[Mapping[int, str]] = {
     codec.AUTH_ROLE_REVOKE_PERMISSION: FIRST,
     codec.CLUSTER_VERSION_SET: FIRST,
     codec.MEMBER_ATTRIBUTES_SET: FIRST,
+    codec.DOWNGRADE_INFO_SET: "3.5.0",  # as in etcd
 }
 """The lowest version of a cluster in which a kind may be written. FIRST: every member that ever was knows it."""
 

@@ -2,7 +2,8 @@
 
 Two halves. What is *replicated* (grant, revoke, attachments) changes in apply alone and is the same on every member. *Deadlines* are
 the leader's own: they start when it is promoted, move with keep-alives, and end in a revoke that travels through the log.
-Invariant: a key has at most one lease; a lease lives at least its TTL after its last acknowledged keep-alive.
+Invariant: a key has at most one lease; a lease lives at least its TTL after its last acknowledged keep-alive. Times are whole milliseconds,
+rounded down: so a deadline is over when the clock shows more than it, for one that shows just as much may be a millisecond short of it.
 Must not know: clocks (time comes as an argument), Raft, how keys are stored.
 """
 
@@ -47,6 +48,7 @@ class Lessor:
         self._deadlines_ms: dict[int, int] = {}
         self._heap: list[tuple[int, int]] = []
         self._revoking: set[int] = set()
+        self.on_granted: Callable[[int], None] = lambda _ttl_s: None
         self.granted_total = 0
         self.revoked_total = 0
         self.renewed_total = 0
@@ -82,6 +84,7 @@ class Lessor:
         self._leases[lease] = Lease(lease, ttl_s)
         self._write(("lease", bucket_key(lease), varint_field(1, lease) + varint_field(2, ttl_s)))
         self.granted_total += 1
+        self.on_granted(ttl_s)
         if self.primary:
             self._arm(lease, self._now_ms + ttl_s * 1000)
         return EtcdError.OK, ttl_s
@@ -154,7 +157,7 @@ class Lessor:
         found = self._leases.get(lease)
         if found is None or not self.primary:
             return 0
-        if self._deadlines_ms[lease] <= mono_ms or lease in self._revoking:
+        if self._deadlines_ms[lease] < mono_ms or lease in self._revoking:
             return -1
         self._deadlines_ms[lease] = mono_ms + found.ttl_s * 1000
         self.renewed_total += 1
@@ -163,12 +166,12 @@ class Lessor:
     def expired(self, mono_ms: int, count_max: int = limits.LEASE_REVOKES_PER_TICK) -> list[int]:
         """Leases whose time is over, each once until `retry` names it again; the caller proposes their revocation."""
         over: list[int] = []
-        while self._heap and self._heap[0][0] <= mono_ms and len(over) < count_max:
+        while self._heap and self._heap[0][0] < mono_ms and len(over) < count_max:
             _, lease = heapq.heappop(self._heap)
             deadline = self._deadlines_ms.get(lease)
             if deadline is None or lease in self._revoking:
                 continue  # revoked meanwhile; or granted again under its id and named by its other place
-            if deadline > mono_ms:
+            if deadline >= mono_ms:
                 heapq.heappush(self._heap, (deadline, lease))  # renewed meanwhile
                 continue
             self._revoking.add(lease)

@@ -25,6 +25,7 @@ ADD_LEARNER: Final = 3
 
 _INCARNATION: Final = 1001  # a field of ClusterVersionSetRequest that is ours alone; etcd's readers pass over it
 INCARNATION_KEY: Final = b"raftschedIncarnation"  # in bucket `cluster`
+DOWNGRADE_KEY: Final = b"downgrade"  # in bucket `cluster`
 
 
 def make_member_id(peer_urls: Iterable[str], cluster_token: str, added_at_s: int | None = None) -> int:
@@ -44,6 +45,8 @@ def encode_json(member: MemberInfo) -> bytes:
     found: dict[str, Any] = {"id": member.member_id, "peerURLs": list(member.peer_urls)}
     if member.is_learner:
         found["isLearner"] = True
+    if member.stays_learner:
+        found["raftschedStaysLearner"] = True  # etcd's readers pass over it
     if member.name:
         found["name"] = member.name
     if member.client_urls:
@@ -61,6 +64,7 @@ def decode_json(data: bytes) -> MemberInfo:
             peer_urls=tuple(map(str, found.get("peerURLs") or ())),
             client_urls=tuple(map(str, found.get("clientURLs") or ())),
             is_learner=bool(found.get("isLearner", False)),
+            stays_learner=bool(found.get("raftschedStaysLearner", False)),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise WireError(f"no member: {error}") from error
@@ -83,6 +87,27 @@ def _is_promotion(context: bytes) -> bool:
 def encode_version(version: str, incarnation: int) -> bytes:
     """A membershippb.ClusterVersionSetRequest; `incarnation` was drawn by lot, the first that is applied stays for good."""
     return text_field(1, version) + varint_field(_INCARNATION, incarnation)
+
+
+def encode_downgrade(target: str) -> bytes:
+    """A membershippb.DowngradeInfoSetRequest; "" = none any more."""
+    return varint_field(1, bool(target)) + text_field(2, target)
+
+
+def _decode_downgrade(data: bytes) -> str:
+    found: dict[int, int | bytes] = dict(fields(data))
+    target = found.get(2, b"")
+    if not isinstance(target, bytes):
+        raise WireError("no downgrade")
+    return target.decode(errors="replace") if found.get(1) else ""
+
+
+def _downgrade_in(data: bytes | None) -> str:
+    """The target that the bucket holds, "" = none. Raises ValueError."""
+    found = json.loads(data or b"{}")
+    if not isinstance(found, dict):
+        raise WireError("no downgrade")
+    return str(found.get("target-version", "")) if found.get("enabled") else ""
 
 
 def encode_change(change: int, member_id: int, context: bytes = b"", change_id: int = 0) -> bytes:
@@ -119,6 +144,8 @@ class Membership:
         self._removed: set[int] = set()
         self._departed: deque[str] = deque(maxlen=MEMBERS_MAX)
         self.cluster_version = ""
+        self.downgrade_target = ""
+        """The version that the cluster is being downgraded to; "" = it is not."""
         self.incarnation = 0
         """What tells this cluster from another that was begun with the same list; 0 = not known yet."""
 
@@ -128,6 +155,7 @@ class Membership:
         removed: Iterable[tuple[bytes, bytes]],
         version: bytes | None,
         incarnation: bytes | None = None,
+        downgrade: bytes | None = None,
     ) -> None:
         """From the buckets. Raises CorruptError."""
         self.incarnation = int.from_bytes(incarnation or b"", "big")
@@ -139,6 +167,7 @@ class Membership:
                 self._members[member.member_id] = member
             self._removed = {int(key, 16) for key, _ in removed}
             self.cluster_version = (version or b"").decode()
+            self.downgrade_target = _downgrade_in(downgrade)
         except ValueError as error:  # WireError is one
             raise CorruptError(f"bucket members: {error}") from error
 
@@ -204,10 +233,11 @@ class Membership:
             if known is not None and context:
                 self._store(replace(known, peer_urls=decode_json(context).peer_urls))
         elif known is not None:
-            self._store(replace(known, is_learner=False))  # keeps what it told about itself
+            self._store(replace(known, is_learner=False, stays_learner=False))  # keeps what it told about itself
         else:
             told = decode_json(context) if context else MemberInfo(member_id, "", (), ())
-            self._store(replace(told, member_id=member_id, is_learner=change == ADD_LEARNER))
+            learns = change == ADD_LEARNER
+            self._store(replace(told, member_id=member_id, is_learner=learns, stays_learner=learns and told.stays_learner))
         return EtcdError.OK
 
     def apply_attributes(self, data: bytes) -> None:
@@ -233,6 +263,12 @@ class Membership:
         if incarnation and not self.incarnation:
             self.incarnation = incarnation
             self._write(("cluster", INCARNATION_KEY, incarnation.to_bytes(8, "big")))
+
+    def apply_downgrade(self, data: bytes) -> None:
+        """One committed DowngradeInfoSetRequest. Raises WireError."""
+        target = self.downgrade_target = _decode_downgrade(data)
+        value = json.dumps({"target-version": target, "enabled": bool(target)}, separators=(",", ":"))
+        self._write(("cluster", DOWNGRADE_KEY, value.encode()))
 
 
 def _promotable(known: MemberInfo | None) -> EtcdError:

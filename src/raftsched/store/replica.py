@@ -35,12 +35,16 @@ CATCH_UP_BYTES = 64 << 20
 # The kernel's negative answers to a proposal, and what they mean to a client.
 NOBODY, MOVING, FULL = -1, -2, -3
 BEYOND = -7  # and the replica's own: the cluster's version does not allow it
+NO_ROOM = -8  # the disks are full
 PROPOSE_ERRORS: Final[dict[int, EtcdError]] = {
     NOBODY: EtcdError.NO_LEADER,
     MOVING: EtcdError.TOO_MANY_REQUESTS,  # over in a moment
     FULL: EtcdError.TOO_MANY_REQUESTS,
     BEYOND: EtcdError.NOT_CAPABLE,
+    NO_ROOM: EtcdError.NO_SPACE,
 }
+PRIVILEGED: Final = frozenset({codec.DELETE_RANGE, codec.COMPACTION, codec.LEASE_REVOKE, codec.ALARM})
+"""May use the reserve of a full disk: they free space, or say that there is none."""
 
 # -- events
 
@@ -174,6 +178,8 @@ class Replica:
         self._elected_ms = -(1 << 40)
         self._held: deque[tuple[int, int]] = deque()  # applied runs that memory may still hold: (last index, bytes)
         self._held_bytes = 0
+        self.no_room = False
+        """As the leader: takes nothing more of others but what is privileged (`node/room.py`)."""
         self.proposals_failed_total = 0
         self.leader_changes_total = 0
         self.entries_proposed_total = 0
@@ -265,7 +271,8 @@ class Replica:
             self._pass_on(event, output, mono_ms, mono_ms + self._request_timeout_ms)
 
     def _open_kinds(self) -> frozenset[int]:
-        """What may be proposed. What waits for a leader need not be asked again: the cluster's version never falls."""
+        """What may be proposed. What waits for a leader need not be asked again: the cluster's version falls only when an operator
+        downgrades it, and whoever is a member at that moment still knows what was allowed before."""
         return self.gate.open(self.applier.membership.cluster_version)
 
     def _has_leader(self) -> bool:
@@ -287,7 +294,8 @@ class Replica:
     def _pass_part(self, event: Propose, output: Output, mono_ms: int, deadline_ms: int) -> None:
         kernel = self.kernel
         leads = kernel.state == LEADER
-        if not self.waiters.has_room(len(event.messages)):
+        size_bytes = largest(event.messages)[1]
+        if not self.waiters.has_room(len(event.messages), size_bytes):
             self._refuse(event, EtcdError.TOO_MANY_REQUESTS, output)
             return
         first_id = self.ids.take(len(event.messages))
@@ -303,7 +311,7 @@ class Replica:
         self.entries_proposed_total += len(entries)
         times = {"asked_ms": deadline_ms - self._request_timeout_ms, "deadline_ms": deadline_ms}
         sent = None if leads else (event.kind, event.messages, event.identity)
-        self.waiters.add(Waiting(first_id, event.tokens, event.sink, term=kernel.term, messages=sent, **times))
+        self.waiters.add(Waiting(first_id, event.tokens, event.sink, term=kernel.term, messages=sent, size_bytes=size_bytes, **times))
 
     @staticmethod
     def _parts(event: Propose) -> list[Propose]:
@@ -339,7 +347,7 @@ class Replica:
     def _not_taken(self, sequence: int, why: int, output: Output) -> None:
         """Surely not proposed. Who hands over, or whose connection broke, is waited for; who is overloaded, or says never, is not asked
         again."""
-        if why in (FULL, BEYOND):
+        if why in (FULL, BEYOND, NO_ROOM):
             self.waiters.refuse(sequence, self._refused(PROPOSE_ERRORS[why]), output.replies)
             return
         if why == MOVING:
@@ -440,13 +448,23 @@ class Replica:
 
     def _received(self, event: Received, _output: Output, mono_ms: int) -> None:
         message = event.message
-        if message.type == PROPOSE and not all(codec.kinds_of(entries) <= self._open_kinds() for _, _, _, entries in message.runs):
-            self.kernel.refuse(message, BEYOND)  # its member has not asked its own gate
+        if message.type == PROPOSE and (why := self._objection(message)):
+            self.kernel.refuse(message, why)
             return
         self.kernel.step(message)
         if message.type in BEATS:
             self._tell_role(mono_ms)
             self.fence.incoming(message, mono_ms)
+
+    def _objection(self, message: Message) -> int:
+        """Why what a member forwards is not taken; 0 = nothing is against it."""
+        for _, _, _, entries in message.runs:
+            kinds = codec.kinds_of(entries)
+            if not kinds <= self._open_kinds():
+                return BEYOND  # its member has not asked its own gate
+            if self.no_room and not kinds <= PRIVILEGED:
+                return NO_ROOM
+        return 0
 
     def _transfer(self, event: Transfer, _output: Output, _mono_ms: int) -> None:
         self.kernel.transfer(event.member)

@@ -21,7 +21,20 @@ Reply = tuple[ResultSink, Sequence[int], Sequence[Result]]
 class Waiting:
     """Proposals of one event that are not all answered yet."""
 
-    __slots__ = ("again", "answered", "asked_ms", "count", "deadline_ms", "done", "first_id", "messages", "sink", "term", "tokens")
+    __slots__ = (
+        "again",
+        "answered",
+        "asked_ms",
+        "count",
+        "deadline_ms",
+        "done",
+        "first_id",
+        "messages",
+        "sink",
+        "size_bytes",
+        "term",
+        "tokens",
+    )
 
     def __init__(
         self,
@@ -33,9 +46,10 @@ class Waiting:
         asked_ms: int,
         deadline_ms: int,
         messages: tuple[int, Sequence[bytes], bytes] | None = None,
+        size_bytes: int = 0,
     ) -> None:
         """`term`: in which they were appended, or sent to a leader that takes them in this term alone. `messages`: kind,
-        requests and identity of what was sent to the leader, which may have to be sent again."""
+        requests and identity of what was sent to the leader, which may have to be sent again. `size_bytes`: of the requests."""
         self.first_id = first_id
         self.count = len(tokens)
         self.tokens = tokens
@@ -44,6 +58,7 @@ class Waiting:
         self.asked_ms = asked_ms
         self.deadline_ms = deadline_ms
         self.messages = messages
+        self.size_bytes = size_bytes
         self.answered = 0
         self.again = False  # it was sent on more than one connection: what is known of one copy says nothing of the others
         self.done: set[int] | None = None  # positions answered, once they were not answered all at a time
@@ -78,22 +93,26 @@ class Waiters:
     def __init__(self) -> None:
         self._waiting: deque[Waiting] = deque()
         self._requests = 0  # in `_waiting`, those that are answered included
+        self._size_bytes = 0  # of these
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def has_room(self, count: int) -> bool:
-        """Whether that many more requests may wait. A batch that waits alone may be of any size."""
-        return self._requests + count <= limits.PROPOSALS_WAITING_MAX or not self._waiting
+    def has_room(self, count: int, size_bytes: int) -> bool:
+        """Whether that many more requests, of so many bytes, may wait. A batch that waits alone may be of any size."""
+        fits = self._requests + count <= limits.PROPOSALS_WAITING_MAX and self._size_bytes + size_bytes <= limits.PROPOSALS_BYTES_MAX
+        return fits or not self._waiting
 
     def add(self, waiting: Waiting) -> None:
         """Whoever adds has asked for room."""
         self._waiting.append(waiting)
         self._requests += waiting.count
+        self._size_bytes += waiting.size_bytes
 
     def _pop(self) -> Waiting:
         waiting = self._waiting.popleft()
         self._requests -= waiting.count
+        self._size_bytes -= waiting.size_bytes
         return waiting
 
     def _find(self, request_id: int) -> Waiting | None:

@@ -11,9 +11,10 @@ import grpc
 
 from raftsched.pb.etcd import auth_pb2
 from raftsched.pb.etcd import rpc_pb2 as pb
-from raftsched.pb.etcd import rpc_pb2_grpc as stubs
-from raftsched.testing.differential import CALL_TIMEOUT_S, Side, normal
+from raftsched.testing.differential import normal
 from raftsched.testing.traffic import Step, Traffic
+from raftsched.testing.wire_client import Call
+from raftsched.testing.wire_side import STATUS, Side
 
 USERS = ["root", "ann", "bob", "cid"]
 ROLES = ["root", "r1", "r2", "r3"]
@@ -153,7 +154,7 @@ class UserSide:
     """One server, or the members of one cluster, asked in the name of several users."""
 
     def __init__(self, *addresses: str) -> None:
-        self.members = [Side(address) for address in addresses]
+        self.members = [Side(address, watching=False) for address in addresses]
         self.tokens: dict[str, str] = {FORGED: "abcdefghijklmnop.1"}
         self._next = 0
 
@@ -173,32 +174,25 @@ class UserSide:
             step = Step("Cluster/MemberList", pb.MemberListRequest(linearizable=True))
             one.finish(step, one.start(step))
 
-    def ask(self, step: Step, user: str, header: str = "token") -> Any:
-        """Sends a request as `user`; the result is for `Side.finish`."""
-        service, method = step.method.split("/")
-        token = self.tokens.get(user)
-        metadata = None if token is None else ((header, ("Bearer " if header != "token" else "") + token),)
-        call = getattr(self.turn().stubs[service], method)
-        if method == "LeaseKeepAlive":
-            return call(iter([step.request]), timeout=CALL_TIMEOUT_S, metadata=metadata)
-        return call.future(step.request, timeout=CALL_TIMEOUT_S, metadata=metadata)
+    def ask(self, step: Step, user: str, header: str = "token") -> Call:
+        """Begins a request as `user`; the result is for `Side.finish`."""
+        return self.turn().start(step, self._metadata(user, header))
 
     def watch_once(self, create: pb.WatchCreateRequest, user: str) -> Any:
         """The first answer to a watch of its own stream."""
+        client = self.turn().client
+        request = pb.WatchRequest(create_request=create).SerializeToString()
+        call = client.begin("/etcdserverpb.Watch/Watch", request, metadata=self._metadata(user, "token"), end=False)
+        client.wait_for(lambda: call.messages or call.done, "the answer to a watch")
+        if not call.messages:
+            assert call.status
+            return STATUS[call.status], call.text
+        client.cancel(call)
+        return pb.WatchResponse.FromString(call.messages[0])
+
+    def _metadata(self, user: str, header: str) -> tuple[tuple[str, str], ...]:
         token = self.tokens.get(user)
-        metadata = None if token is None else (("token", token),)
-        request = pb.WatchRequest(create_request=create)
-        call: Any = stubs.WatchStub(self.turn().channel).Watch(_then_wait(request), metadata=metadata, timeout=CALL_TIMEOUT_S)
-        try:
-            return next(call)
-        except grpc.RpcError as error:
-            return error.code(), error.details()
-        finally:
-            call.cancel()
-
-
-def _then_wait(request: pb.WatchRequest) -> Any:
-    yield request
+        return () if token is None else ((header, ("Bearer " if header != "token" else "") + token),)
 
 
 class AuthDifferential:
@@ -207,7 +201,7 @@ class AuthDifferential:
     def __init__(self, judge: str, *subject: str, seed: int, members: bool = False) -> None:
         self.traffic = AuthTraffic(seed, members=members)
         self.sides = (UserSide(judge), UserSide(*subject))
-        self._draw = random.Random(seed + 1)
+        self.draw = random.Random(seed + 1)
         self.steps = 0
         self.outcomes: dict[tuple[str, str], int] = {}
 
@@ -235,21 +229,24 @@ class AuthDifferential:
 
     def run(self, steps: int) -> None:
         self.prepare()
-        draw = self._draw.random
+        draw = self.draw.random
         for number in range(steps):
             if number % 25 == 0:
-                self.log_in(self._draw.choice(USERS), self._draw.choice(PASSWORDS[1:]))
-            if number % 50 == 0:
+                self.log_in(self.draw.choice(USERS), self.draw.choice(PASSWORDS[1:]))
+            if number % 100 == 0:
                 self.recover()
-            pick = draw()
-            if pick < 0.22:
-                self.one(self.traffic.auth_step(), "root" if draw() < 0.8 else self.user())
-            elif pick < 0.27:
-                self.one(self.traffic.other_step(), self.user())
-            elif pick < 0.37:
-                self.watch(self.user())
-            else:
-                self.one(self.traffic.step(), self.user())
+            self.turn(draw())
+
+    def turn(self, pick: float) -> None:
+        """One request of somebody."""
+        if pick < 0.22:
+            self.one(self.traffic.auth_step(), "root" if self.draw.random() < 0.8 else self.user())
+        elif pick < 0.27:
+            self.one(self.traffic.other_step(), self.user())
+        elif pick < 0.37:
+            self.watch(self.user())
+        else:
+            self.one(self.traffic.step(), self.user())
 
     def recover(self) -> None:
         """Random changes may shut everybody out, or leave nobody with a permission: mends that as root, on both sides alike."""
@@ -263,7 +260,7 @@ class AuthDifferential:
             self.log_in(name, "one")
 
     def user(self) -> str:
-        return self._draw.choice(["root", "ann", "ann", "ann", "bob", "bob", "cid", NOBODY, FORGED])
+        return self.draw.choice(["root", "ann", "ann", "ann", "bob", "bob", "cid", NOBODY, FORGED])
 
     def log_in(self, name: str, password: str) -> None:
         step = self.traffic.login(name, password)
@@ -276,8 +273,10 @@ class AuthDifferential:
 
     def one(self, step: Step, user: str) -> None:
         """Both sides get the request; the answers are compared."""
-        header = "token" if self._draw.random() < 0.8 else "authorization"
+        header = "token" if self.draw.random() < 0.8 else "authorization"
         calls = [side.ask(step, user, header) for side in self.sides]
+        for call in calls:
+            call.client.flush()
         answers = [Side.finish(step, call) for call in calls]
         for side in self.sides:
             side.settle()
@@ -290,7 +289,7 @@ class AuthDifferential:
     def watch(self, user: str) -> None:
         """Creates one watch; what is compared is whether it may be."""
         create = pb.WatchCreateRequest(
-            key=self._draw.choice(KEYS), range_end=self._draw.choice(ENDS), start_revision=self._draw.choice([0, 0, 0, 10**9, -1])
+            key=self.draw.choice(KEYS), range_end=self.draw.choice(ENDS), start_revision=self.draw.choice([0, 0, 0, 10**9, -1])
         )
         straight(create)
         answers = [normal(None, side.watch_once(create, user)) for side in self.sides]

@@ -1,6 +1,7 @@
 """`make chaos` and `make kills`: faults on three real processes under the load of both APIs, with every checker at the end.
 
     python -m raftsched.testing.chaos [--seconds 600] [--seed N] [--members 3] [--json FILE]
+    … --manager scripts/cluster.py        the members are those of `make cluster`, whose manager starts again what is killed (`make chaos`)
     python -m raftsched.testing.chaos --leader-kills 100 --all-kills 20
     … --etcd PROGRAM [--etcd PROGRAM …]   the same on real etcds, without jobs: to see that the checkers are right
 
@@ -25,6 +26,7 @@ import grpc
 
 from raftsched.testing.cluster import Cluster, Member
 from raftsched.testing.job_load import JobLoad
+from raftsched.testing.managed import ManagedCluster
 from raftsched.testing.nemesis import Nemesis
 from raftsched.testing.store_load import StoreLoad
 
@@ -46,8 +48,9 @@ class Run:
     begun: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def begin(cls, folder: Path, *, members: int, seed: int, etcd: Path | None, slower: float = 1.0) -> "Run":
-        cluster = Cluster(folder, members, etcd=etcd, linked=True)
+    def begin(cls, folder: Path, *, members: int, seed: int, etcd: Path | None, manager: Path | None = None, slower: float = 1.0) -> "Run":
+        """`manager`: `scripts/cluster.py`, to start the members and start them again; None = the run does it itself, at once."""
+        cluster = Cluster(folder, members, etcd=etcd, linked=True) if manager is None else ManagedCluster(folder, members, manager)
         try:
             cluster.start()
             cluster.leader()
@@ -146,6 +149,7 @@ def options_from(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6)
     parser.add_argument("--etcd", type=Path, default=None)
+    parser.add_argument("--manager", type=Path, default=None, help="scripts/cluster.py: the members are those of `make cluster`")
     parser.add_argument("--json", type=Path, default=DEFAULT_JSON)
     return parser.parse_args(words)
 
@@ -155,7 +159,7 @@ def main(words: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no member outlives the run
     folder = Path(tempfile.mkdtemp(prefix="raftsched-chaos-"))
     print(f"seed {options.seed}, {options.members} members in {folder}", flush=True)
-    run = Run.begin(folder, members=options.members, seed=options.seed, etcd=options.etcd)
+    run = Run.begin(folder, members=options.members, seed=options.seed, etcd=options.etcd, manager=options.manager)
     try:
         by_count = options.leader_kills or options.all_kills
         done = kills(run, options.leader_kills, options.all_kills) if by_count else chaos(run, options.seconds)

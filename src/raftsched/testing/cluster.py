@@ -136,6 +136,9 @@ class Cluster:
     `first`: how many there are to begin with; the others are there to `grow`. `size` is how many there are to be now.
     """
 
+    stops_one = True  # one that was stopped in order can be started again
+    links: Links | None
+
     def __init__(
         self,
         directory: Path,
@@ -159,7 +162,7 @@ class Cluster:
                 if etcd is None
                 else EtcdMember(etcd, folder, number, listed, listening[number], args)
             )
-        self.links: Links | None = Links(self._pids) if linked else None
+        self.links = Links(self._pids) if linked else None
         if self.links is not None:
             for number in range(count):
                 self.links.add(number, self.advertised[number], listening[number])

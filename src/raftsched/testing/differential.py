@@ -2,23 +2,23 @@
 
 What may differ is written down here and nowhere else: ids of cluster and member, the Raft term, times to live by a second, the
 order of equal items of a sort, the order of lists that etcd takes from a map, how events of several revisions are packed.
+
+What changes the store goes alone, since nobody could say in which order an etcd takes requests that are under way together; what only
+reads follows in bunches.
 """
 
-import queue
-import threading
-import time
+from collections import Counter
 from typing import Any
 
-import grpc
-
 from raftsched.pb.etcd import rpc_pb2 as pb
-from raftsched.pb.etcd import rpc_pb2_grpc as stubs
+from raftsched.testing.gateway_side import GatewaySide, has_path, json_of
 from raftsched.testing.traffic import KEYS, Step, Traffic
+from raftsched.testing.wire_side import Side
 
-UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-CALL_TIMEOUT_S = 20.0
 FILTERS: Any = [[], [], [0], [1], [0, 1], [7]]  # 7 is no filter
 TIE_TARGETS = {pb.RangeRequest.VERSION: "version", pb.RangeRequest.CREATE: "create_revision", pb.RangeRequest.MOD: "mod_revision"}
+CHECKPOINT_EVERY = 40  # bunches
+READS_MAX = 4  # in one bunch
 
 # What etcd 3.5.1 does otherwise than 3.7.1; `Differential` leaves these out when the judge is that old.
 DIFFERENCES_3_5 = (
@@ -29,161 +29,93 @@ DIFFERENCES_3_5 = (
     "a tombstone at the compacted revision is dropped (3.5.16), so HashKV at it differs",
     "quota and permission checks of nested transactions",
     "AuthStatus needs credentials when auth is on (3.7)",
+    "RangeStream (3.7), and the gateway's forms of refusals (3.6)",
 )
 
 
-class WatchClient:
-    """One Watch stream of one server; keeps what arrived, by watch id."""
-
-    def __init__(self, channel: grpc.Channel) -> None:
-        self._requests: queue.SimpleQueue[pb.WatchRequest | None] = queue.SimpleQueue()
-        self._condition = threading.Condition()
-        self.controls: list[pb.WatchResponse] = []
-        self.events: dict[int, list[Any]] = {}
-        self.progress = 0
-        self.ended: str | None = None
-        self._call = stubs.WatchStub(channel).Watch(iter(self._requests.get, None))
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def send(self, request: pb.WatchRequest) -> None:
-        self._requests.put(request)
-
-    def wait(self, what: str, done: Any) -> None:
-        """Until `done()`; for at most CALL_TIMEOUT_S."""
-        with self._condition:
-            if not self._condition.wait_for(lambda: done() or self.ended is not None, CALL_TIMEOUT_S) or self.ended is not None:
-                raise AssertionError(f"{what}: did not come; stream ended: {self.ended}")
-
-    def catch_up(self, revision: int) -> None:
-        """Until the server says that everything up to `revision` was sent; it says nothing while a watcher is behind."""
-        deadline = time.monotonic() + CALL_TIMEOUT_S
-        self.progress = 0  # an answer from before the newest watch says nothing about it
-        while self.progress < revision:
-            assert time.monotonic() < deadline, f"no progress up to {revision}: {self.progress}, {self.ended}"
-            self.send(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
-            with self._condition:
-                self._condition.wait_for(lambda: self.progress >= revision, 0.2)
-
-    def close(self) -> None:
-        self._call.cancel()  # type: ignore[no-untyped-call]  # grpc-stubs has no types for it
-        self._requests.put(None)
-        self._thread.join(10)
-
-    def _read(self) -> None:
-        try:
-            for response in self._call:
-                with self._condition:
-                    self._take(response)
-                    self._condition.notify_all()
-        except grpc.RpcError as error:
-            with self._condition:
-                self.ended = f"{error.code()} {error.details()}"
-                self._condition.notify_all()
-
-    def _take(self, response: pb.WatchResponse) -> None:
-        if response.created or response.canceled:
-            self.controls.append(response)
-        elif response.watch_id == -1:
-            self.progress = max(self.progress, response.header.revision)
-        else:
-            assert response.header.revision >= max((event.kv.mod_revision for event in response.events), default=0)
-            self.events.setdefault(response.watch_id, []).extend(response.events)
-            mains = self.events[response.watch_id]
-            if len(mains) > len(response.events) and response.events and not response.fragment:
-                before = mains[-len(response.events) - 1].kv.mod_revision
-                assert before < response.events[0].kv.mod_revision, "events of one revision came in two answers"
-
-
-class Side:
-    """One server and its clients."""
-
-    def __init__(self, address: str) -> None:
-        self.channel = grpc.insecure_channel(address, options=UNLIMITED)
-        self.stubs = {
-            "KV": stubs.KVStub(self.channel),
-            "Lease": stubs.LeaseStub(self.channel),
-            "Maintenance": stubs.MaintenanceStub(self.channel),
-            "Cluster": stubs.ClusterStub(self.channel),
-            "Auth": stubs.AuthStub(self.channel),
-        }
-        self.watch = WatchClient(self.channel)
-
-    def start(self, step: Step) -> Any:
-        """Sends a request; the result is for `finish`."""
-        service, method = step.method.split("/")
-        call = getattr(self.stubs[service], method)
-        if method == "LeaseKeepAlive":
-            return call(iter([step.request]), timeout=CALL_TIMEOUT_S)
-        return call.future(step.request, timeout=CALL_TIMEOUT_S)
-
-    @staticmethod
-    def finish(step: Step, call: Any) -> Any:
-        """The response message, or (code, text)."""
-        try:
-            return next(call) if step.method == "Lease/LeaseKeepAlive" else call.result()
-        except grpc.RpcError as error:
-            return error.code(), error.details()
-
-    def raw(self, path: str, message: bytes) -> Any:
-        """The response bytes, or (code, text)."""
-        call = self.channel.unary_unary(path, request_serializer=None, response_deserializer=None)
-        try:
-            return call(message, timeout=CALL_TIMEOUT_S)
-        except grpc.RpcError as error:
-            return error.code(), error.details()
-
-    def close(self) -> None:
-        self.watch.close()
-        self.channel.close()
-
-
 class Differential:
-    """Runs traffic against `judge` (a real etcd) and `subject`."""
+    """Runs traffic against `judge` (a real etcd) and `subject`. `gateway`: the share of requests that take the way of JSON.
 
-    def __init__(self, judge: str, subject: str, seed: int, *, judge_version: tuple[int, ...], txn_ops_max: int = 128) -> None:
+    `steps` counts requests that were answered and compared, on gRPC and JSON; `outcomes` by method and what was said.
+    """
+
+    def __init__(
+        self, judge: str, subject: str, seed: int, *, judge_version: tuple[int, ...], txn_ops_max: int = 128, gateway: float = 0.0
+    ) -> None:
         self.traffic = Traffic(seed, txn_ops_max=txn_ops_max)
         self.sides = (Side(judge), Side(subject))
+        self._gateways = (GatewaySide(judge), GatewaySide(subject)) if gateway else ()
+        self._gateway = gateway
         self._old_judge = judge_version < (3, 6)
         self._watches: dict[int, pb.WatchCreateRequest] = {}
-        self.steps = 0
+        self.steps = self.events = 0
+        self.outcomes: Counter[tuple[str, str]] = Counter()
 
     def close(self) -> None:
-        for side in self.sides:
+        for side in (*self.sides, *self._gateways):
             side.close()
 
-    def run(self, steps: int, *, checkpoint_every: int = 60) -> None:
-        for number in range(steps):
-            if number % checkpoint_every == 0:
+    def run(self, steps: int) -> None:
+        """At least so many requests."""
+        bunches, draw = 0, self.traffic.random
+        while self.steps < steps:
+            if bunches % CHECKPOINT_EVERY == 0:
                 self.checkpoint()
                 self.new_watches()
-            self.one(self.traffic.step())
+            bunches += 1
+            self.one(self.traffic.change())
+            self.bunch([self.traffic.read() for _ in range(draw.randint(0, READS_MAX))])
+            if draw.random() < self._gateway:
+                self.one(self.traffic.read())
         self.checkpoint()
 
     def one(self, step: Step) -> None:
         """One step on both sides."""
-        if self._left_out(step):
-            return
         if step.method == "KV/Compact":
             self.checkpoint()  # a watcher still behind is canceled or not by chance of timing
-        calls = [side.start(step) for side in self.sides]
-        answers = [Side.finish(step, call) for call in calls]
+        if self._gateways and has_path(step) and self.traffic.random.random() < self._gateway:
+            self._through_json(step)
+        else:
+            self.bunch([step])
+
+    def bunch(self, steps: list[Step]) -> None:
+        """Several steps that are under way together."""
+        asked = [step for step in steps if not self._left_out(step)]
+        both = [[side.start(step) for step in asked] for side in self.sides]
+        for side in self.sides:
+            side.client.flush()
+        for step, *calls in zip(asked, *both, strict=True):
+            self._compare(step, [Side.finish(step, call) for call in calls])
+
+    def _through_json(self, step: Step) -> None:
+        if self._left_out(step):
+            return
+        body = json_of(step.request, self.traffic.random)
+        for side in self._gateways:
+            side.start(step, body)
+        answers = [side.finish(step) for side in self._gateways]
+        self._compare(step, [answer for answer, _ in answers], "JSON ")
+        expected, got = (form for _, form in answers)
+        assert got == expected, f"{step.method} {body!r}\n--- etcd\n{expected}\n--- raftsched\n{got}"
+
+    def _compare(self, step: Step, answers: list[Any], way: str = "") -> None:
         expected, got = (normal(step, answer) for answer in answers)
-        assert got == expected, f"step {self.steps}, {step.method}\n{step.request}\n--- etcd\n{expected}\n--- raftsched\n{got}"
+        assert got == expected, f"step {self.steps}, {way}{step.method}\n{step.request}\n--- etcd\n{expected}\n--- raftsched\n{got}"
         self.steps += 1
+        self.outcomes[way + step.method, answers[0][1] if isinstance(answers[0], tuple) else "OK"] += 1
         self._note(step, answers[0])
 
     def checkpoint(self) -> None:
         """Both sides have sent all events; they are the same. A watch that has not started yet would hold back progress."""
         while any(create.start_revision > self.traffic.revision for create in self._watches.values()):
-            self.one(Step("KV/Put", pb.PutRequest(key=b"a", value=b"onwards")))
+            self.bunch([Step("KV/Put", pb.PutRequest(key=b"a", value=b"onwards"))])
         for side in self.sides:
             if self._watches:
                 side.watch.catch_up(self.traffic.revision)
-        judge, subject = (side.watch for side in self.sides)
         for watch_id, create in self._watches.items():
-            expected, got = (list(map(str, watch.events.get(watch_id, []))) for watch in (judge, subject))
+            expected, got = (side.watch.take_events(watch_id) for side in self.sides)
             assert got == expected, f"watch {watch_id}: {create}\n" + first_difference(expected, got)
+            self.events += len(expected)
 
     def new_watches(self) -> None:
         """Ends some watches and begins others; the answers to the requests are compared."""
@@ -192,7 +124,7 @@ class Differential:
             self.watch_request(pb.WatchRequest(cancel_request=pb.WatchCancelRequest(watch_id=watch_id)))
             del self._watches[watch_id]
             for side in self.sides:
-                side.watch.events.pop(watch_id, None)
+                side.watch.forget(watch_id)
         for _ in range(3):
             low, now = max(self.traffic.compacted, 1), self.traffic.revision
             starts = [0, 0, now, now + 1, draw.randint(low, now), low, *([] if self._old_judge else [-1])]
@@ -219,9 +151,9 @@ class Differential:
         for side in self.sides:
             count = len(side.watch.controls)
             side.watch.send(request)
-            side.watch.wait(str(request), lambda side=side, count=count: len(side.watch.controls) > count)
-            answers.append(normal(None, side.watch.controls[count]))
+            answers.append(normal(None, side.watch.control(count, str(request))))
         assert answers[1] == answers[0], f"{request}\n--- etcd\n{answers[0]}\n--- raftsched\n{answers[1]}"
+        self.steps += 1
         return self.sides[0].watch.controls[-1]
 
     def _note(self, step: Step, answer: Any) -> None:
@@ -235,7 +167,7 @@ class Differential:
         """HashKV at the compacted revision may come from a cache; see DIFFERENCES_3_5 for the rest."""
         if step.method == "Maintenance/HashKV":
             return self._old_judge or step.request.revision == self.traffic.compacted
-        return self._old_judge and "keys_only" in str(step.request)
+        return self._old_judge and (step.method == "KV/RangeStream" or "keys_only" in str(step.request))
 
 
 def normal(step: Step | None, answer: Any) -> Any:
@@ -250,7 +182,7 @@ def normal(step: Step | None, answer: Any) -> Any:
         return answer.header.revision, sorted(one.ID for one in answer.leases)
     if step and method == "KV/Range" and (step.request.sort_target or 0) in (*TIE_TARGETS, pb.RangeRequest.VALUE):
         return range_with_ties(step.request, answer)
-    return str(answer)
+    return answer
 
 
 def range_with_ties(request: pb.RangeRequest, answer: pb.RangeResponse) -> Any:

@@ -6,12 +6,16 @@ Methods of `test.Echo`: Batch (hot unary), Unary (cold; see `_unary`), Stream (b
 
 import asyncio
 import re
+import ssl
 import threading
 from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from raftsched.errors import GrpcCode, StatusError
 from raftsched.rpc.http2._h2 import Call, Engine, HttpRequest, Stream
+
+if TYPE_CHECKING:
+    from raftsched.rpc.http2._h2 import Guard
 
 T = TypeVar("T")
 
@@ -78,12 +82,32 @@ class BurstHandler(EchoHandler):
         self.stream.finish()
 
 
+class FixedGuard:
+    """A `Guard` with one context, who lets everybody in and notes who did not get so far."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self.causes: list[str] = []
+
+    def context(self) -> ssl.SSLContext:
+        return self._context
+
+    def objection(self, tls: ssl.SSLObject) -> str:
+        return ""
+
+    def refused(self, peer: str, cause: str) -> None:
+        self.causes.append(cause)
+
+
 class EchoDoor:
     """`with EchoDoor(...) as door:` then connect to 127.0.0.1:door.port. Keyword arguments go to `Engine`."""
 
-    def __init__(self, *, ssl: Any = None, **options: Any) -> None:
+    def __init__(
+        self, *, context: ssl.SSLContext | None = None, guard: "Guard | None" = None, plaintext_too: bool = False, **options: Any
+    ) -> None:
         self.options = options
-        self.ssl = ssl
+        self.guard = FixedGuard(context) if context is not None else guard
+        self.plaintext_too = plaintext_too
         self.closed: list[int] = []
         self.lists: list[int] = []
         self.batches: list[int] = []
@@ -116,7 +140,7 @@ class EchoDoor:
         """Make the engine and listen, on the running loop."""
         loop = asyncio.get_running_loop()
         self.engine = make_engine(self, loop)
-        server = await self.engine.listen("127.0.0.1", 0, ssl=self.ssl)
+        server = await self.engine.listen("127.0.0.1", 0, guard=self.guard, plaintext_too=self.plaintext_too)
         self.port = server.sockets[0].getsockname()[1]
 
     def counters(self) -> dict[str, int]:

@@ -3,8 +3,9 @@ without the scheduler's keys, for comparisons with a real etcd."""
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -81,6 +82,16 @@ class DoorCluster:
     def addresses(self) -> list[str]:
         return [door.address for door in self.doors]
 
+    def follower(self) -> EtcdDoor:
+        """The door of a member that knows who leads and does not itself; waited for."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < deadline:
+            for door in self.doors:
+                if door.node.leader_id not in (0, door.node.member_id):
+                    return door
+            time.sleep(0.02)
+        raise TimeoutError(f"nobody follows within {READY_TIMEOUT_S} s: {self.log.lines[-20:]}")
+
     def __enter__(self) -> Self:
         self._thread.start()
         for door in self.doors:
@@ -93,3 +104,15 @@ class DoorCluster:
         self._thread.join(READY_TIMEOUT_S)
         if error is None:
             assert not self.fatal, self.fatal
+
+
+@contextmanager
+def one_door(kind: str, directory: Path, **options: Any) -> Iterator[EtcdDoor]:
+    """`one`: a member alone; `follower`: one of three that does not lead, what `DoorCluster` takes is theirs. No door may have failed."""
+    if kind == "one":
+        with DoorCluster(directory, 1, **options) as cluster:
+            yield cluster.doors[0]
+    else:
+        with DoorCluster(directory, 3, **options) as cluster:
+            yield cluster.follower()
+    assert [one.errors for one in cluster.doors] == [[] for _ in cluster.doors]

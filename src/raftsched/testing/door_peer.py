@@ -64,6 +64,12 @@ class ManualLoop:
             self._ready.pop(0)()
         raise AssertionError("the door never comes to rest")
 
+    def turn(self) -> None:
+        """What is ready now, and nothing that comes of it."""
+        ready, self._ready = self._ready, []
+        for work in ready:
+            work()
+
     def advance(self, seconds: float) -> None:
         """Move the clock, firing timers at their instants."""
         end = self.now + seconds
@@ -86,6 +92,7 @@ class FakeTransport:
         self.written = bytearray()
         self.total = 0
         self.closed = False
+        self.half_closed = False
         self.reading = True
         self.stuck = False
         self._pausing = False
@@ -116,6 +123,12 @@ class FakeTransport:
     def get_extra_info(self, name: str) -> Any:
         return ("127.0.0.1", 4711) if name == "peername" else None
 
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.half_closed = True
+
     def pause_reading(self) -> None:
         self.reading = False
 
@@ -133,9 +146,9 @@ class FakeTransport:
 class RawPeer:
     """One connection: bytes in, bytes out."""
 
-    def __init__(self, loop: ManualLoop, engine: Engine) -> None:
+    def __init__(self, loop: ManualLoop, engine: Engine, *, grpc: bool = True, http: bool = True) -> None:
         self.loop = loop
-        self.protocol = Connection(engine)
+        self.protocol = Connection(engine, None, False, grpc, http)
         self.transport = FakeTransport(loop, self.protocol)
         self.protocol.connection_made(self.transport)
 
@@ -166,8 +179,8 @@ class RawPeer:
 class H2Peer(RawPeer):
     """A client that speaks through `h2`; `events` are all that came back."""
 
-    def __init__(self, loop: ManualLoop, engine: Engine, *, window: int = 65_535) -> None:
-        super().__init__(loop, engine)
+    def __init__(self, loop: ManualLoop, engine: Engine, *, window: int = 65_535, **serves: bool) -> None:
+        super().__init__(loop, engine, **serves)
         config = h2.config.H2Configuration(client_side=True, header_encoding="utf-8", validate_outbound_headers=False)
         self.h2 = h2.connection.H2Connection(config)
         self.h2.local_settings = h2.settings.Settings(
@@ -272,8 +285,8 @@ class ManualDoor(EchoDoor):
         self.peers.append(peer)
         return peer
 
-    def raw(self) -> RawPeer:
-        peer = RawPeer(self.manual, self.engine)
+    def raw(self, **serves: bool) -> RawPeer:
+        peer = RawPeer(self.manual, self.engine, **serves)
         self.peers.append(peer)
         return peer
 

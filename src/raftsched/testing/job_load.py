@@ -29,6 +29,8 @@ TIMEOUT_S = 5.0
 RECONNECT_S = 0.05
 DELETED_GRACE_NS = 2 * 10**9  # an owner may apply a delete this long after it was acknowledged elsewhere
 SETTLE_TIMEOUT_S = 40.0
+STOOD_STILL_S = 2 * TIMEOUT_S + 5  # a turn that took longer: the machine stood still, as virtual ones do, and nobody had time to settle
+UNSEEN_MAX = 2  # committed while the watch of the counters was being closed
 BEHIND_NS_MAX = 3 * INTERVAL_NS
 
 
@@ -88,6 +90,8 @@ class CounterWatch(threading.Thread):
         self._addresses = addresses
         self._revision = 0
         self._counts: dict[bytes, int] = {}
+        self.committed: dict[str, list[tuple[int, int]]] = {}
+        """Of each job its ticks, in order: (their instant, when the commit was seen here, which is never before it was)."""
         self._stopping = threading.Event()
         self._call: Any = None
 
@@ -124,6 +128,9 @@ class CounterWatch(threading.Thread):
         counter, before = stored_pb2.Counter.FromString(event.kv.value), self._counts.get(key, 0)
         self._counts[key] = counter.count
         self.ticks += counter.count - before
+        if counter.count == before + 1:
+            name = key.rpartition(b"||")[2].decode()
+            self.committed.setdefault(name, []).append((instant_ns(counter.last_trigger), time.time_ns()))
         if counter.count not in {before, before + 1}:
             self.wrong.append(f"counter {key!r} goes from {before} to {counter.count} at revision {revision}")
         if counter.HasField("last_trigger") and instant_ns(counter.last_trigger) > time.time_ns():
@@ -136,6 +143,25 @@ class CounterWatch(threading.Thread):
         if self._call is not None:
             self._call.cancel()
         self.join(10)
+
+
+def without_delivery(ticks: Sequence[tuple[int, int]], moments: Sequence[int]) -> list[int]:
+    """The instants of those of a job's ticks that have no delivery of their own. `ticks`: (instant, when its commit was seen), in order;
+    `moments`: of all deliveries, rising.
+
+    A trigger does not say of which tick it is. But a tick's delivery comes between its instant and its commit, and each delivery is of one
+    tick: the earliest that fits is given to each tick in turn, which leaves no tick without one if any way does (both bounds rise). So a
+    second delivery of a tick stands in for the one of the next only if it came behind that one's instant.
+    """
+    missing, at = [], 0
+    for due_ns, seen_ns in ticks:
+        while at < len(moments) and moments[at] < due_ns:
+            at += 1
+        if at < len(moments) and moments[at] <= seen_ns:
+            at += 1
+        else:
+            missing.append(due_ns)
+    return missing
 
 
 @dataclass(slots=True)
@@ -227,9 +253,11 @@ class JobLoad:
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
-        deadline = time.monotonic() + SETTLE_TIMEOUT_S
-        while (self._undelivered() or self._behind()) and time.monotonic() < deadline:
+        waited_s, last_s = 0.0, time.monotonic()
+        while (self._undelivered() or self._behind()) and waited_s < SETTLE_TIMEOUT_S:
             time.sleep(0.2)
+            now_s = time.monotonic()
+            waited_s, last_s = waited_s + min(now_s - last_s, STOOD_STILL_S), now_s
         wrong = [f"{name}: acknowledged, due, and never delivered" for name in self._undelivered()] + self._behind()
         for stream in self._streams:
             stream.stop()
@@ -286,13 +314,32 @@ class JobLoad:
 
     def _miscounted(self) -> list[str]:
         """Each committed tick was delivered, and the instant of the last one is that of its number: none left out."""
-        delivered, wrong = Counter(name for _, name in self.deliveries), []
+        wrong = []
         for name, (job, counter) in self._stored().items():
             if instant_ns(counter.last_trigger) != instant_ns(job.start) + counter.count * INTERVAL_NS:
                 wrong.append(f"{name}: tick {counter.count} stands at the wrong instant")
-            if delivered[name] < counter.count - 2:  # those that fell due after the streams were closed
-                wrong.append(f"{name}: {counter.count} ticks committed, {delivered[name]} delivered")
+            seen = len(self.committed().get(name, ()))
+            if seen < counter.count - UNSEEN_MAX:
+                wrong.append(f"{name}: {counter.count} ticks committed, {seen} seen")
+        moments: dict[str, list[int]] = {}
+        for at, name in sorted(self.deliveries):
+            moments.setdefault(name, []).append(at)
+        for name, ticks in self.committed().items():
+            missing = without_delivery(ticks, moments.get(name, []))
+            wrong += [f"{name}: the tick of {due_ns} is committed, and no delivery can be its own" for due_ns in missing]
         return wrong
+
+    def committed(self) -> dict[str, list[tuple[int, int]]]:
+        """See `CounterWatch`."""
+        return self._watch.committed if self._watch is not None else {}
+
+    def gaps_s(self, since_ns: int, until_ns: int) -> dict[str, float]:
+        """Of each recurring job the longest time without a delivery between two instants, both counted as deliveries."""
+        moments: dict[str, list[int]] = {f"every-{number}": [since_ns] for number in range(self.recurring)}
+        for at, name in sorted(self.deliveries):
+            if name in moments and since_ns < at < until_ns:
+                moments[name].append(at)
+        return {name: max(after - before for before, after in pairwise([*times, until_ns])) / 1e9 for name, times in moments.items()}
 
     def figures(self) -> dict[str, Any]:
         by_name: dict[str, list[int]] = {}

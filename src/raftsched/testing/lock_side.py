@@ -25,6 +25,7 @@ from raftsched.pb.etcd import v3lock_pb2_grpc as lock_stubs
 CALL_TIMEOUT_S: Final = 20.0
 PATIENCE_S: Final = 10.0
 EARLY_S: Final = 0.1
+BEGUN_S: Final = 0.3  # until a stream that says nothing yet has surely begun: what comes then is seen as a change
 GIVEN_MAX: Final = 1 << 32  # tests give leases small ids; servers make up large ones
 Outcome = str
 UNLIMITED: Final = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -37,6 +38,13 @@ def until(condition: Callable[[], Any], what: str) -> Any:
         assert time.monotonic() < stop, f"waited in vain: {what}"
         time.sleep(0.01)
     return found
+
+
+def _late(call: Any, error: grpc.RpcError) -> bool:
+    """Whether `call` ended with its deadline. Who is quicker decides what is told: the client's or the server's text, or the server's reset
+    of the stream, which a client whose own clock lags a moment behind takes for a cancellation."""
+    reset = error.code() == grpc.StatusCode.CANCELLED and "RST_STREAM" in (error.details() or "")
+    return error.code() == grpc.StatusCode.DEADLINE_EXCEEDED or (reset and call.time_remaining() < EARLY_S)
 
 
 class LockSide:
@@ -117,7 +125,9 @@ class LockSide:
         self.end(self.election.Leader.future(election_pb.LeaderRequest(name=name), timeout=CALL_TIMEOUT_S))
 
     def observe(self, name: bytes, timeout_s: float = CALL_TIMEOUT_S) -> "Observing":
-        return Observing(self, self.election.Observe(election_pb.LeaderRequest(name=name), timeout=timeout_s), timeout_s)
+        observing = Observing(self, self.election.Observe(election_pb.LeaderRequest(name=name), timeout=timeout_s), timeout_s)
+        time.sleep(BEGUN_S)
+        return observing
 
     # -- text
 
@@ -126,8 +136,7 @@ class LockSide:
         try:
             answer = call.result()
         except grpc.RpcError as error:
-            late = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED  # its text is the client's or the server's, who is quicker
-            self.told.append("4" if late else f"{error.code().value[0]} {error.details()}")
+            self.told.append("4" if _late(call, error) else f"{error.code().value[0]} {error.details()}")
             return None
         self.told.append(self.text(answer))
         return answer

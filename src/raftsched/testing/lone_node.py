@@ -9,16 +9,19 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raftsched import limits
 from raftsched.errors import EtcdError, GrpcCode, StatusError, status_of
-from raftsched.ports import ChangeSink, Permit, SnapshotFile, StoreStatus, TokenSigner
+from raftsched.ports import ChangeSink, Labelled, Permit, SnapshotFile, StoreStatus, TokenSigner
 from raftsched.rpc.etcd.services import EtcdServices
+from raftsched.rpc.gateway.front import Front
+from raftsched.rpc.gateway.gateway import Gateway
 from raftsched.rpc.http import HttpEndpoints
 from raftsched.rpc.http2._h2 import Engine
 from raftsched.rpc.metrics import Metrics
 from raftsched.store._records import MemoryRecords
+from raftsched.store._wire import sole_number, two_numbers
 from raftsched.store.alarm import AlarmStore
 from raftsched.store.apply import Applier, SideWrites
 from raftsched.store.auth.identity import wire_identity
@@ -28,6 +31,9 @@ from raftsched.store.membership import Membership
 from raftsched.store.mvcc._store import MvccStore
 from raftsched.store.node.authentication import Authentication
 from raftsched.types import NOBODY, Identity, MemberInfo, Result, ResultSink
+
+if TYPE_CHECKING:
+    from raftsched.rpc.http2._h2 import Guard
 
 MEMBER_ID = 0x1001
 CLUSTER_ID = 0x2002
@@ -101,6 +107,9 @@ class LoneNode:
     def read_local(self, message: bytes) -> Result:
         return self.mvcc.range(message)
 
+    def read_local_many(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
+        sink.on_results(tokens, self.mvcc.range_many(messages))
+
     def read_barrier(self) -> Awaitable[None]:
         return asyncio.sleep(0)
 
@@ -134,6 +143,11 @@ class LoneNode:
 
     async def lease_renew(self, lease: int) -> int:
         return max(0, self.lessor.renew(lease, self._now_ms()))
+
+    def lease_answer_now(self, message: bytes) -> bytes | None:
+        lease = sole_number(message)
+        ttl_s = -1 if lease is None else self.lessor.renew(lease, self._now_ms())
+        return None if lease is None or ttl_s < 0 else two_numbers(self.header(self.mvcc.revision), lease, ttl_s)
 
     async def lease_time_to_live(self, lease: int, *, keys: bool) -> tuple[int, int, Sequence[bytes]]:
         left, granted = self.lessor.time_to_live(lease, self._now_ms())
@@ -183,6 +197,9 @@ class LoneNode:
     def histograms(self) -> Mapping[str, tuple[Sequence[tuple[float, int]], float]]:
         return {}
 
+    def labelled(self) -> Labelled:
+        return {}
+
 
 @asynccontextmanager
 async def lone() -> AsyncIterator[LoneNode]:
@@ -200,8 +217,17 @@ class EtcdDoor:
         leader_lost_ms: int = 3_000,
         extensive_metrics: bool = False,
         token_signer: TokenSigner | None = None,
+        cors: Collection[str] = ("*",),
+        hosts: Collection[str] = ("*",),
+        guard: "Guard | None" = None,
+        names_users: Callable[[], bool] = lambda: False,
+        streams_max: int = limits.STREAMS_MAX,
     ) -> None:
+        """With `guard` TLS and clear text share the port."""
         self.node: Any = None
+        self.errors: list[tuple[str, BaseException]] = []
+        self._cors, self._hosts, self._guard, self._names_users = cors, hosts, guard, names_users
+        self._streams_max = streams_max
         self._open_node = open_node
         self.port = 0
         self._options: dict[str, Any] = {"progress_interval_ms": lambda: progress_interval_ms, "leader_lost_ms": leader_lost_ms}
@@ -247,10 +273,19 @@ class EtcdDoor:
     async def _serve(self) -> None:
         self.metrics = Metrics()
         self.endpoints = HttpEndpoints(self.node, self.metrics)
-        self.engine = Engine(self.loop, message_bytes_max=limits.REQUEST_BYTES_MAX + limits.GRPC_OVERHEAD_BYTES, on_http=self.endpoints)
+        self.front = Front(self.endpoints, cors=self._cors, hosts=self._hosts, names_users=self._names_users)
+        self.engine = Engine(
+            self.loop,
+            message_bytes_max=limits.REQUEST_BYTES_MAX + limits.GRPC_OVERHEAD_BYTES,
+            streams_max=self._streams_max,
+            on_http=self.front,
+            on_http_head=self.front.head,
+            on_error=lambda where, error: self.errors.append((where, error)),
+        )
+        self.front.gateway = Gateway(self.engine)
         self.services = EtcdServices(self.engine, self.node, **self._options)
         self.metrics.add(self.services.families)
-        server = await self.engine.listen("127.0.0.1", 0)
+        server = await self.engine.listen("127.0.0.1", 0, guard=self._guard, plaintext_too=self._guard is not None)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()

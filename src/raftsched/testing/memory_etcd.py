@@ -147,8 +147,11 @@ def _matches(compare: Any, kv: Any) -> bool:
         rpc_pb2.Compare.MOD: (kv.mod_revision if kv else 0, compare.mod_revision),
         rpc_pb2.Compare.LEASE: (kv.lease if kv else 0, compare.lease),
     }[compare.target]
-    assert compare.result in (rpc_pb2.Compare.EQUAL, rpc_pb2.Compare.LESS)
-    return bool(held < wanted if compare.result == rpc_pb2.Compare.LESS else held == wanted)
+    return {
+        rpc_pb2.Compare.EQUAL: bool(held == wanted),
+        rpc_pb2.Compare.LESS: bool(held < wanted),
+        rpc_pb2.Compare.GREATER: bool(held > wanted),
+    }[compare.result]
 
 
 def _inside(key: bytes, start: bytes, end: bytes) -> bool:
@@ -176,6 +179,7 @@ class MemoryKv:
         """Errors for the next writes: a refusal, except TIMEOUT, which is done and answered as unknown."""
         self.entries = 0
         self.fence = FENCE_ALONE_MS
+        self.mixed = False
         self.silent: set[str] = set()
         """Schedulers that the store's leader calls dead, if this is it."""
         self._waiting: list[Callable[[], None]] = []
@@ -270,6 +274,9 @@ class MemoryKv:
 
     def owns_directory(self) -> bool:
         return True
+
+    def shared(self) -> bool:
+        return self.mixed
 
     def peers(self) -> Sequence[int]:
         return ()

@@ -29,8 +29,9 @@ class Nemesis:
             "kill all": (1, self._kill_all),
             "pause the leader": (2, self._pause_leader),
             "pause a follower": (1, self._pause_follower),
-            "stop one in order": (1, self._stop_one),
         }
+        if cluster.stops_one:
+            self._faults["stop one in order"] = (1, self._stop_one)
         if cluster.links is not None:
             self._faults |= {
                 "cut off the leader": (4, lambda: self._separate(self._cluster.leader())),
@@ -42,10 +43,10 @@ class Nemesis:
                 "slow links": (2, self._slow),
             }
 
-    def strike(self) -> str:
-        """One fault for a while; afterwards everything is whole and there is a leader. Its name."""
+    def strike(self, name: str = "") -> str:
+        """One fault for a while, `name` or one that is drawn; afterwards everything is whole and there is a leader. Its name."""
         names = list(self._faults)
-        name = self.draw.choices(names, [self._faults[one][0] for one in names])[0]
+        name = name or self.draw.choices(names, [self._faults[one][0] for one in names])[0]
         try:
             self._faults[name][1]()
         finally:

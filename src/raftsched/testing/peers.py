@@ -30,6 +30,9 @@ class LogLines:
     def error(self, message: str, /, **fields: object) -> None:
         self.lines.append(("error", message, fields))
 
+    def texts(self) -> list[str]:
+        return [message for _, message, _ in self.lines]
+
     def causes(self) -> list[object]:
         return [fields["cause"] for level, _, fields in self.lines if level == "warning"]
 

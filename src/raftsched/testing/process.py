@@ -4,6 +4,7 @@ Invariant: every process started here is gone when its `ServerProcess` is closed
 kept over restarts, so that a restarted server is reached where the killed one was.
 """
 
+import itertools
 import os
 import secrets
 import signal
@@ -13,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,18 @@ PORTS = range(10_000, 32_000)
 SOURCE = Path(__file__).resolve().parents[2]
 
 
+def _own_ports() -> Iterator[int]:
+    """Round and round through a share of PORTS: that of this process where several run tests side by side, else all. What was given is not
+    given again soon: a server may be about to listen there, or come back to it."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = len(PORTS) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    first = secrets.randbelow(share)
+    return (PORTS.start + worker * share + (first + step) % share for step in itertools.count())
+
+
+_ports = _own_ports()
+
+
 def free_ports(count: int) -> list[int]:
     """`count` distinct loopback TCP ports that nobody listens on now, below those that outgoing connections take for themselves: one of
     these could hold the port of a server that is down for a moment."""
@@ -33,7 +46,7 @@ def free_ports(count: int) -> list[int]:
         while len(sockets) < count:
             one = socket.socket()
             with suppress(OSError):
-                one.bind(("127.0.0.1", secrets.randbelow(PORTS.stop - PORTS.start) + PORTS.start))
+                one.bind(("127.0.0.1", next(_ports)))
                 sockets.append(one)
                 continue
             one.close()
@@ -49,6 +62,7 @@ class ServerProcess:
     def __init__(self, directory: Path, *, args: Sequence[str] = (), namespace: str = "default") -> None:
         self.directory = directory
         self.namespace = namespace
+        self.environment: dict[str, str] = {}  # beside NAMESPACE
         self.scheduler_port, self.client_port, self.healthz_port, self.metrics_port, peer_port = free_ports(5)
         self.stdout_path = directory / "stdout.log"
         self.stderr_path = directory / "stderr.log"
@@ -89,10 +103,14 @@ class ServerProcess:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.stderr_offset = self.stderr_path.stat().st_size if self.stderr_path.exists() else 0
         with self.stdout_path.open("ab") as out, self.stderr_path.open("ab") as err:
-            environment = {"NAMESPACE": self.namespace, "PYTHONPATH": str(SOURCE)}
+            environment = {"NAMESPACE": self.namespace, "PYTHONPATH": str(SOURCE), **self.environment}
             self.process = subprocess.Popen(self.command, stdout=out, stderr=err, env=environment, cwd=self.directory)
         if wait:
-            self.wait_ready()
+            try:
+                self.wait_ready()
+            except TimeoutError:
+                self.kill()  # nobody will close what was never opened
+                raise
         return self
 
     def health(self) -> int:

@@ -5,15 +5,28 @@ a new one from the store, as a killed process would.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from raftsched._core import TimerWheel
 from raftsched.pb.dapr import scheduler_pb2, stored_pb2
+from raftsched.pb.v1 import workers_pb2
 from raftsched.scheduler.delivery._delivery import Delivery, StreamState
 from raftsched.scheduler.delivery.gates import Gates, Limit
 from raftsched.scheduler.engine._engine import Commit, Engine
 from raftsched.scheduler.jobs import _jobs
-from raftsched.scheduler.jobs.names import COUNTERS, JOBS, TARGET_ACTOR, TARGET_JOB, Owner, actor_route, app_route, name_prefix
+from raftsched.scheduler.jobs.names import (
+    COUNTERS,
+    JOBS,
+    NAMESPACES,
+    RUNS,
+    STATES,
+    TARGET_ACTOR,
+    TARGET_JOB,
+    Owner,
+    actor_route,
+    app_route,
+    name_prefix,
+)
 from raftsched.scheduler.schedule import Schedules
 from raftsched.testing.memory_etcd import MemoryEtcd
 from raftsched.types import Change
@@ -22,6 +35,7 @@ from raftsched.zones import zone_table
 START_MS = 1_700_000_000_000
 APP = Owner("ns", "app", TARGET_JOB)
 SUCCESS, FAILED = 0, 1
+WorkerT = TypeVar("WorkerT", bound="Worker")
 
 
 def actor(actor_type: str = "cat", actor_id: str = "1", app_id: str = "app", namespace: str = "ns") -> Owner:
@@ -77,6 +91,32 @@ class Worker:
         return taken
 
 
+class BatchedWorker(Worker):
+    """One WatchTriggers stream: `got` are Triggers, `batches` how many came in each message."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def push(self, message: bytes) -> bool:
+        triggers = workers_pb2.WatchTriggersResponse.FromString(message).triggers
+        self.got.extend(triggers)
+        self.batches.append(len(triggers))
+        if self.room is not None:
+            self.room -= 1
+        return self.room is None or self.room > 0
+
+    def take(self) -> list[tuple[str, int]]:
+        taken, self.got = [(trigger.name.name, trigger.id) for trigger in self.got], []
+        return taken
+
+
+def acks(*ids: int, failed: bool = False) -> bytes:
+    """WatchTriggersRequest with answers."""
+    answers = [workers_pb2.Ack(id=id_, failed=failed) for id_ in ids]
+    return workers_pb2.WatchTriggersRequest(acks=workers_pb2.Acks(acks=answers)).SerializeToString()
+
+
 def result(id_: int, status: int = SUCCESS) -> bytes:
     """WatchJobsRequest with a result."""
     request = scheduler_pb2.WatchJobsRequest()
@@ -126,7 +166,7 @@ class Bench:
         self.etcd.sinks = [self]
         self.engine.set_partition(total, index)
         self.engine.begin_load()
-        for prefix in (JOBS, COUNTERS):
+        for prefix in (JOBS, COUNTERS, NAMESPACES, STATES, RUNS):
             self.engine.on_changes(self.etcd.live(prefix))
         self.engine.finish_load()
         while self.engine.arm_some(7):
@@ -139,6 +179,10 @@ class Bench:
 
     def on_changes(self, changes: Sequence[Change], revision: int) -> None:
         self.engine.on_changes(changes)
+        if self.engine.regained:
+            self.engine.regained = False
+            while self.engine.arm_some(7):
+                pass
 
     def on_reset(self) -> None:
         raise AssertionError("the memory store never loses history")
@@ -175,7 +219,7 @@ class Bench:
             repeats,
             metadata(owner, key),
             data,
-            failure_policy,
+            failure_policy or _jobs.DEFAULT_POLICY,
         )
         composed = (name_prefix(owner) + name).encode()
         self.etcd.put(JOBS + composed, value)
@@ -183,7 +227,13 @@ class Bench:
 
     def connect(self, *owners: Owner, limits: Sequence[Limit] = ()) -> Worker:
         """A stream that takes the jobs of these owners' apps and types."""
-        worker = Worker()
+        return self._join(Worker(), owners, limits)
+
+    def connect_batched(self, *owners: Owner, limits: Sequence[Limit] = ()) -> BatchedWorker:
+        """The same by raftsched.v1.Workers."""
+        return self._join(BatchedWorker(), owners, limits)
+
+    def _join(self, worker: WorkerT, owners: Sequence[Owner], limits: Sequence[Limit]) -> WorkerT:
         prefixes: list[tuple[bytes, int, tuple[str, str] | None]] = []
         for owner in owners or (APP,):
             if owner.target == TARGET_JOB:
@@ -193,7 +243,8 @@ class Bench:
                 prefixes.append((actor_route(*target).encode(), TARGET_ACTOR, target))
         namespace = (owners or (APP,))[0].namespace
         self.workers.append(worker)
-        worker.stream = self.engine.open_stream(worker.push, worker, prefixes, namespace, limits)
+        batched = isinstance(worker, BatchedWorker)
+        worker.stream = self.engine.open_stream(worker.push, worker, prefixes, namespace, limits, batched=batched)
         self.flush()
         return worker
 
@@ -218,7 +269,9 @@ class Bench:
     def answer(self, worker: Worker, *ids: int, status: int = SUCCESS) -> str | None:
         """Acks; nothing is stored yet."""
         assert worker.stream is not None
-        reason = self.engine.on_acks(worker.stream, [result(id_, status) for id_ in ids], self.now_ms)
+        batched = isinstance(worker, BatchedWorker)
+        messages = [acks(*ids, failed=status == FAILED)] if batched else [result(id_, status) for id_ in ids]
+        reason = self.engine.on_acks(worker.stream, messages, self.now_ms)
         self.engine.check_invariants()
         return reason
 

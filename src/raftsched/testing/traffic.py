@@ -57,6 +57,15 @@ class Traffic:
                 return make()
         return self.hash()
 
+    def change(self) -> Step:
+        """A request that changes the store unless it is refused."""
+        pick = self.random.random()
+        if pick < 0.02:
+            return self.compact()
+        if pick < 0.12:
+            return self.lease()
+        return self.put() if pick < 0.50 else self.txn() if pick < 0.85 else self.delete()
+
     def key(self) -> bytes:
         return b"" if self.random.random() < 0.02 else self.random.choice(KEYS)
 
@@ -187,6 +196,35 @@ class Traffic:
         if pick < 0.93:
             return Step("Lease/LeaseLeases", pb.LeaseLeasesRequest())
         return Step("Lease/LeaseKeepAlive", pb.LeaseKeepAliveRequest(ID=lease))
+
+    def read(self) -> Step:
+        """What leaves the store as it is, so that several may be under way together."""
+        pick = self.random.random()
+        if pick < 0.60:
+            return self.range()
+        if pick < 0.75:
+            return self.reading_txn()
+        if pick < 0.83:
+            return Step("KV/RangeStream", self.range_request(plain=True))
+        if pick < 0.95:
+            lease = self.random.choice(LEASES)
+            wanted = pb.LeaseTimeToLiveRequest(ID=lease, keys=self.random.random() < 0.7)
+            return self.random.choice(
+                [
+                    Step("Lease/LeaseTimeToLive", wanted),
+                    Step("Lease/LeaseLeases", pb.LeaseLeasesRequest()),
+                    Step("Lease/LeaseKeepAlive", pb.LeaseKeepAliveRequest(ID=lease)),
+                ]
+            )
+        return self.hash()
+
+    def reading_txn(self) -> Step:
+        """A transaction whose every branch only reads."""
+        request = self.txn_request()
+        for op in operations(request):
+            if op.HasField("request_put") or op.HasField("request_delete_range"):
+                op.request_range.CopyFrom(self.range_request(plain=True))
+        return Step("KV/Txn", request)
 
     def hash(self) -> Step:
         revision = self.random.choice([0, self.revision, self.revision + 1, max(1, self.compacted + 1)])

@@ -33,6 +33,8 @@ PLAIN: Final[dict[str, tuple[int, type[Message]]]] = {
     "RoleRevokePermission": (codec.AUTH_ROLE_REVOKE_PERMISSION, pb.AuthRoleRevokePermissionRequest),
 }
 """Methods whose requests go into the log as they are: (kind, message)."""
+READING: Final = frozenset({"AuthStatus", "UserGet", "UserList", "RoleGet", "RoleList"})
+"""Linearizable reads here, entries of the log in etcd."""
 
 
 class AuthService:
@@ -45,7 +47,7 @@ class AuthService:
         self._store = self._auth.store
         others: dict[str, Callable[[Call, bytes], Awaitable[bytes]]] = {
             "AuthStatus": self._status,
-            "Authenticate": self._authenticate,
+            "Authenticate": door.requests.timed("Authenticate", self._authenticate, refusals=False),
             "UserAdd": self._add_user,
             "UserChangePassword": self._change_password,
             "UserGet": self._get_user,
@@ -54,7 +56,8 @@ class AuthService:
             "RoleList": self._list_roles,
         }
         for method, handler in others.items():
-            door.cold(SERVICE + method, handler)
+            asked = "Auth" + method.removeprefix("Auth")
+            door.cold(SERVICE + method, door.requests.timed(asked, handler) if method in READING else handler)
         for method, (kind, message) in PLAIN.items():
             door.cold(SERVICE + method, self._plain(kind, message))
 

@@ -6,13 +6,16 @@ Must not know: what a method does.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from raftsched.errors import ETCD_STATUS, EtcdError, GrpcCode, StatusError, status_of
+from raftsched.errors import ETCD_STATUS, NO_MESSAGE, NO_TEXT, EtcdError, GrpcCode, StatusError, status_of
 from raftsched.ports import StoreNode, Stream
+from raftsched.rpc.counted import counted
+from raftsched.rpc.durations import NOT_DONE, TYPES, RequestDurations
 from raftsched.rpc.etcd.access import Access
 from raftsched.rpc.etcd.guard import Guarded, LeaderGuard
 from raftsched.rpc.metrics import GrpcStats, MethodStats
@@ -26,6 +29,10 @@ Metadata = Callable[[str], str | None]
 
 STATUS: Final[dict[int, tuple[int, str]]] = {int(error): (int(code), text) for error, (code, text) in ETCD_STATUS.items()}
 
+FIELD_0_MAX: Final = 7
+"""The largest tag of a field 0, which no message has."""
+BROKEN: Final = b"\xff"
+
 # kinds of proposals: field numbers of InternalRaftRequest
 RANGE: Final = 3
 PUT: Final = 4
@@ -37,12 +44,14 @@ LEASE_REVOKE: Final = 9
 ALARM: Final = 10
 
 
-def parse(kind: type[Parsed], message: bytes) -> Parsed:
-    """The message, or MALFORMED as a StatusError."""
+def parse(kind: type[Parsed], message: bytes, refusal: tuple[int, str] = STATUS[EtcdError.MALFORMED]) -> Parsed:
+    """The message, or `refusal` as a StatusError."""
     try:
-        return kind.FromString(message)
-    except DecodeError:
-        raise status_of(EtcdError.MALFORMED) from None
+        # Google's Python skips field 0 in messages that have no fields
+        return kind.FromString(message if not message or message[0] > FIELD_0_MAX else BROKEN)
+    except DecodeError as error:
+        text = refusal[1].replace(NO_MESSAGE, NO_TEXT) if "UTF-8" in str(error) else refusal[1]
+        raise StatusError(GrpcCode(refusal[0]), text) from None
 
 
 def valid_version(version: str) -> bool:
@@ -72,6 +81,7 @@ class Door:
         self.access = access or Access(engine, node)
         self.node = node
         self.stats = stats
+        self.requests = RequestDurations()
         self.guard = LeaderGuard(lambda: node.leader_id, leader_lost_ms)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -148,32 +158,15 @@ class Door:
 
     def cold(self, path: str, handler: Callable[["Call", bytes], Awaitable[bytes]], of_learner: Callable[[Metadata], bool] = never) -> None:
         """Registers a coroutine method: checks, counts, answers. `of_learner`: whether a learner serves a call with this metadata."""
-        stats = self.stats.method(path)
         guard = self.access.guard(path)
 
-        async def counted(call: "Call", message: bytes) -> bytes:
-            began = stats.begin()
-            stats.started += 1
-            stats.received += 1
-            code = int(GrpcCode.CANCELLED)
-            try:
-                self._check(call.metadata, of_learner)
-                if guard is not None and self.access.enabled:
-                    await guard(call)
-                answer = await handler(call, message)
-                code = 0
-                stats.sent += 1
-            except StatusError as error:
-                code = int(error.code)
-                raise
-            except Exception:
-                code = int(GrpcCode.INTERNAL)
-                raise
-            finally:
-                stats.ended(code, 1, began)
-            return answer
+        async def checked(call: "Call", message: bytes) -> bytes:
+            self._check(call.metadata, of_learner)
+            if guard is not None and self.access.enabled:
+                await guard(call)
+            return await handler(call, message)
 
-        self.engine.add_unary(path, counted)
+        self.engine.add_unary(path, counted(self.stats.method(path), checked))
 
     def _check(self, metadata: Metadata, of_learner: Callable[[Metadata], bool]) -> None:
         if self.node.is_learner and not of_learner(metadata):
@@ -214,13 +207,13 @@ class Door:
 
     async def propose(self, kind: int, message: bytes, who: Identity = NOBODY) -> Result:
         """One proposal; its result, or StatusError."""
-        waiter = _Waiter()
+        waiter = _Waiter(self.requests, TYPES[kind], NOT_DONE)
         self.node.propose_many(kind, [message], [0], waiter, identity=who)
         return await waiter.result()
 
     async def read(self, message: bytes, who: Identity = NOBODY) -> Result:
         """One linearizable RangeRequest, already validated; its result, or StatusError. Permitted at the moment of the read."""
-        waiter = _Waiter()
+        waiter = _Waiter(self.requests, TYPES[RANGE])
 
         def permit(tokens: Sequence[int], messages: Sequence[bytes]) -> tuple[Sequence[int], Sequence[bytes]]:
             error = self.access.checks.read(who, RANGE, message)
@@ -239,8 +232,11 @@ class Door:
 class _Waiter:
     """A ResultSink for one awaited proposal or read."""
 
-    def __init__(self) -> None:
+    def __init__(self, requests: RequestDurations, kind: str, failures: frozenset[EtcdError] | None = None) -> None:
+        """`kind`: how it is counted; `failures`: by which errors as a failure, None = by all."""
         self._future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._requests, self._kind, self._failures = requests, kind, failures
+        self._began = time.perf_counter()
 
     def on_results(self, tokens: Sequence[int], results: Sequence[Result]) -> None:
         if not self._future.done():
@@ -249,22 +245,27 @@ class _Waiter:
     async def result(self) -> Result:
         """Raises StatusError."""
         error, revision, body = await self._future
+        failed = error and (self._failures is None or error in self._failures)
+        self._requests.observe(self._kind, self._began, success=not failed)
         if error:
             raise status_of(error)
         return error, revision, body
 
 
 class AnswerSink:
-    """A ResultSink whose tokens are call handles: answers them, counts them."""
+    """A ResultSink whose tokens are call handles: answers them, counts them, as requests of the type `kind`."""
 
-    def __init__(self, door: Door, stats: MethodStats, began: float = 0.0) -> None:
+    def __init__(self, door: Door, stats: MethodStats, kind: str, failures: frozenset[EtcdError] | None = None, began: float = 0.0) -> None:
+        """`failures`: with which errors a request counts as failed, None = with all; `began`: of the batch (time.perf_counter)."""
         self._door = door
         self._stats = stats
+        self._kind = kind
+        self._failures = failures
         self._began = began
 
     def of_batch(self) -> "AnswerSink":
-        """The sink for a batch that begins now: one of its own if durations are measured."""
-        return self if self._stats.durations is None else AnswerSink(self._door, self._stats, self._stats.begin())
+        """The sink for a batch that begins now."""
+        return AnswerSink(self._door, self._stats, self._kind, self._failures, time.perf_counter())
 
     def refuse(self, handle: int, error: int) -> None:
         """One call that nothing was done of."""
@@ -279,3 +280,12 @@ class AnswerSink:
         stats.sent += done
         if done:
             stats.ended(0, done, self._began)
+        refused = self._count_failures([results[position][0] for position in failed]) if failed else 0
+        if refused < len(tokens):
+            door.requests.observe(self._kind, self._began, count=len(tokens) - refused)
+
+    def _count_failures(self, errors: Sequence[int]) -> int:
+        count = len(errors) if self._failures is None else sum(error in self._failures for error in errors)
+        if count:
+            self._door.requests.observe(self._kind, self._began, success=False, count=count)
+        return count

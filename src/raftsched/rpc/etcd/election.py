@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from raftsched.errors import EtcdError, GrpcCode, StatusError, status_of
+from raftsched.errors import STREAM_MALFORMED, EtcdError, GrpcCode, StatusError, status_of
 from raftsched.pb.etcd.kv_pb2 import Event
 from raftsched.pb.etcd.v3election_pb2 import CampaignRequest, LeaderRequest, ProclaimRequest, ResignRequest
 from raftsched.ports import Stream, StreamHandler
@@ -73,7 +73,7 @@ class Observation(StreamCall):
             return
         self._stats.received += 1
         try:
-            request = parse(LeaderRequest, messages[0])
+            request = parse(LeaderRequest, messages[0], STREAM_MALFORMED)
             self._running.enter()
         except StatusError as error:
             self.finish(int(error.code), error.message)

@@ -4,26 +4,34 @@ natively, never decoded here. Compact and RangeStream are rare and use the gener
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from itertools import compress
+from typing import TYPE_CHECKING
 
-from raftsched.errors import EtcdError, GrpcCode, StatusError
-from raftsched.limits import RANGE_STREAM_CHUNK_KEYS, REQUEST_BYTES_MAX
+from raftsched.errors import STREAM_MALFORMED, EtcdError, GrpcCode, StatusError
+from raftsched.limits import RANGE_STREAM_CHUNK_KEYS, READ_ANSWERS_BYTES, REQUEST_BYTES_MAX
 from raftsched.pb.etcd.rpc_pb2 import CompactionRequest, RangeRequest, RangeResponse, RangeStreamResponse
 from raftsched.ports import Stream
+from raftsched.rpc.durations import NOT_DONE, READ_ONLY_TXN, TYPES
 from raftsched.rpc.etcd.access import permit
 from raftsched.rpc.etcd.calls import COMPACTION, DELETE_RANGE, PUT, RANGE, STATUS, TXN, AnswerSink, Door, parse
 from raftsched.rpc.etcd.streams import StreamCall
-from raftsched.types import NOBODY, Identity
+from raftsched.types import NOBODY, Identity, Result, ResultSink
 
 if TYPE_CHECKING:
     from raftsched.rpc.http2._h2 import Call
 
-SERIALIZABLE: Final = b"\x38\x01"  # RangeRequest.serializable = 7: true; may also stand inside a key: then the message is decoded
 
-
-def is_serializable(message: bytes) -> bool:
-    """Whether a valid RangeRequest asks for a local read. An oddly encoded `true` counts as false: the stronger answer."""
-    return SERIALIZABLE in message and RangeRequest.FromString(message).serializable
+def answer_reads(handles: Sequence[int], messages: Sequence[bytes], read: Callable[[bytes], Result], sink: ResultSink) -> None:
+    """All of them; large answers go to the door, which counts them, before the next are made."""
+    results: list[Result] = []
+    first = size = 0
+    for position, message in enumerate(messages, 1):
+        results.append(read(message))
+        size += len(results[-1][2])
+        if size >= READ_ANSWERS_BYTES:
+            sink.on_results(handles[first:position], results)
+            results, first, size = [], position, 0
+    sink.on_results(handles[first:], results)
 
 
 class KvService:
@@ -36,9 +44,10 @@ class KvService:
         self._store = door.node.mvcc
         engine, stats = door.engine, door.stats
         self._txn_stats = stats.method("/etcdserverpb.KV/Txn")
-        self._txn_sink = AnswerSink(door, self._txn_stats)
+        self._txn_sink = AnswerSink(door, self._txn_stats, TYPES[TXN], NOT_DONE)
+        self._reading_txn_sink = AnswerSink(door, self._txn_stats, READ_ONLY_TXN)
         self._range_stats = stats.method("/etcdserverpb.KV/Range")
-        self._range_sink = AnswerSink(door, self._range_stats)
+        self._range_sink = AnswerSink(door, self._range_stats, TYPES[RANGE])
         self._write("/etcdserverpb.KV/Put", PUT)
         self._write("/etcdserverpb.KV/DeleteRange", DELETE_RANGE)
         engine.add_batch("/etcdserverpb.KV/Range", self._ranges)
@@ -50,7 +59,7 @@ class KvService:
         door, propose = self._door, self._node.propose_many
         check = self._store.check_put if kind == PUT else self._store.check_delete_range
         stats = door.stats.method(path)
-        sink = AnswerSink(door, stats)
+        sink = AnswerSink(door, stats, TYPES[kind], NOT_DONE)
 
         def handler(handles: list[int], messages: list[bytes]) -> None:
             if door.admit(handles, messages, check, stats) or handles:
@@ -87,15 +96,17 @@ class KvService:
             then()
 
     def _ranges(self, handles: list[int], messages: list[bytes]) -> None:
-        if not self._door.admit(handles, messages, self._store.check_range, self._range_stats, is_serializable) and not handles:
+        is_local = self._store.range_is_serializable
+        if not self._door.admit(handles, messages, self._store.check_range, self._range_stats, is_local) and not handles:
             return
-        local = [index for index, message in enumerate(messages) if SERIALIZABLE in message and is_serializable(message)]
-        if local:
-            self._read_local([handles[index] for index in local], [messages[index] for index in local], self._range_sink.of_batch())
-            for index in reversed(local):
-                del handles[index], messages[index]
+        local = list(map(is_local, messages))
+        if any(local):
+            self._read_local(list(compress(handles, local)), list(compress(messages, local)), self._range_sink.of_batch())
+            others = [not one for one in local]
+            handles, messages = list(compress(handles, others)), list(compress(messages, others))
         if handles:
-            self._node.read_many(messages, handles, self._range_sink.of_batch(), permit=self._permit_ranges)
+            sink = self._range_sink.of_batch()
+            self._node.read_many(messages, handles, sink, permit=lambda one, other: self._permit(one, other, RANGE, sink))
 
     def _read_local(self, handles: list[int], messages: list[bytes], sink: AnswerSink, *, final: bool = False) -> None:
         if self._access.enabled:
@@ -104,10 +115,7 @@ class KvService:
                 again = partial(self._read_local, [handle], [message], sink, final=True)
                 self._door.spawn(self._when_known(handle, sink, again))
             handles, messages = self._permit(handles, messages, RANGE, sink)
-        sink.on_results(handles, [self._node.read_local(message) for message in messages])
-
-    def _permit_ranges(self, handles: Sequence[int], messages: Sequence[bytes]) -> tuple[list[int], list[bytes]]:
-        return self._permit(handles, messages, RANGE, self._range_sink)
+        self._node.read_local_many(messages, handles, sink)
 
     def _permit(self, handles: Sequence[int], messages: Sequence[bytes], kind: int, sink: AnswerSink) -> tuple[list[int], list[bytes]]:
         """Those that may be read now; the others are refused."""
@@ -122,16 +130,16 @@ class KvService:
         if not self._door.admit(handles, messages, self._store.check_txn, self._txn_stats) and not handles:
             return
         kinds = list(map(self._store.txn_is_read_only, messages))
-        sink = self._txn_sink.of_batch()
         if not any(kinds):
-            self._write_txns(handles, messages, sink)
+            self._write_txns(handles, messages, self._txn_sink.of_batch())
             return
         split: tuple[list[int], ...] = ([], [], [])
         for index, kind in enumerate(kinds):
             split[kind].append(index)
         writes, linearizable, local = ([(handles[index], messages[index]) for index in part] for part in split)
         if writes:
-            self._write_txns([handle for handle, _ in writes], [message for _, message in writes], sink)
+            self._write_txns([handle for handle, _ in writes], [message for _, message in writes], self._txn_sink.of_batch())
+        sink = self._reading_txn_sink.of_batch()
         self._read_txns(local, sink)
         if linearizable:
             self._door.spawn(self._read_txns_later(linearizable, sink))
@@ -148,8 +156,7 @@ class KvService:
         handles, messages = [handle for handle, _ in requests], [message for _, message in requests]
         if self._access.enabled:
             handles, messages = self._permit(handles, messages, TXN, sink)
-        evaluate = self._store.txn
-        sink.on_results(handles, [evaluate(message) for message in messages])
+        answer_reads(handles, messages, self._store.txn, sink)
 
     async def _read_txns_later(self, requests: list[tuple[int, bytes]], sink: AnswerSink) -> None:
         began = self._txn_stats.begin()
@@ -212,7 +219,7 @@ class RangeStream(StreamCall):
         self._stats.received += 1
         error = self._door.node.mvcc.check_range(message)
         if error:
-            self._fail(error)
+            self.finish(*STREAM_MALFORMED if error == EtcdError.MALFORMED else STATUS[error])
             return
         request = self._request = parse(RangeRequest, message)
         if request.sort_order == RangeRequest.DESCEND or request.sort_target != RangeRequest.KEY:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
-from raftsched.errors import EtcdError, GrpcCode, StatusError, status_of
+from raftsched.errors import STREAM_MALFORMED, EtcdError, GrpcCode, StatusError, status_of
 from raftsched.limits import KEEP_ALIVES_WAITING_MAX
 from raftsched.pb.etcd.rpc_pb2 import (
     LeaseGrantRequest,
     LeaseKeepAliveRequest,
     LeaseKeepAliveResponse,
+    LeaseLeasesRequest,
     LeaseLeasesResponse,
     LeaseRevokeRequest,
     LeaseStatus,
@@ -21,7 +22,7 @@ from raftsched.pb.etcd.rpc_pb2 import (
 )
 from raftsched.ports import Stream, StreamHandler
 from raftsched.rpc.etcd.access import permit
-from raftsched.rpc.etcd.calls import LEASE_GRANT, LEASE_REVOKE, STATUS, Door, parse
+from raftsched.rpc.etcd.calls import LEASE_GRANT, LEASE_REVOKE, Door, parse
 from raftsched.rpc.etcd.streams import StreamCall
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class LeaseService:
 
     async def _leases(self, call: "Call", message: bytes) -> bytes:
         """As this member knows them: it answers without a leader, too."""
+        parse(LeaseLeasesRequest, message)
         ids = await self._node.lease_ids()
         if self._access.enabled:
             who = await self._access.known(call)
@@ -89,19 +91,29 @@ class KeepAlive(StreamCall):
 
     def __init__(self, door: Door, stream: Stream) -> None:
         super().__init__(door, stream, door.stats.method(KEEP_ALIVE_PATH, "bidi_stream"))
+        self._access = door.access
+        self._answer = door.node.lease_answer_now
         self._waiting: deque[int] = deque()
         self._half_closed = False
+        self._broken: tuple[int, str] | None = None  # what came is no message: the stream ends by this, behind the answers that are due
         self.admit()
 
     def on_messages(self, messages: Sequence[bytes]) -> None:
         self._stats.received += len(messages)
-        if self._over:
+        if self._over or self._broken is not None:
             return
-        try:
-            self._waiting.extend(LeaseKeepAliveRequest.FromString(message).ID for message in messages)
-        except DecodeError:
-            self.finish(*STATUS[EtcdError.MALFORMED])
-            return
+        answered = 0
+        if self._task is None and not self._access.enabled:
+            answered = self._answer_now(messages)
+            if answered == len(messages):
+                return
+        for message in messages[answered:]:
+            try:
+                self._waiting.append(LeaseKeepAliveRequest.FromString(message).ID)
+            except DecodeError:  # those before it are served
+                self._door.stats.count_stream_failure("lease-keepalive")
+                self._broken, self._half_closed = STREAM_MALFORMED, True
+                break
         if len(self._waiting) > KEEP_ALIVES_WAITING_MAX:
             self.finish(int(GrpcCode.RESOURCE_EXHAUSTED), "raftsched: too many keep-alives wait on this stream")
         elif self._task is None:
@@ -112,12 +124,30 @@ class KeepAlive(StreamCall):
         if self._task is None:
             self.finish(0, "")
 
+    def on_broken(self, error: StatusError) -> None:
+        """See `ports.StreamHandler`."""
+        self._broken, self._half_closed = self._broken or (int(error.code), error.message), True
+        if self._task is None:
+            self.finish(*self._broken)
+
     def on_writable(self) -> None:
         """Nothing: the door delivers no more requests while the client leaves its answers unread."""
 
+    def _answer_now(self, messages: Sequence[bytes]) -> int:
+        """How many, from the first on, need no waiting and are answered: on a lone leader that is all but what a client rarely sends."""
+        count = 0
+        for message in messages:
+            answer = self._answer(message)
+            if answer is None:
+                break
+            self._stream.push(answer)
+            count += 1
+        self._stats.sent += count
+        return count
+
     async def _drain(self) -> None:
         """The header is made before the renewal: its revision is never newer than the answer's truth."""
-        node, access = self._door.node, self._door.access
+        node, access = self._door.node, self._access
         try:
             while self._waiting and not self._over:
                 lease = self._waiting.popleft()
@@ -132,7 +162,7 @@ class KeepAlive(StreamCall):
         finally:
             self._task = None
         if self._half_closed:
-            self.finish(0, "")
+            self.finish(*self._broken or (0, ""))
 
     def _push(self, message: bytes) -> None:
         self._stats.sent += 1

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from raftsched.limits import GRPC_OVERHEAD_BYTES, REQUEST_BYTES_MAX, WATCH_PROGRESS_INTERVAL_MS
+from raftsched.pb.etcd import rpc_pb2
+from raftsched.pb.wellknown import health_pb2
 from raftsched.ports import MemberNode, StoreNode, TokenSigner
 from raftsched.rpc.etcd.access import Access
 from raftsched.rpc.etcd.auth import AuthService
@@ -17,7 +19,7 @@ from raftsched.rpc.etcd.maintenance import MaintenanceService
 from raftsched.rpc.etcd.version import SERVER_VERSION
 from raftsched.rpc.etcd.waiting import Recipes
 from raftsched.rpc.etcd.watch import WatchService
-from raftsched.rpc.metrics import Family, GrpcStats, Histogram, descriptor_families
+from raftsched.rpc.metrics import Family, GrpcStats, Histogram, Kind, descriptor_families
 
 if TYPE_CHECKING:
     from raftsched.rpc.http2._h2 import Engine
@@ -57,10 +59,12 @@ class EtcdServices:
         client_cert_auth: bool = False,
     ) -> None:
         self.stats = GrpcStats(extensive=extensive_metrics)
+        self.stats.announce((*rpc_pb2.DESCRIPTOR.services_by_name.values(), *health_pb2.DESCRIPTOR.services_by_name.values()))
         self._node = node
         access = Access(engine, node, signer=token_signer, client_cert_auth=client_cert_auth)
         door = Door(engine, node, self.stats, leader_lost_ms=leader_lost_ms, access=access)
         self.guard = door.guard
+        self._requests = door.requests
         KvService(door)
         LeaseService(door)
         ClusterService(door)
@@ -84,6 +88,7 @@ class EtcdServices:
     def families(self) -> Iterator[Family]:
         """Everything that the etcd side has to tell Prometheus (rpc/metrics.py)."""
         yield from self.stats.families()
+        yield from self._requests.families()
         yield from self.watch.families()
         yield from store_families(self._node)
         yield from descriptor_families()
@@ -110,6 +115,8 @@ def store_families(node: StoreNode) -> Iterator[Family]:
         "etcd_mvcc_db_total_size_in_use_in_bytes": float(status.db_size_in_use),
         "etcd_debugging_mvcc_current_revision": float(node.mvcc.revision),
         "etcd_debugging_mvcc_compact_revision": float(node.mvcc.compact_revision),
+        "etcd_debugging_mvcc_pending_events_total": 0.0,  # none is ever kept for a watcher that does not read
+        "etcd_server_snapshot_apply_in_progress_total": 0.0,  # nobody is answered while a snapshot takes the database's place
         "etcd_debugging_auth_revision": float(node.auth.store.revision),
     }
     for name, value in gauges.items():
@@ -126,6 +133,9 @@ def store_families(node: StoreNode) -> Iterator[Family]:
         yield Family(name, "gauge" if name in GAUGES else "counter", HELP.get(name, name), (), {(): value})
     for name, histogram in node.histograms().items():
         yield Family(name, "histogram", HELP.get(name, name), (), {(): histogram})
+    for name, (labels, found) in node.labelled().items():
+        kind: Kind = "gauge" if name in GAUGES else "histogram" if name.endswith("_seconds") else "counter"
+        yield Family(name, kind, HELP.get(name, name), labels, found)
 
 
 def _labelled(name: str, text: str, labels: dict[str, str]) -> Family:
@@ -139,6 +149,9 @@ GAUGES: Final = frozenset(
         "etcd_server_proposals_applied_total",
         "etcd_server_snapshot_apply_in_progress_total",
         "etcd_mvcc_db_open_read_transactions",
+        "etcd_server_feature_enabled",
+        "etcd_network_snapshot_send_inflights_total",
+        "etcd_network_snapshot_receive_inflights_total",
         "etcd_debugging_mvcc_keys_total",
         "etcd_debugging_mvcc_total_put_size_in_bytes",
         "etcd_debugging_mvcc_pending_events_total",
@@ -183,7 +196,35 @@ HELP: Final[dict[str, str]] = {
     "etcd_server_learner_promote_failures": (
         "The total number of failed learner promotions (likely learner not ready) while this member is leader."
     ),
-    "etcd_debugging_auth_revision": "The current revision of auth store.",
     "etcd_server_read_indexes_failed_total": "The total number of failed read indexes seen.",
     "etcd_server_slow_read_indexes_total": "The total number of read index requests that timed out.",
+    "etcd_debugging_mvcc_pending_events_total": "Total number of pending events to be sent.",
+    "etcd_server_snapshot_apply_in_progress_total": "1 if the server is applying the incoming snapshot. 0 if none.",
+    "etcd_snap_fsync_duration_seconds": "The latency distributions of fsync called by snap.",
+    "etcd_debugging_auth_revision": "The current revision of auth store.",
+    "etcd_server_feature_enabled": "Whether or not a feature is enabled. 1 is enabled, 0 is not.",
+    "etcd_server_apply_duration_seconds": "The latency distributions of v2 apply called by backend.",
+    "etcd_server_range_duration_seconds": "The latency distributions of txn.Range",
+    "etcd_disk_wal_write_duration_seconds": "The latency distributions of write called by WAL.",
+    "etcd_mvcc_db_open_read_transactions": "The number of currently open read transactions",
+    "etcd_debugging_lease_ttl_total": "Bucketed histogram of lease TTLs.",
+    "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds": "Bucketed histogram of index compaction pause duration.",
+    "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds": "Bucketed histogram of db compaction total duration.",
+    "etcd_debugging_snap_save_total_duration_seconds": "The total latency distributions of save called by snapshot.",
+    "etcd_debugging_mvcc_current_revision": "The current revision of store.",
+    "etcd_debugging_mvcc_compact_revision": "The revision of the last compaction in store.",
+    "etcd_server_slow_apply_total": "The total number of slow apply requests (likely overloaded from slow disk).",
+    "etcd_debugging_mvcc_db_compaction_keys_total": "Total number of db keys compacted.",
+    "etcd_debugging_lease_granted_total": "The total number of granted leases.",
+    "etcd_debugging_lease_revoked_total": "The total number of revoked leases.",
+    "etcd_debugging_lease_renewed_total": "The number of renewed leases seen by the leader.",
+    "etcd_debugging_server_lease_expired_total": "The total number of expired leases.",
+    "etcd_network_snapshot_send_success": "Total number of successful snapshot sends",
+    "etcd_network_snapshot_send_failures": "Total number of snapshot send failures",
+    "etcd_network_snapshot_send_inflights_total": "Total number of inflight snapshot sends",
+    "etcd_network_snapshot_send_total_duration_seconds": "Total latency distributions of v3 snapshot sends",
+    "etcd_network_snapshot_receive_success": "Total number of successful snapshot receives",
+    "etcd_network_snapshot_receive_failures": "Total number of snapshot receive failures",
+    "etcd_network_snapshot_receive_inflights_total": "Total number of inflight snapshot receives",
+    "etcd_network_snapshot_receive_total_duration_seconds": "Total latency distributions of v3 snapshot receives",
 }

@@ -8,10 +8,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from raftsched.errors import FatalError, GrpcCode, StatusError
+from raftsched.errors import STREAM_MALFORMED, FatalError, GrpcCode, StatusError
 from raftsched.limits import EXPORT_BLOB_BYTES, EXPORT_STALL_MS
+from raftsched.pb.etcd.rpc_pb2 import SnapshotRequest
 from raftsched.ports import SnapshotFile, Stream
-from raftsched.rpc.etcd.calls import Door
+from raftsched.rpc.etcd.calls import Door, parse
 from raftsched.rpc.etcd.streams import StreamCall
 from raftsched.varint import varint
 
@@ -44,6 +45,11 @@ class SnapshotStream(StreamCall):
             return
         self._asked = True
         self._stats.received += 1
+        try:
+            parse(SnapshotRequest, messages[0], STREAM_MALFORMED)
+        except StatusError as error:
+            self.finish(int(error.code), error.message)
+            return
         self._task = self._door.spawn(self._run())
 
     def on_half_close(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
-from raftsched.errors import EtcdError, GrpcCode, StatusError
+from raftsched.errors import STREAM_MALFORMED, EtcdError, GrpcCode, StatusError
 from raftsched.limits import WATCH_PROGRESS_INTERVAL_MS, WATCH_REQUESTS_HELD_MAX
 from raftsched.pb.etcd.rpc_pb2 import WatchCreateRequest, WatchRequest
 from raftsched.ports import Stream
@@ -47,6 +47,7 @@ class WatchService:
         self.progress_interval_ms = progress_interval_ms
         self.stats: MethodStats = door.stats.method(PATH, "bidi_stream")
         self.hub = WatchHub(door.node.mvcc, on_work=self._schedule, on_demand=self._subscribe, message_bytes_max=message_bytes_max)
+        self.answer = LastAnswer(door.node.header)
         self._unsubscribe: Callable[[], None] | None = None
         self._scheduled = False
         door.engine.add_stream(PATH, self._open)
@@ -80,15 +81,28 @@ class WatchService:
             self._schedule()
 
 
+class LastAnswer:
+    """The answer that was composed last: an event goes to many streams one after the other, as the same bytes."""
+
+    __slots__ = ("_header_of", "body", "message", "revision")
+
+    def __init__(self, header_of: Callable[[int], bytes]) -> None:
+        self._header_of = header_of
+        self.revision = -1
+        self.body = b""
+        self.message = b""
+
+    def compose(self, revision: int, body: bytes) -> bytes:
+        self.revision, self.body, self.message = revision, body, self._header_of(revision) + body
+        return self.message
+
+
 class WatchCall(StreamCall):
     """One Watch stream: a StreamHandler for the door and a WatchSink for the hub."""
 
     def __init__(self, service: WatchService, stream: Stream) -> None:
         super().__init__(service.door, stream, service.stats)
         self._service = service
-        self._header_of = service.door.node.header
-        self._revision = -1
-        self._header = b""
         self._timer: asyncio.TimerHandle | None = None
         self._held: list[bytes] | None = None  # requests behind a token that is still to be applied here
         self._watches = service.hub.open(self)
@@ -99,10 +113,9 @@ class WatchCall(StreamCall):
     def send(self, revision: int, body: bytes) -> bool:
         if self._over:
             return False
-        if revision != self._revision:
-            self._revision, self._header = revision, self._header_of(revision)
+        answer = self._service.answer
         self._stats.sent += 1
-        return self._stream.push(self._header + body)
+        return self._stream.push(answer.message if body is answer.body and revision == answer.revision else answer.compose(revision, body))
 
     # -- StreamHandler
 
@@ -141,7 +154,8 @@ class WatchCall(StreamCall):
             try:
                 request = WatchRequest.FromString(message)
             except DecodeError:
-                self.finish(*STATUS[EtcdError.MALFORMED])
+                self._service.door.stats.count_stream_failure("watch")
+                self.finish(*STREAM_MALFORMED)
                 return
             self._handle(request)
 

@@ -12,15 +12,27 @@ Must not know: what any message means.
 import asyncio
 import base64
 import binascii
+import collections
+import functools
 import socket as socket_module
+import ssl as ssl_module
+from ssl import SSLError, SSLWantReadError
 
 from raftsched import limits
 from raftsched.errors import StatusError
-from raftsched.rpc.http2.http1 import Http1Connection, HttpRequest
+from raftsched.rpc.http2.gzip_messages import inflate
+from raftsched.rpc.http2.http1 import LINGER_S, Http1Connection
+from raftsched.rpc.http2.http2 import Http2Exchange
+from raftsched.rpc.http2.http_request import HttpRequest
+from raftsched.rpc.http2.local import LocalCalls
+from raftsched.security.tls import words as tls_words
 
-__all__ = ["Call", "Connection", "Engine", "HttpRequest", "Stream"]
+__all__ = ["Call", "Connection", "Engine", "HttpRequest", "Stream", "WebStream"]
 
 include "_h2/declarations.pxi"
 include "_h2/calls.pxi"
 include "_h2/engine.pxi"
 include "_h2/connection.pxi"
+include "_h2/packed.pxi"
+include "_h2/web.pxi"
+include "_h2/unread.pxi"

@@ -4,20 +4,19 @@ Invariant: a request passes readiness, authorisation and target in the order of 
 earlier one has passed. Must not know: what a method does.
 """
 
-import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
-from raftsched.errors import GrpcCode, StatusError
+from raftsched.errors import NO_MESSAGE, NO_TEXT, GrpcCode, StatusError
 from raftsched.rpc.scheduler.stats import SchedulerStats
+from raftsched.scheduler.jobs._jobs import WireError
 from raftsched.scheduler.jobs.fields import Metadata
-from raftsched.scheduler.jobs.names import TARGET_ACTOR, TARGET_JOB, TARGET_NONE, Owner, check_name
-
-_SPIFFE: Final = re.compile(r"^spiffe://[^/]+/ns/([^/]+)/([^/]+)$")
+from raftsched.scheduler.jobs.names import TARGET_ACTOR, TARGET_EMPTY, TARGET_JOB, TARGET_NONE, Owner, check_name
+from raftsched.security.spiffe import shown_id
 
 
 class Access:
-    """Authorisation of one door; `tls` says whether peers must show a SPIFFE id."""
+    """Authorisation of one door; `tls`: each call is of the app that the SPIFFE id of the client's certificate names."""
 
     def __init__(self, stats: SchedulerStats, *, tls: bool = False) -> None:
         self._stats = stats
@@ -35,7 +34,7 @@ class Access:
             return StatusError(GrpcCode.INVALID_ARGUMENT, "missing namespace or appID in request")
         if not self.tls:
             return None
-        identity = spiffe_id(certificate)
+        identity = caller(certificate)
         if identity is None:
             return StatusError(GrpcCode.UNAUTHENTICATED, "failed to get identity from context")
         if identity != (namespace, app_id):
@@ -50,7 +49,13 @@ class Access:
             return Owner(namespace, app_id, target)
         if target == TARGET_ACTOR:
             return Owner(namespace, app_id, target, actor_type, actor_id)
-        raise StatusError(GrpcCode.UNKNOWN, "unknown job type: <nil>")
+        raise StatusError(GrpcCode.UNKNOWN, f"unknown job type: {'' if target == TARGET_EMPTY else '<nil>'}")
+
+
+def unreadable(error: WireError) -> StatusError:
+    """Of bytes that are no request, in the words of gRPC in Go; what was wrong with them is ours alone to know."""
+    reason = NO_TEXT if str(error) == NO_TEXT else NO_MESSAGE
+    return StatusError(GrpcCode.INTERNAL, f"grpc: error unmarshalling request: {reason}")
 
 
 def checked_name(composed: str) -> bytes:
@@ -60,9 +65,8 @@ def checked_name(composed: str) -> bytes:
     return composed.encode()
 
 
-def spiffe_id(certificate: Mapping[str, Any] | None) -> tuple[str, str] | None:
-    """(namespace, app id) of the peer's SPIFFE id, None if it shows none."""
-    for kind, value in (certificate or {}).get("subjectAltName", ()):
-        if kind == "URI" and (match := _SPIFFE.match(value)):
-            return (match[1], match[2])
-    return None
+def caller(certificate: Mapping[str, Any] | None) -> tuple[str, str] | None:
+    """(namespace, app id) of who shows this certificate, None if it does not say. The trust domain is not compared: whoever the anchors
+    vouch for may belong to another one."""
+    shown = shown_id(certificate)
+    return None if shown is None else shown.workload

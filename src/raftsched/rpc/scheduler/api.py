@@ -1,4 +1,4 @@
-"""dapr.proto.scheduler.v1.Scheduler (spec §3): the eight methods on one door.
+"""dapr.proto.scheduler.v1.Scheduler (spec §3): the eight methods on one door, and the answer to a ninth of later sidecars.
 
 Invariant: gates run in the contract's order; a plain error has code Unknown; no input ends the process.
 Must not know: how jobs fire, how keys are stored beyond their requests.
@@ -8,12 +8,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from raftsched.errors import EtcdError, GrpcCode, StatusError, status_of
+from raftsched.errors import NO_TEXT, TRANSIENT_TEXTS, EtcdError, GrpcCode, StatusError, status_of
 from raftsched.limits import LIST_PAGE_JOBS
 from raftsched.ports import Log, Stream, StreamHandler
+from raftsched.rpc.counted import counted
 from raftsched.rpc.metrics import GrpcStats, MethodStats
-from raftsched.rpc.scheduler.access import Access, checked_name
-from raftsched.rpc.scheduler.schedule_job import RETRY_S, TRANSIENT, ScheduleJob
+from raftsched.rpc.scheduler.access import Access, checked_name, unreadable
+from raftsched.rpc.scheduler.placement import NoPlacement
+from raftsched.rpc.scheduler.schedule_job import RETRY_S, ScheduleJob
 from raftsched.rpc.scheduler.stats import SchedulerStats
 from raftsched.rpc.scheduler.watch_hosts import WatchHosts
 from raftsched.rpc.scheduler.watch_jobs import WatchJobs
@@ -37,8 +39,14 @@ if TYPE_CHECKING:
 
 SERVICE: Final = "dapr.proto.scheduler.v1.Scheduler"
 PATH: Final = f"/{SERVICE}/"
-TRANSIENT_TEXTS: Final = frozenset(status_of(error).message for error in TRANSIENT)
 LIST_ATTEMPTS: Final = 3  # a listing whose revision is compacted away under it begins anew
+
+_GO_CODES: Final = {
+    GrpcCode.INVALID_ARGUMENT: "InvalidArgument",
+    GrpcCode.UNAUTHENTICATED: "Unauthenticated",
+    GrpcCode.PERMISSION_DENIED: "PermissionDenied",
+}
+"""Of the refusals of a gate, as Go prints them in an error that wraps one."""
 
 Certificate = Mapping[str, Any] | None  # Any: as ssl gives it
 
@@ -56,10 +64,10 @@ class SchedulerApi:
         self._log = log
         self._grpc_stats = grpc_stats
         self.stats = SchedulerStats(service.stats)
-        self._access = Access(self.stats, tls=tls)
+        self.access = Access(self.stats, tls=tls)
         self._streams: set[WatchJobs | WatchHosts] = set()
         self._closing = False
-        schedule = ScheduleJob(service, self._access, self.stats, door, grpc_stats.method(PATH + "ScheduleJob"))
+        schedule = ScheduleJob(service, self.access, self.stats, door, grpc_stats.method(PATH + "ScheduleJob"))
         door.add_batch(PATH + "ScheduleJob", schedule)
         self._unary("GetJob", self._get)
         self._unary("DeleteJob", self._delete)
@@ -68,6 +76,7 @@ class SchedulerApi:
         self._unary("DeleteByNamePrefix", self._delete_by_name_prefix)
         door.add_stream(PATH + "WatchJobs", self._watch_jobs)
         door.add_stream(PATH + "WatchHosts", self._watch_hosts)
+        door.add_stream(PATH + "ReportActorTypes", self._report_actor_types)
         door.add_unimplemented(SERVICE)
 
     def close_streams(self) -> None:
@@ -78,32 +87,15 @@ class SchedulerApi:
 
     # -- registration
     def _unary(self, name: str, method: Callable[[bytes, Certificate], Awaitable[bytes]]) -> None:
-        calls = self._grpc_stats.method(PATH + name)
-
         async def handler(call: "Call", message: bytes) -> bytes:
-            calls.started += 1
-            calls.received += 1
-            code = int(GrpcCode.CANCELLED)
-            try:
-                answer = await method(message, call.peer_certificate() if self._access.tls else None)
-                code = 0
-                calls.sent += 1
-            except StatusError as error:
-                code = int(error.code)
-                raise
-            except Exception:
-                code = int(GrpcCode.INTERNAL)
-                raise
-            finally:
-                calls.ended(code)
-            return answer
+            return await method(message, call.peer_certificate() if self.access.tls else None)
 
-        self._door.add_unary(PATH + name, handler)
+        self._door.add_unary(PATH + name, counted(self._grpc_stats.method(PATH + name), handler))
 
     def _watch_jobs(self, stream: Stream, path: str) -> StreamHandler:
         calls = self._grpc_stats.method(path, "bidi_stream")
         calls.started += 1
-        handler = WatchJobs(self._service, self._access, self.stats, log=self._log, stream=stream, ended=self._ended(calls))
+        handler = WatchJobs(self._service, self.access, self.stats, log=self._log, stream=stream, ended=self._ended(calls))
         return self._admitted(handler)
 
     def _watch_hosts(self, stream: Stream, path: str) -> StreamHandler:
@@ -111,6 +103,11 @@ class SchedulerApi:
         calls.started += 1
         handler = WatchHosts(self._service, stream, self._ended(calls))
         return self._admitted(handler)
+
+    def _report_actor_types(self, stream: Stream, path: str) -> StreamHandler:
+        calls = self._grpc_stats.method(path, "bidi_stream")
+        calls.started += 1
+        return NoPlacement(stream, calls.ended)
 
     def _admitted(self, handler: WatchJobs | WatchHosts) -> StreamHandler:
         self._streams.add(handler)
@@ -127,29 +124,29 @@ class SchedulerApi:
 
     # -- methods
     async def _get(self, message: bytes, certificate: Certificate) -> bytes:
+        name, metadata = _named(message)
         await self._service.ready.wait()
-        name, metadata, _, _ = _fields(message)
-        owner = self._access.owner(_metadata(metadata), certificate)
-        composed = checked_name(name_prefix(owner) + _text(name))
+        composed = checked_name(name_prefix(self.access.owner(metadata, certificate)) + name)
         found = range_kvs((await self._range(range_request(JOBS + composed)))[1])
         if not found:
-            raise StatusError(GrpcCode.NOT_FOUND, f"job not found: {_text(name)}")
+            raise StatusError(GrpcCode.NOT_FOUND, f"job not found: {name}")
         try:
             return get_job_response(found[0][1])
         except WireError as error:
             raise StatusError(GrpcCode.UNKNOWN, f"failed to decode job: {error}") from None
 
     async def _delete(self, message: bytes, certificate: Certificate) -> bytes:
+        name, metadata = _named(message)
         await self._service.ready.wait()
-        name, metadata, _, _ = _fields(message)
-        owner = self._access.owner(_metadata(metadata), certificate)
-        await self._change(delete_job_request(checked_name(name_prefix(owner) + _text(name))))
+        owner = self.access.owner(metadata, certificate)
+        await self._change(delete_job_request(checked_name(name_prefix(owner) + name)))
         self.stats.deleted[owner.target] += 1
         return b""
 
     async def _list(self, message: bytes, certificate: Certificate) -> bytes:
+        metadata = _metadata(_fields(message)[0])
         await self._service.ready.wait()
-        owner = self._access.owner(_metadata(_fields(message)[0]), certificate)
+        owner = self.access.owner(metadata, certificate)
         prefix = JOBS + list_prefix(owner).encode()
         for attempt in range(LIST_ATTEMPTS):
             try:
@@ -183,16 +180,16 @@ class SchedulerApi:
             await asyncio.sleep(0)
 
     async def _delete_by_metadata(self, message: bytes, certificate: Certificate) -> bytes:
-        metadata, id_prefix_match, _, _ = _fields(message)
-        owner = self._wrapped_owner(metadata, certificate)
+        metadata, id_prefix_match = _fields(message, 2)
+        owner = self._wrapped_owner(_metadata(metadata), certificate)
         await self._service.ready.wait()
         return await self._delete_prefix(id_match_prefix(owner) if id_prefix_match else list_prefix(owner))
 
     async def _delete_by_name_prefix(self, message: bytes, certificate: Certificate) -> bytes:
-        prefix, metadata, _, _ = _fields(message)
+        prefix, metadata = _named(message)
         owner = self._wrapped_owner(metadata, certificate)
         await self._service.ready.wait()
-        return await self._delete_prefix((name_prefix(owner) if prefix else list_prefix(owner)) + _text(prefix))
+        return await self._delete_prefix(list_prefix(owner) + prefix)
 
     async def _delete_prefix(self, prefix: str) -> bytes:
         checked_name(prefix + "a")
@@ -204,11 +201,12 @@ class SchedulerApi:
         return b""
 
     # -- helpers
-    def _wrapped_owner(self, metadata: bytes | int | None, certificate: Certificate) -> Owner:
+    def _wrapped_owner(self, metadata: Metadata | None, certificate: Certificate) -> Owner:
         try:
-            return self._access.owner(_metadata(metadata), certificate)
+            return self.access.owner(metadata, certificate)
         except StatusError as error:
-            raise StatusError(error.code, f"failed to parse metadata: {error.message}") from None
+            status = "" if error.code == GrpcCode.UNKNOWN else f"rpc error: code = {_GO_CODES[error.code]} desc = "
+            raise StatusError(error.code, f"failed to parse metadata: {status}{error.message}") from None
 
     async def _range(self, request: bytes) -> tuple[int, bytes]:
         return await self._repeating(self._service.kv.range, request)
@@ -228,11 +226,17 @@ class SchedulerApi:
             await asyncio.sleep(RETRY_S)
 
 
-def _fields(message: bytes) -> tuple[bytes | int | None, ...]:
+def _fields(message: bytes, number: int = 0) -> tuple[bytes | int | None, bytes | int | None]:
     try:
-        return parse_request(message)
+        return parse_request(message, number)
     except WireError as error:
-        raise StatusError(GrpcCode.INTERNAL, f"grpc: error unmarshalling request: {error}") from None
+        raise unreadable(error) from None
+
+
+def _named(message: bytes) -> tuple[str, Metadata | None]:
+    """Of a request whose first two fields are a name and the metadata."""
+    name, metadata = _fields(message)
+    return _text(name), _metadata(metadata)
 
 
 def _metadata(body: bytes | int | None) -> Metadata | None:
@@ -241,7 +245,7 @@ def _metadata(body: bytes | int | None) -> Metadata | None:
     try:
         return parse_metadata(body)
     except WireError as error:
-        raise StatusError(GrpcCode.INTERNAL, f"grpc: error unmarshalling request: {error}") from None
+        raise unreadable(error) from None
 
 
 def _text(body: bytes | int | None) -> str:
@@ -250,7 +254,7 @@ def _text(body: bytes | int | None) -> str:
     try:
         return body.decode()
     except UnicodeDecodeError:
-        raise StatusError(GrpcCode.INTERNAL, "grpc: error unmarshalling request: string field contains invalid UTF-8") from None
+        raise unreadable(WireError(NO_TEXT)) from None
 
 
 def _owner(metadata: Metadata) -> Owner:

@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from raftsched.errors import EtcdError, GrpcCode, StatusError, status_of
+from raftsched.errors import TRANSIENT, EtcdError, GrpcCode, StatusError, status_of
 from raftsched.rpc.metrics import MethodStats
-from raftsched.rpc.scheduler.access import Access, checked_name
+from raftsched.rpc.scheduler.access import Access, checked_name, unreadable
 from raftsched.rpc.scheduler.stats import SchedulerStats
 from raftsched.scheduler.jobs._jobs import (
     DEFAULT_POLICY,
@@ -35,19 +35,9 @@ PUT: Final = 4
 TXN: Final = 6
 NS: Final = 1_000_000_000
 RETRY_S: Final = 0.3  # as often as Dapr asks again
+Owners = dict[tuple[bytes, int], tuple[Owner, str, object]]
+"""By metadata and certificate, which is one object per connection and is kept here so that its number stays its own: owner, prefix."""
 NO_JOB: Final[JobFields] = (None, None, None, None, None, None)
-TRANSIENT: Final = frozenset(
-    {
-        EtcdError.NO_LEADER,
-        EtcdError.LEADER_CHANGED,
-        EtcdError.NOT_LEADER,
-        EtcdError.TOO_MANY_REQUESTS,
-        EtcdError.TIMEOUT,
-        EtcdError.TIMEOUT_LEADER_FAILURE,
-        EtcdError.TIMEOUT_CONNECTION_LOST,
-        EtcdError.TIMEOUT_WAIT_APPLIED,
-    }
-)
 
 
 class _Write:
@@ -92,7 +82,7 @@ class ScheduleJob:
         puts: tuple[list[int], list[bytes]] = ([], [])
         creates: tuple[list[int], list[bytes]] = ([], [])
         now_ns = self._service.now_ns()
-        owners: dict[bytes, tuple[Owner, str]] = {}
+        owners: Owners = {}
         for handle, message in zip(handles, messages, strict=True):
             try:
                 write = self._prepare(handle, message, now_ns, owners)
@@ -107,19 +97,18 @@ class ScheduleJob:
             if batch[0]:
                 self._service.kv.write_many(kind, batch[1], batch[0], self)
 
-    def _prepare(self, handle: int, message: bytes, now_ns: int, owners: dict[bytes, tuple[Owner, str]]) -> _Write:
-        """`owners` by metadata: those of this batch that have passed their gates, with their prefix. Mostly a batch is of one app."""
+    def _prepare(self, handle: int, message: bytes, now_ns: int, owners: Owners) -> _Write:
+        """`owners`: those of this batch that have passed their gates. Mostly a batch is of one app."""
         try:
             name, job, metadata_bytes, metadata, overwrite = parse_schedule_request(message)
         except WireError as error:
-            raise StatusError(GrpcCode.INTERNAL, f"grpc: error unmarshalling request: {error}") from None
-        known = owners.get(metadata_bytes)
+            raise unreadable(error) from None
+        certificate = self._door.peer_certificate(handle) if self._access.tls else None
+        known = owners.get((metadata_bytes, id(certificate)))
         if known is None:
-            owner = self._access.owner(metadata, self._door.peer_certificate(handle) if self._access.tls else None)
-            known = owner, name_prefix(owner)
-            if not self._access.tls:  # with it each connection shows who it is for itself
-                owners[metadata_bytes] = known
-        owner, prefix = known
+            owner = self._access.owner(metadata, certificate)
+            known = owners[metadata_bytes, id(certificate)] = owner, name_prefix(owner), certificate
+        owner, prefix, _ = known
         composed = prefix + name
         try:
             key = checked_name(composed)
@@ -194,6 +183,7 @@ class ScheduleJob:
             self._writes[handle] = write
             self._service.kv.write_many(write.kind, [write.request], [handle], self)
         else:
+            self._stats.created_failed[write.target] += 1
             self._calls.ended(int(GrpcCode.CANCELLED))
 
     def _fail(self, handle: int, code: GrpcCode, text: str) -> None:

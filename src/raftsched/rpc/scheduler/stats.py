@@ -1,4 +1,4 @@
-"""What the scheduler API counts (spec §10.1): plain integers here, names and labels when somebody scrapes.
+"""What the scheduler API counts (spec §10.1, D4, D11): plain integers here, names and labels when somebody scrapes.
 
 Must not know: who scrapes.
 """
@@ -6,7 +6,7 @@ Must not know: who scrapes.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from raftsched.rpc.metrics import Family, Histogram
+from raftsched.rpc.metrics import Family, Histogram, single
 
 TYPES: Final = ("unknown", "job", "actor")
 """Label values by target kind."""
@@ -29,8 +29,9 @@ class SchedulerStats:
         self.sidecar_errors[reason] += 1
 
     def families(self) -> Iterator[Family]:
-        """Everything under dapr_scheduler_*; a `metrics.Source`."""
+        """Everything under dapr_scheduler_*, and what Dapr does not count under raftsched_scheduler_*; a `metrics.Source`."""
         now = self._read()
+        yield from _own(now)
         yield Family("dapr_scheduler_sidecars_connected", "gauge", "Live WatchJobs streams", (), {(): now["streams"]})
         yield from (
             _by_type("jobs_created_total", "Successful ScheduleJob calls", self.created),
@@ -59,6 +60,21 @@ class SchedulerStats:
         yield Family("dapr_scheduler_concurrency_pending", "gauge", "Triggers waiting", key, waiting)
         yield Family("dapr_scheduler_concurrency_throttled_total", "counter", "Triggers that a gate refused at first", key, throttled)
         yield Family("dapr_scheduler_sidecar_errors_total", "counter", "Errors on the way to sidecars", ("reason",), errors)
+
+
+def _own(now: Mapping[str, Any]) -> Iterator[Family]:
+    yield single("raftsched_scheduler_jobs", "gauge", "Jobs in the store, of all replicas.", now["jobs"])
+    yield single("raftsched_scheduler_jobs_parked", "gauge", "Due jobs of this replica that wait for a stream.", now["staged"])
+    yield single("raftsched_scheduler_triggers_queued", "gauge", "Triggers that wait for a stream to be read.", now["queued"])
+    yield single(
+        "raftsched_scheduler_undecodable_records_total",
+        "counter",
+        "Stored jobs that could not be read and were left alone.",
+        now["undecodable"],
+    )
+    yield single(
+        "raftsched_scheduler_unknown_results_total", "counter", "Results with an id that is not in flight, dropped.", now["unknown_acks"]
+    )
 
 
 def _by_type(name: str, text: str, counts: Sequence[int]) -> Family:

@@ -9,7 +9,8 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from raftsched.errors import GrpcCode, StatusError
+from raftsched.errors import STREAM_MALFORMED, GrpcCode, StatusError
+from raftsched.limits import STREAM_TYPES_MAX
 from raftsched.pb.dapr.scheduler_pb2 import JobTargetType, WatchJobsRequest, WatchJobsRequestInitial
 from raftsched.ports import Log, Stream
 from raftsched.rpc.scheduler.access import Access
@@ -21,13 +22,19 @@ from raftsched.scheduler.service import SchedulerService
 
 JOB: Final = JobTargetType.JOB_TARGET_TYPE_JOB
 ACTOR: Final = JobTargetType.JOB_TARGET_TYPE_ACTOR_REMINDER
+ENDED: Final = (GrpcCode.CANCELLED, "context canceled")
+"""How Dapr ends a stream whose client has nothing more to say, or says what it must not."""
 EARLY_MESSAGES_MAX: Final = 1_000  # results before readiness: nothing was sent, so they can only be noise
+EARLY_BYTES_MAX: Final = 64 << 10
 
 Prefix = tuple[bytes, int, tuple[str, str] | None]
 
 
 class WatchJobs:
     """The handler of one stream; made when its headers arrive."""
+
+    batched = False
+    """It takes triggers in the form of raftsched.v1.Workers."""
 
     def __init__(
         self,
@@ -66,18 +73,25 @@ class WatchJobs:
             if self._state is not None:
                 self._service.on_acks(self._state, self._early)
                 self._early = []
-            elif len(self._early) > EARLY_MESSAGES_MAX:
-                self._refuse(GrpcCode.UNKNOWN, "results before any trigger")
+            elif len(self._early) > EARLY_MESSAGES_MAX or sum(map(len, self._early)) > EARLY_BYTES_MAX:
+                self._finish(GrpcCode.UNKNOWN, "results before any trigger")
 
     def on_half_close(self) -> None:
         """The client has said its last word: nothing that is sent now could be answered."""
-        self._finish(GrpcCode.OK, "")
+        if self.batched:
+            self._finish(GrpcCode.OK, "")
+        elif self._initial is None:
+            self._finish(GrpcCode.UNKNOWN, "EOF")
+        else:
+            self._finish(*ENDED)
 
     def on_writable(self) -> None:
         if self._state is not None:
             self._service.stream_writable(self._state)
 
     def on_closed(self, code: int) -> None:
+        if self._state is not None and not self._state.writable:  # a trigger was being sent, and could not be
+            self._stats.sidecar_error("send_failed")
         self._done = True
         self._ended(self, code)
         self._deregister()
@@ -85,8 +99,13 @@ class WatchJobs:
     # -- StreamOwner
     def cut_off(self, reason: str) -> None:
         """The engine cannot go on with this stream."""
-        self._stats.sidecar_error("send_failed" if "not read" in reason else "recv_failed")
-        self._refuse(GrpcCode.UNKNOWN, reason)
+        unread = "not read" in reason
+        self._stats.sidecar_error("send_failed" if unread else "recv_failed")
+        self._log.warning(f"WatchJobs stream closed: {reason}")
+        if unread or self.batched:
+            self._finish(GrpcCode.UNKNOWN, reason)
+        else:
+            self._finish(*ENDED)  # Dapr tells its log alone
 
     def close(self) -> None:
         """The server is closing."""
@@ -97,19 +116,21 @@ class WatchJobs:
         try:
             request = WatchJobsRequest.FromString(message)
         except DecodeError:
-            self._refuse(GrpcCode.INTERNAL, "grpc: error unmarshalling request: malformed message")
+            self._finish(GrpcCode.INTERNAL, STREAM_MALFORMED[1])
             return
         if request.WhichOneof("watch_job_request_type") != "initial":
-            self._refuse(GrpcCode.UNKNOWN, "initial request is required on stream connection")
+            self._finish(GrpcCode.UNKNOWN, "initial request is required on stream connection")
             return
-        initial = request.initial
+        self._admit(request.initial)
+
+    def _admit(self, initial: WatchJobsRequestInitial) -> None:
         try:
             self._access.authorise(initial.namespace, initial.app_id, self._stream.peer_certificate())
         except StatusError as error:
-            self._refuse(error.code, error.message)
+            self._finish(error.code, error.message)
             return
         if (twice := _first_duplicate(initial.accept_job_types)) is not None:
-            self._refuse(GrpcCode.UNKNOWN, f"duplicate target type specified: {_type_name(twice)}")
+            self._finish(GrpcCode.UNKNOWN, f"duplicate target type specified: {_type_name(twice)}")
             return
         self._initial = initial
         self._service.when_ready(self._register)
@@ -118,14 +139,17 @@ class WatchJobs:
         if self._done or self._initial is None:
             return
         initial = self._initial
+        if len(initial.actor_types) + len(initial.concurrency_limits) > STREAM_TYPES_MAX:
+            self._finish(GrpcCode.RESOURCE_EXHAUSTED, f"more than {STREAM_TYPES_MAX} actor types and concurrency limits on one stream")
+            return
         prefixes = prefixes_of(initial)
         limits = [
             Limit(limit.actor.type, limit.name or None, limit.max_concurrent)
             for limit in initial.concurrency_limits
             if limit.WhichOneof("target") == "actor"
         ]
-        self._state = self._service.open_stream(self._stream.push, self, prefixes, initial.namespace, limits)
-        types = " ".join(initial.actor_types)
+        self._state = self._service.open_stream(self._stream.push, self, prefixes, initial.namespace, limits, batched=self.batched)
+        types = " ".join(initial.actor_types if not initial.accept_job_types or ACTOR in initial.accept_job_types else ())
         names = " ".join(prefix.decode() for prefix, _, _ in prefixes)
         self._log.info(f"Sidecar connected: {initial.namespace}/{initial.app_id} (actorTypes=[{types}]) (prefixes=[{names}]).")
         if self._early:
@@ -136,11 +160,6 @@ class WatchJobs:
         state, self._state = self._state, None
         if state is not None:
             self._service.close_stream(state)
-
-    def _refuse(self, code: GrpcCode, text: str) -> None:
-        if code != GrpcCode.OK and text.startswith(("unexpected message", "unknown trigger result")):
-            self._log.warning(f"WatchJobs stream closed: {text}")
-        self._finish(code, text)
 
     def _finish(self, code: GrpcCode, text: str) -> None:
         if not self._done:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from raftsched.errors import EtcdError, StatusError, status_of
+from raftsched.errors import TRANSIENT, TRANSIENT_TEXTS, EtcdError, StatusError, status_of
 from raftsched.limits import SCAN_PAGE_KEYS, STORE_RETRY_MS_MAX, STORE_RETRY_MS_MIN
 from raftsched.ports import ChangeSink, StoreNode
 from raftsched.scheduler.jobs._jobs import txn_outcomes
@@ -21,19 +21,6 @@ TXN: Final = 6
 LEASE_GRANT: Final = 8
 LEASE_REVOKE: Final = 9
 RENEWALS_PER_TTL: Final = 3
-TRANSIENT: Final = frozenset(
-    {
-        EtcdError.NO_LEADER,
-        EtcdError.LEADER_CHANGED,
-        EtcdError.NOT_LEADER,
-        EtcdError.TOO_MANY_REQUESTS,
-        EtcdError.TIMEOUT,
-        EtcdError.TIMEOUT_LEADER_FAILURE,
-        EtcdError.TIMEOUT_CONNECTION_LOST,
-        EtcdError.TIMEOUT_WAIT_APPLIED,
-    }
-)
-TRANSIENT_TEXTS: Final = frozenset(status_of(error).message for error in TRANSIENT)
 
 
 class _Answer:
@@ -170,6 +157,9 @@ class EmbeddedKv:
     # -- the cluster
     def owns_directory(self) -> bool:
         return self._owns_directory
+
+    def shared(self) -> bool:
+        return False
 
     def peers(self) -> Sequence[int]:
         return self._node.peers()

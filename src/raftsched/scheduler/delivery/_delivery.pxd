@@ -31,6 +31,8 @@ cdef extern from "../delivery/native/runs.h" nogil:
         uint8_t pending
         uint8_t kind
         uint8_t retry
+        uint8_t extra
+        uint32_t tries
     ctypedef struct run_pool:
         uint32_t used
         uint32_t free_head
@@ -61,6 +63,7 @@ cdef class StreamState:
     cdef readonly bint open
     cdef public bint writable
     cdef readonly object push            # Stream.push
+    cdef public bint batched             # it takes triggers in the form of raftsched.v1.Workers, many in a message
     cdef public object owner             # who to tell when it is to be cut off
     cdef list routes
     cdef run_ring queue
@@ -76,6 +79,8 @@ cdef class Route:
     cdef readonly uint8_t kind           # TARGET_JOB, TARGET_ACTOR, TARGET_NONE: can never be delivered
     cdef public object target            # (namespace, actor type) of an actor route, else None
     cdef public bint gated               # a concurrency gate of its type is declared
+    cdef public object name_space        # of the jobs that it is for, as bytes; None: no job has come yet
+    cdef public bint frozen              # nothing of that namespace fires
     cdef readonly uint32_t staged        # runs parked here
     cdef list streams
     cdef size_t turn

@@ -11,6 +11,8 @@ class StreamState:
     writable: bool
     """Set False when `push` says that there is no room; the driver sets it True again."""
     push: Callable[[bytes], bool] | None
+    batched: bool
+    """It takes triggers in the form of raftsched.v1.Workers, many in a message."""
     owner: Any  # the handler that opened it; this room never looks inside
     @property
     def backlog(self) -> int:

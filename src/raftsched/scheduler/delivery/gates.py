@@ -72,6 +72,7 @@ class Gates:
 
     def __init__(self, waiters_max: int = GATE_WAITERS_MAX) -> None:
         self._gates: dict[GateKey, _Gate] = {}
+        self._types: dict[tuple[str, str], int] = {}  # (namespace, actor type) -> its gates
         # The gates themselves, not their keys: one that was dropped and declared again owes these runs nothing.
         self._held: dict[int, tuple[tuple[GateKey, _Gate], ...]] = {}
         self._queues: dict[GateKey, dict[GateKey | None, deque[_Waiter]]] = {}  # first gate -> second gate -> waiters
@@ -92,7 +93,9 @@ class Gates:
             if limit.max_concurrent <= 0:
                 continue
             key = (namespace, limit.actor_type, limit.name or None)
-            gate = self._gates.setdefault(key, _Gate(0, 0))
+            if (gate := self._gates.get(key)) is None:
+                gate = self._gates[key] = _Gate(0, 0)
+                self._types[key[:2]] = self._types.get(key[:2], 0) + 1
             gate.limit = limit.max_concurrent
             gate.share = share_of(gate.limit, self._index, self._total)
             gate.declared_by.add(stream)
@@ -109,17 +112,18 @@ class Gates:
                 gone.append(key)
         for key in gone:
             dropped += self._drop_queue(key)
-            del self._gates[key]
-        still = [key for key in self._queues if any(key[:2] == lost[:2] for lost in gone)]
+            self._forget(key)
+        types = {key[:2] for key in gone}
+        still = [key for key in self._queues if key[:2] in types]
         return self._admit_waiters(still), dropped
 
     def gated(self, namespace: str, actor_type: str) -> bool:
         """Any gate of this type is declared."""
-        return any(key[:2] == (namespace, actor_type) for key in self._gates)
+        return (namespace, actor_type) in self._types
 
     def declared_types(self) -> set[tuple[str, str]]:
         """(namespace, actor type) of every gate."""
-        return {key[:2] for key in self._gates}
+        return set(self._types)
 
     def set_share(self, index: int, total: int) -> list[int]:
         """The place of this replica among all; runs that may go now."""
@@ -182,6 +186,12 @@ class Gates:
         return found
 
     # -- inside
+    def _forget(self, key: GateKey) -> None:
+        del self._gates[key]
+        self._types[key[:2]] -= 1
+        if not self._types[key[:2]]:
+            del self._types[key[:2]]
+
     def _keys_of(self, namespace: str, actor_type: str, concurrency_key: str | None) -> tuple[GateKey, ...]:
         whole: GateKey = (namespace, actor_type, None)
         named: GateKey = (namespace, actor_type, concurrency_key)

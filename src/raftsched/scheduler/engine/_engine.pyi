@@ -6,12 +6,18 @@ from typing import Any, Final
 from raftsched._core import TimerWheel
 from raftsched.scheduler.delivery._delivery import Delivery, StreamState
 from raftsched.scheduler.delivery.gates import Gates, Limit
+from raftsched.scheduler.jobs.fields import JobView
 from raftsched.types import Change
 
 ONCE: Final[int]
 EVERY: Final[int]
 CRON: Final[int]
 NEVER: Final[int]
+
+AT_STREAM: Final[int]
+AT_WORKER: Final[int]
+AT_GATE: Final[int]
+AT_ROUTE: Final[int]
 
 class Commit:
     """Results that go to the store as one transaction: `request` is the TxnRequest, `count` its branches."""
@@ -49,6 +55,8 @@ class Engine:
         """Whole revisions in order; returns the changes under dapr/leadership/. `touched`: one of them was the scheduler's own."""
 
     touched: bool
+    regained: bool
+    """Jobs may fire again that could not: `arm_some` until it is done. Reset by who sees it."""
     def begin_load(self) -> None: ...
     def finish_load(self) -> None: ...
     def set_partition(self, total: int, index: int) -> None: ...
@@ -73,6 +81,8 @@ class Engine:
         prefixes: Sequence[tuple[bytes, int, tuple[str, str] | None]],
         namespace: str = "",
         limits: Sequence[Limit] = (),
+        *,
+        batched: bool = False,
     ) -> StreamState: ...
     def close_stream(self, stream: StreamState) -> None: ...
     def stream_writable(self, stream: StreamState) -> None: ...
@@ -92,6 +102,13 @@ class Engine:
         """One byte per branch; returns how many were done without their change having come: 0 unless a change was missed."""
     # -- reading
     def state_of(self, name: bytes) -> int | None: ...
+    def look(self, name: bytes) -> JobView | None:
+        """What is known of a job by composed name, whoever owns it; None: it is not known here."""
+
+    def missed(self, name: bytes, until_s: int, until_ns: int) -> tuple[tuple[int, int], int, int, int, int] | None:
+        """Of a recurring job of which ticks are due by then and not done: (the last of them, mod revisions of job and counter, 0 = none,
+        partition id, count). None: there is nothing to be made up for."""
+
     def describe(self, name: bytes) -> dict[str, Any] | None: ...
     def metrics(self) -> dict[str, list[Any]]: ...
     def check_invariants(self) -> None: ...

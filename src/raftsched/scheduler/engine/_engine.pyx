@@ -6,12 +6,12 @@ Must not know: clocks (`now_ms` is an argument), sockets, asyncio, how the store
 that answers at once.
 
 Parts: `_engine/ticks.pxi` when is the next tick; `_engine/changes.pxi` what the store says; `_engine/firing.pxi` due jobs and
-their way to a stream; `_engine/results.pxi` acks and commits.
+their way to a stream; `_engine/results.pxi` acks and commits; `_engine/held.pxi` what may not fire; `_engine/misfires.pxi` missed ticks.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, malloc, qsort, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from raftsched._core cimport TimerWheel
@@ -20,14 +20,17 @@ from raftsched.scheduler.delivery._delivery cimport (
     run_at, run_free, run_new, run_set_name, run_t,
 )
 from raftsched.scheduler.jobs._stored cimport (
-    BEGIN_DUE, BRANCH_COUNTER, BRANCH_FINISH, BRANCH_ORPHAN, COUNTERS_PREFIX, COUNTERS_PREFIX_SIZE, JOBS_PREFIX, JOBS_PREFIX_SIZE,
-    LEADERSHIP_PREFIX, LEADERSHIP_PREFIX_SIZE,
+    BEGIN_DUE, BRANCH_COUNTER, BRANCH_FINISH, BRANCH_ORPHAN, BRANCH_RAN, BRANCH_STRAY, BRANCH_STRAY_RUN, COUNTERS_PREFIX,
+    COUNTERS_PREFIX_SIZE, GONE_MISSING, GONE_RECREATED, GONE_SEEN, JOBS_PREFIX, JOBS_PREFIX_SIZE, LEADERSHIP_PREFIX,
+    LEADERSHIP_PREFIX_SIZE, NAMESPACES_PREFIX, NAMESPACES_PREFIX_SIZE, RUNS_PREFIX, RUNS_PREFIX_SIZE, STATES_PREFIX, STATES_PREFIX_SIZE,
     PB_BYTES, PB_VARINT, POLICY_CONSTANT, POLICY_DROP, POLICY_UNSET, TARGET_ACTOR, TARGET_NONE, branch_put,
     branch_size_max, counter_parse, counter_t, instant_t, kv_parse, kv_t, metadata_parse, metadata_t, pb_buffer, pb_field, pb_in,
-    pb_next, pb_open, pb_reserve, policy_parse, policy_t, prefix_match, slice_t, stored_job_parse, stored_job_t, trigger_put, trigger_size,
+    pb_bytes_size, pb_instant, pb_next, pb_open, pb_reserve, policy_parse, policy_t, prefix_match, slice_t, stored_job_parse, stored_job_t,
+    trigger_put, trigger_size,
 )
 
-from raftsched.limits import COMMIT_BRANCHES_MAX, TRIGGERS_PER_ADVANCE
+from raftsched.limits import BATCH_BYTES as _BATCH_BYTES, BATCHED_ACKS_BYTES_MAX, COMMIT_BRANCHES_MAX, TRIGGERS_PER_ADVANCE
+from raftsched.limits import MISFIRE_RUNS_MAX as _MISFIRE_RUNS_MAX, MISFIRE_WINDOW_S_MAX
 
 cdef extern from "native/table.h" nogil:
     const uint32_t JOB_NONE
@@ -55,6 +58,7 @@ cdef extern from "native/table.h" nogil:
         uint8_t state
         uint8_t kind
         uint8_t flags
+        uint8_t more
     ctypedef struct job_table:
         uint32_t used
         uint32_t live
@@ -66,6 +70,24 @@ cdef extern from "native/table.h" nogil:
     void job_remove(job_table* table, uint32_t slot) noexcept
     void table_init(job_table* table, uint64_t key0, uint64_t key1) noexcept
     void table_clear(job_table* table) noexcept
+
+cdef extern from "native/batched.h" nogil:
+    enum:
+        RUN_TAIL_MAX
+    ctypedef struct batched_t:
+        slice_t composed
+        slice_t name
+        const metadata_t* metadata
+        const stored_job_t* job
+        uint64_t id
+        uint64_t asked
+        instant_t tick
+        uint32_t attempt
+    size_t run_tail(const batched_t* trigger, char* out) noexcept
+    size_t batched_body_size(const batched_t* trigger, size_t tail) noexcept
+    void batched_put(uint8_t* at, const batched_t* trigger, const char* tail, size_t tail_size) noexcept
+    int acks_open(slice_t message, pb_in* acks) noexcept
+    int ack_next(pb_in* acks, uint64_t* id, int* failed) noexcept
 
 cdef enum:  # states.State
     IDLE = 0
@@ -87,19 +109,32 @@ cdef enum:  # flags
     EXPIRES = 4
     HAS_LAST = 8
     REPEATS = 16
+    PAUSED = 32
+    EXTRA = 64         # there is a key for it under raftsched/jobs/
+    RUN_WANTED = 128   # there is one under raftsched/runs/: somebody asked for a run
+
+cdef enum:  # more
+    MISFIRES = 1       # missed ticks are passed over, as `misfires` says
 
 cdef enum:
     TYPES = 3          # target kinds: none ("unknown"), job, actor
     LATENCY_BOUNDS = 5
     MISSING_RECORD_RETRY_MS = 1000
     NARROWINGS_MAX = 8  # handovers begun and not ended; beyond: nothing is owned until one ends
+    WIDOWS_MAX = 100000  # counters without a job that are remembered; more are found by the next load
 
 ONCE = KIND_ONCE
 EVERY = KIND_EVERY
 CRON = KIND_CRON
 NEVER = KIND_NEVER
+AT_STREAM, AT_WORKER, AT_GATE, AT_ROUTE = PLACE_QUEUED, PLACE_SENT, PLACE_GATED, PLACE_STAGED  # where a run is, for `look`
 
 cdef int64_t NS = 1000000000
+cdef object NS_OBJECT = 1000000000     # for what has no bounds
+cdef Py_ssize_t BATCH_BYTES = _BATCH_BYTES
+cdef uint64_t MISFIRE_RUNS_MAX = _MISFIRE_RUNS_MAX
+cdef int64_t WINDOW_MAX_S = MISFIRE_WINDOW_S_MAX
+cdef int64_t PASSED_COUNT_MAX = 1000
 cdef int64_t DUE_MAX_MS = 253402300799999
 cdef int64_t[5] LATENCY_MS = [100, 500, 1000, 5000, 10000]
 
@@ -200,6 +235,13 @@ cdef class Engine:
     cdef uint32_t token_count, branches_max
     cdef list commits                    # sealed, not yet taken
     cdef list orphans                    # names of counters whose job was deleted in this batch
+    cdef set widows                      # names of counters without a job that were another's to remove, or that a load found
+    cdef list strays                     # (kind of branch, name, revision, owned): keys whose job is gone since that revision
+    cdef set frozen                      # namespaces of which nothing fires, as bytes
+    cdef bint freezes                    # there are any
+    cdef dict asked                      # slot -> revision of the request for a run
+    cdef dict misfires                   # slot -> (window in ms or -1, how many at most or 0)
+    cdef public bint regained            # jobs may fire again that could not: `arm_some` until it is done
     cdef readonly bint touched
     cdef readonly uint64_t results_pending
     cdef readonly uint64_t jobs          # records with a job
@@ -207,7 +249,7 @@ cdef class Engine:
     cdef readonly uint64_t unknown_acks_total
     cdef readonly uint64_t fired_total
     cdef int64_t now_ms
-    cdef uint64_t[3] succeeded, failed, undelivered
+    cdef uint64_t[3] succeeded, failed, undelivered, passed
     cdef uint64_t[3][6] latency
     cdef int64_t[3] latency_sum_ms
     cdef bytes cached_text               # the last schedule compiled that needs no counting
@@ -226,6 +268,11 @@ cdef class Engine:
         self.branches_max = branches_max
         self.commits = []
         self.orphans = []
+        self.widows = set()
+        self.strays = []
+        self.frozen = set()
+        self.asked = {}
+        self.misfires = {}
         self.tokens = <token_t*>malloc(branches_max * sizeof(token_t))
         if self.tokens == NULL:
             raise MemoryError
@@ -272,10 +319,12 @@ cdef class Engine:
             elif k.size >= <size_t>LEADERSHIP_PREFIX_SIZE and memcmp(k.data, LEADERSHIP_PREFIX, LEADERSHIP_PREFIX_SIZE) == 0:
                 others.append(change)
             else:
-                ours = False
+                ours = state_changed(self, k, change)
             self.touched = self.touched or ours
         if self.orphans:
             remove_orphans(self)
+        if self.strays:
+            remove_strays(self)
         return others
 
     def begin_load(self):
@@ -294,6 +343,11 @@ cdef class Engine:
         self.jobs = 0
         self.finish_count = 0
         self.orphans.clear()
+        self.widows.clear()
+        self.strays.clear()
+        self.asked.clear()
+        self.misfires.clear()
+        thaw_all(self)
         self.loading = True
         self.cursor = 0
 
@@ -301,6 +355,7 @@ cdef class Engine:
         """After the scan (all jobs and counters of one revision): `arm_some` until it says that nothing is left."""
         self.loading = False
         self.cursor = 0
+        remove_strays(self)
 
     def set_partition(self, uint64_t total, uint64_t index):
         """This replica's place: it owns partition_id % total == index. total 0 = nothing. Then `arm_some` until it is done."""
@@ -308,6 +363,7 @@ cdef class Engine:
         self.index = index
         self.narrowings = 0
         self.cursor = 0
+        remove_strays(self)
 
     def narrow(self, uint64_t total, uint64_t index):
         """Until the next `set_partition`, owns only what is in this partition too. Nothing else is sent from now on; what was
@@ -335,7 +391,8 @@ cdef class Engine:
         return found
 
     def arm_some(self, uint32_t limit):
-        """Looks at up to `limit` records and arms what is ours, disarms what is not; False = all were looked at."""
+        """Looks at up to `limit` records and arms what is ours, disarms what is not; False = all were looked at. Then counters
+        without a job go, too, as far as they are ours."""
         cdef uint32_t end = min(self.table.used, self.cursor + limit)
         cdef job_t* job
         while self.cursor < end:
@@ -343,21 +400,27 @@ cdef class Engine:
             if job.flags & HAS_JOB and ((job.state == IDLE) == mine(self, job)):
                 settle(self, self.cursor)
             self.cursor += 1
-        return self.cursor < self.table.used
+        if self.cursor < self.table.used:
+            return True
+        take_widows(self)
+        return False
 
     def advance(self, int64_t now_ms):
         """Fires up to TRIGGERS_PER_ADVANCE due jobs and returns their number; while `more`, call again with the same time."""
         cdef uint64_t[4096] handles
         cdef uint32_t[4096] tags
         cdef int64_t[4096] due
-        cdef int count, i
+        cdef place_t[4096] order
+        cdef int count, i, k
         cdef job_t* job
         self.now_ms = now_ms
         count = self.wheel.c_advance(now_ms, handles, tags, due, TRIGGERS_PER_ADVANCE)
+        oldest_first(order, due, count)
         for i in range(count):
-            job = job_at(&self.table, tags[i])
-            if job.state == ARMED and job.handle == handles[i]:
-                fire(self, tags[i])
+            k = order[i].index
+            job = job_at(&self.table, tags[k])
+            if job.state == ARMED and job.handle == handles[k]:
+                fire(self, tags[k])
         self.fired_total += count
         return count
 
@@ -371,13 +434,14 @@ cdef class Engine:
         """Jobs found finished whose end is not yet on its way."""
         return self.finish_count
 
-    def open_stream(self, push, owner, prefixes, namespace="", limits=()):
-        """Registers a stream; what was parked for it is queued at once. The `StreamState`.
+    def open_stream(self, push, owner, prefixes, namespace="", limits=(), *, batched=False):
+        """Registers a stream; what was parked for it is queued at once. The `StreamState`. `batched`: one of raftsched.v1.Workers.
 
         `prefixes`: (prefix, target kind, (namespace, actor type) or None) each; `limits`: `gates.Limit`s.
         """
         cdef StreamState stream = self.delivery.open_stream(push, owner, [(prefix, kind) for prefix, kind, _ in prefixes])
         cdef Route route
+        stream.batched = batched
         for route, (_, _, target) in zip(stream.routes, prefixes):
             if route.target is None and target is not None:
                 route.target = target
@@ -456,26 +520,25 @@ cdef class Engine:
         return bool(self.delivery.ready)
 
     def on_acks(self, StreamState stream not None, messages, int64_t now_ms):
-        """WatchJobsRequests after the first. None, or why the stream must be closed (the rest is not looked at).
+        """WatchJobsRequests, or WatchTriggersRequests, after the first. None, or why the stream must be closed (the rest is not looked at).
 
         An unknown or repeated id is dropped, counted and noted (D4).
         """
         cdef bytes message
         cdef uint64_t id
         cdef int status
-        cdef uint32_t run
         self.now_ms = max(self.now_ms, now_ms)
         for message in messages:
+            if stream.batched:
+                if PyBytes_GET_SIZE(message) > <Py_ssize_t>BATCHED_ACKS_BYTES_MAX:
+                    return "too many acks in a message"
+                if batched_acks(self, stream, view(message)) < 0:
+                    return "unexpected message: acks are required"
+                continue
             status = parse_result(view(message), &id)
             if status < 0:
                 return "unexpected message: a result is required" if status == -1 else "unknown trigger result status"
-            run = ids_take(&stream.ids, id)
-            if run == RUN_NONE:
-                self.unknown_acks_total += 1
-                self.note("unknown trigger id", b"%d" % id)
-                continue
-            run_at(&self.delivery.runs, run).place = PLACE_NONE
-            result(self, run, status)
+            answered(self, stream, id, status)
         return None
 
     def finish_some(self, uint32_t limit):
@@ -493,7 +556,7 @@ cdef class Engine:
             if job.state != FINISHING:
                 continue
             limit -= 1
-            if not mine(self, job):
+            if not mine(self, job) or held(self, job):
                 job.state = IDLE
                 continue
             record = self.read_record(job.main, job.sub)
@@ -585,12 +648,53 @@ cdef class Engine:
             "due_ms": self.wheel.c_due(job.handle) if job.handle and job.state == ARMED else None,
         }
 
+    def look(self, bytes name not None):
+        """What the API tells of a job by composed name, or None; see `_engine.pyi`."""
+        cdef uint32_t slot = find(self, view(name))
+        cdef job_t* job
+        cdef instant_t tick
+        cdef bint with_counter
+        cdef int known
+        if slot == JOB_NONE or not job_at(&self.table, slot).flags & HAS_JOB:
+            return None
+        job = job_at(&self.table, slot)
+        with_counter = counted(self, job)
+        known = next_wanted(self, slot, &tick)
+        return (
+            job.main, job.state, PLACE_NONE if job.run == RUN_NONE else run_at(&self.delivery.runs, job.run).place, mine(self, job) != 0,
+            (tick.s, tick.ns) if known == 1 else None, known == 0,
+            (job.last_s, job.last_ns) if with_counter and job.flags & HAS_LAST else None,
+            job.count if with_counter else 0, job.attempts if with_counter else 0,
+            job.flags & PAUSED != 0, is_frozen(self, job) != 0, job.flags & EXTRA != 0,
+            job.flags & RUN_WANTED != 0,
+        )
+
+    def missed(self, bytes name not None, int64_t until_s, int32_t until_ns):
+        """(last tick of a recurring job that is due by then and not done, its counter with that tick as the last one); see the stub."""
+        cdef uint32_t slot = find(self, view(name))
+        cdef job_t* job
+        cdef instant_t tick
+        if slot == JOB_NONE or not job_at(&self.table, slot).flags & HAS_JOB:
+            return None
+        job = job_at(&self.table, slot)
+        if job.kind not in (KIND_EVERY, KIND_CRON) or next_tick(self, job, &tick) != 1:
+            return None
+        due, until = tick.s * NS_OBJECT + tick.ns, until_s * NS_OBJECT + until_ns
+        if due > until:
+            return None
+        if job.kind == KIND_CRON:
+            last = (self.wheel.cron.last(<int>job.value, tick.s - 1, until_s), 0)
+        else:
+            last = divmod(due + (until - due) // job.value * job.value if job.value else until, NS_OBJECT)
+        return (last, job.main, job.counter_main, job.partition_id, job.count if counted(self, job) else 0)
+
     def metrics(self):
         """Counters by target kind (0 unknown, 1 job, 2 actor): triggered, failed, undelivered, latency buckets and sums."""
         return {
             "triggered": [self.succeeded[i] for i in range(TYPES)],
             "failed": [self.failed[i] for i in range(TYPES)],
             "undelivered": [self.undelivered[i] for i in range(TYPES)],
+            "passed": [self.passed[i] for i in range(TYPES)],
             "latency": [[self.latency[i][j] for j in range(LATENCY_BOUNDS + 1)] for i in range(TYPES)],
             "latency_sum_ms": [self.latency_sum_ms[i] for i in range(TYPES)],
         }
@@ -611,7 +715,8 @@ cdef class Engine:
             if job.run != JOB_NONE:
                 run = run_at(&self.delivery.runs, job.run)
                 assert run.job == slot, "the open run names another job"
-                assert job.state in (IN_FLIGHT, STAGED, COMMITTING) or (job.state == ARMED and job.attempts > 0), "an open run too many"
+                assert (job.state in (IN_FLIGHT, STAGED, COMMITTING)
+                        or (job.state == ARMED and (job.attempts > 0 or run.extra))), "an open run too many"
                 assert (run.place == PLACE_STAGED) == (job.state == STAGED), "staged in one place only"
                 if job.state == IN_FLIGHT:
                     assert run.place in (PLACE_QUEUED, PLACE_SENT, PLACE_GATED), "in flight, but nowhere"
@@ -625,6 +730,8 @@ cdef class Engine:
 
 
 include "_engine/ticks.pxi"
+include "_engine/misfires.pxi"
+include "_engine/held.pxi"
 include "_engine/changes.pxi"
 include "_engine/firing.pxi"
 include "_engine/results.pxi"

@@ -39,6 +39,7 @@ class Input(IntEnum):
 # A run without a consumer is STAGED; waiting is not an attempt, so nothing is counted and nothing is written.
 # A changed job or counter wins over everything: the open run is orphaned, and what comes back for it is dropped. A counter changes under a
 # run when another replica owned the job for a while, and has gone on.
+# What may not fire (paused, frozen) is IDLE, and let go by GAINED; a run that is asked for is a FIRE of its own, and its RESULT ends it.
 # REJECTED means that a guard failed: somebody changed job or counter, and that change has been seen already.
 TRANSITIONS: Final[dict[tuple[State, Input], State]] = {
     (State.ARMED, Input.FIRE): State.IN_FLIGHT,

@@ -11,8 +11,8 @@ class WireError(ValueError):
     """The bytes are no such message."""
 
 def parse_metadata(body: bytes) -> Metadata: ...
-def parse_request(request: bytes) -> tuple[bytes | int | None, bytes | int | None, bytes | int | None, bytes | int | None]:
-    """Fields 1 to 4 of a request: length-delimited ones as bytes, varints as int, None = absent. Raises `WireError`."""
+def parse_request(request: bytes, number: int = 0) -> tuple[bytes | int | None, bytes | int | None]:
+    """Fields 1 and 2 of a request as bytes, but field `number` as int; None = absent, or of another wire type. Raises `WireError`."""
 
 def parse_schedule_request(request: bytes) -> tuple[str, JobFields | None, bytes, Metadata | None, bool]:
     """ScheduleJobRequest as (name, job, metadata bytes, metadata, overwrite). Raises `WireError`."""

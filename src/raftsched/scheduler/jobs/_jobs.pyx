@@ -10,7 +10,7 @@ from libc.string cimport strlen
 
 from raftsched.scheduler.jobs._stored cimport (
     BEGIN_DUE, INSTANT_SIZE_MAX, JOBS_PREFIX, JOBS_PREFIX_SIZE, METADATA_TYPE_URL, PB_BYTES, PB_VARINT, POLICY_UNSET,
-    counter_parse, counter_put, counter_t, instant_t, kv_parse, kv_t, metadata_parse, metadata_t, outcomes_parse, pb_bytes_size,
+    any_parse, counter_parse, counter_put, counter_t, instant_t, kv_parse, kv_t, metadata_parse, metadata_t, outcomes_parse, pb_bytes_size,
     pb_field, pb_in, pb_next, pb_number_size, pb_open, pb_put_bytes, pb_put_head, pb_put_instant, pb_put_number, pb_put_raw, policy_parse,
     policy_t, prefix_match, slice_t, stored_job_parse, stored_job_t,
     utc_parse,
@@ -18,6 +18,10 @@ from raftsched.scheduler.jobs._stored cimport (
 
 # constant{interval 1 s, max_retries 3}: what an unset failure policy means (spec §5.2)
 DEFAULT_POLICY = b"\x12\x06\x0a\x02\x08\x01\x10\x03"
+
+
+cdef enum:
+    TARGET_EMPTY = 3  # as in names.py
 
 
 class WireError(ValueError):
@@ -48,12 +52,13 @@ cdef tuple metadata_tuple(slice_t body):
     cdef metadata_t m
     if metadata_parse(body, &m) < 0:
         raise WireError("malformed JobMetadata")
-    return (text(m.app_id), text(m.name_space), <int>m.target, text(m.actor_id), text(m.actor_type),
+    target = TARGET_EMPTY if m.has_target and not m.target else <int>m.target
+    return (text(m.app_id), text(m.name_space), target, text(m.actor_id), text(m.actor_type),
             text(m.concurrency_key) if m.has_concurrency_key else None)
 
 
 def parse_metadata(bytes body not None):
-    """(app id, namespace, target 0 none | 1 job | 2 actor, actor id, actor type, concurrency key or None)."""
+    """(app id, namespace, target 0 none | 1 job | 2 actor | 3 empty, actor id, actor type, concurrency key or None)."""
     return metadata_tuple(view(body))
 
 
@@ -62,12 +67,11 @@ cdef tuple job_tuple(slice_t body):
     cdef pb_in source = pb_open(body)
     cdef pb_field f
     cdef policy_t policy
+    cdef slice_t url, value
     cdef int got = pb_next(&source, &f)
     schedule = repeats = due_time = ttl = data = failure_policy = None
     while got == 1:
-        if f.number <= 6:
-            if f.type != <uint32_t>(PB_VARINT if f.number == 2 else PB_BYTES):
-                raise WireError("wrong wire type in Job")
+        if f.number <= 6 and f.type == <uint32_t>(PB_VARINT if f.number == 2 else PB_BYTES):
             if f.number == 1:
                 schedule = text(f.body)
             elif f.number == 2:
@@ -77,6 +81,9 @@ cdef tuple job_tuple(slice_t body):
             elif f.number == 4:
                 ttl = text(f.body)
             elif f.number == 5:
+                if any_parse(f.body, &url, &value) < 0:
+                    raise WireError("malformed Any")
+                text(url)
                 data = copy(f.body)
             else:
                 if policy_parse(f.body, &policy) < 0:
@@ -88,21 +95,18 @@ cdef tuple job_tuple(slice_t body):
     return (schedule, repeats, due_time, ttl, data, failure_policy)
 
 
-def parse_request(bytes request not None):
-    """Any of the unary requests of the scheduler API: (field 1, field 2, field 3, field 4), slices as bytes, numbers as int.
+def parse_request(bytes request not None, uint32_t number=0):
+    """Any of the unary requests of the scheduler API: (field 1, field 2), as bytes, but field `number` as an int.
 
-    Absent fields are None. Raises `WireError`.
+    Absent fields are None, and those of another wire type. Raises `WireError`.
     """
     cdef pb_in source = pb_open(view(request))
     cdef pb_field f
-    cdef list found = [None, None, None, None]
+    cdef list found = [None, None]
     cdef int got = pb_next(&source, &f)
     while got == 1:
-        if f.number <= 4:
-            if f.type == PB_BYTES:
-                found[f.number - 1] = copy(f.body)
-            elif f.type == PB_VARINT:
-                found[f.number - 1] = f.value
+        if f.number <= 2 and f.type == <uint32_t>(PB_VARINT if f.number == number else PB_BYTES):
+            found[f.number - 1] = f.value if f.number == number else copy(f.body)
         got = pb_next(&source, &f)
     if got < 0:
         raise WireError("malformed request")
@@ -122,9 +126,7 @@ def parse_schedule_request(bytes request not None):
     cdef bytes metadata_bytes = b""
     cdef bint overwrite = False
     while got == 1:
-        if f.number <= 4:
-            if f.type != <uint32_t>(PB_VARINT if f.number == 4 else PB_BYTES):
-                raise WireError("wrong wire type in ScheduleJobRequest")
+        if f.number <= 4 and f.type == <uint32_t>(PB_VARINT if f.number == 4 else PB_BYTES):
             if f.number == 1:
                 name = text(f.body)
             elif f.number == 2:
@@ -176,7 +178,6 @@ def encode_stored_job(uint64_t partition_id, bint due, int64_t begin_s, int32_t 
     cdef uint8_t* at = start
     if partition_id:
         at = pb_put_number(at, 1, partition_id)
-    at = pb_put_instant(at, 3 if due else 2, begin)
     if expiration is not None:
         expires = instant(expiration[0], expiration[1])
         at = pb_put_instant(at, 4, expires)
@@ -196,6 +197,7 @@ def encode_stored_job(uint64_t partition_id, bint due, int64_t begin_s, int32_t 
         at = pb_put_bytes(at, 6, PyBytes_AS_STRING(payload), len(payload))
     if failure_policy is not None:
         at = pb_put_bytes(at, 7, PyBytes_AS_STRING(failure_policy), len(failure_policy))
+    at = pb_put_instant(at, 3 if due else 2, begin)  # of a oneof, which Go writes last
     return result[:at - start]
 
 
@@ -288,7 +290,7 @@ def decode_counter(bytes value not None):
 
 
 cdef size_t api_job_size(const stored_job_t* job, slice_t policy) noexcept:
-    cdef size_t size = pb_bytes_size(6, policy.size)
+    cdef size_t size = pb_bytes_size(6, policy.size) if policy.size else 0
     if job.has_schedule:
         size += pb_bytes_size(1, job.schedule.size)
     if job.has_repeats:
@@ -314,22 +316,23 @@ cdef uint8_t* put_api_job(uint8_t* at, uint32_t number, const stored_job_t* job,
         at = pb_put_bytes(at, 4, job.ttl.data, job.ttl.size)
     if job.has_payload:
         at = pb_put_bytes(at, 5, job.payload.data, job.payload.size)
-    return pb_put_bytes(at, 6, policy.data, policy.size)
+    return pb_put_bytes(at, 6, policy.data, policy.size) if policy.size else at
 
 
-cdef slice_t policy_or_default(const stored_job_t* job) noexcept:
+cdef slice_t policy_of(const stored_job_t* job) noexcept:
+    """As it is stored; empty if there is none, which only records have that others wrote."""
     cdef policy_t policy
     if job.has_policy and policy_parse(job.policy, &policy) == 0 and policy.kind != POLICY_UNSET:
         return job.policy
-    return view(DEFAULT_POLICY)
+    return view(b"")
 
 
 def get_job_response(bytes value not None):
-    """stored.Job → GetJobResponse{1 job}, the failure policy filled in. Raises `WireError`."""
+    """stored.Job → GetJobResponse{1 job}. Raises `WireError`."""
     cdef stored_job_t job
     if stored_job_parse(view(value), &job) < 0:
         raise WireError("malformed stored.Job")
-    cdef slice_t policy = policy_or_default(&job)
+    cdef slice_t policy = policy_of(&job)
     cdef bytes result = PyBytes_FromStringAndSize(NULL, pb_bytes_size(1, api_job_size(&job, policy)))
     put_api_job(<uint8_t*>PyBytes_AS_STRING(result), 1, &job, policy)
     return result
@@ -350,7 +353,7 @@ cdef class JobPage:
 
 
 cdef bytes named_job(slice_t name, const stored_job_t* job):
-    cdef slice_t policy = policy_or_default(job)
+    cdef slice_t policy = policy_of(job)
     cdef size_t size = api_job_size(job, policy)
     cdef size_t inner = pb_bytes_size(2, job.metadata.size) + pb_bytes_size(3, size)
     if name.size:

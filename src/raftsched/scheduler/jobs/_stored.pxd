@@ -34,6 +34,7 @@ cdef extern from "../jobs/native/stored.h" nogil:
         slice_t actor_type
         slice_t concurrency_key
         uint8_t target
+        uint8_t has_target
         uint8_t has_concurrency_key
     ctypedef struct policy_t:
         uint8_t kind
@@ -82,14 +83,26 @@ cdef extern from "../jobs/native/stored.h" nogil:
         BRANCH_FINISH
         BRANCH_COUNTER
         BRANCH_ORPHAN
+        BRANCH_STRAY
+        BRANCH_STRAY_RUN
+        BRANCH_RAN
+        GONE_SEEN
+        GONE_MISSING
+        GONE_RECREATED
         COUNTER_SIZE_MAX
         INSTANT_SIZE_MAX
         JOBS_PREFIX_SIZE
         COUNTERS_PREFIX_SIZE
         LEADERSHIP_PREFIX_SIZE
+        STATES_PREFIX_SIZE
+        NAMESPACES_PREFIX_SIZE
+        RUNS_PREFIX_SIZE
     const char* JOBS_PREFIX
     const char* COUNTERS_PREFIX
     const char* LEADERSHIP_PREFIX
+    const char* STATES_PREFIX
+    const char* NAMESPACES_PREFIX
+    const char* RUNS_PREFIX
     const char* METADATA_TYPE_URL
 
     pb_in pb_open(slice_t body) noexcept
@@ -106,7 +119,9 @@ cdef extern from "../jobs/native/stored.h" nogil:
     int utc_parse(slice_t text, instant_t* out) noexcept
     uint8_t* pb_reserve(pb_buffer* buffer, size_t more) noexcept
 
+    int pb_instant(slice_t body, instant_t* out) noexcept
     int kv_parse(slice_t record, kv_t* out) noexcept
+    int any_parse(slice_t body, slice_t* url, slice_t* value) noexcept
     int metadata_parse(slice_t body, metadata_t* out) noexcept
     int policy_parse(slice_t body, policy_t* out) noexcept
     int stored_job_parse(slice_t value, stored_job_t* out) noexcept

@@ -1,10 +1,15 @@
-"""The decoded forms that `_jobs` hands out: plain tuples, named here for the type checker."""
+"""The decoded forms that `_jobs` and the engine hand out: plain tuples, named here for the type checker."""
 
 Instant = tuple[int, int]
 """(seconds since the epoch, nanoseconds 0 … 999 999 999)."""
 
 Metadata = tuple[str, str, int, str, str, str | None]
-"""(app id, namespace, target 0 none | 1 job | 2 actor, actor id, actor type, concurrency key or None)."""
+"""(app id, namespace, target 0 none | 1 job | 2 actor | 3 empty, actor id, actor type, concurrency key or None)."""
 
 JobFields = tuple[str | None, int | None, str | None, str | None, bytes | None, bytes | None]
 """(schedule, repeats, due_time, ttl, data Any, failure_policy); None = absent; an empty policy oneof counts as absent."""
+
+JobView = tuple[int, int, int, bool, tuple[int, int] | None, bool, tuple[int, int] | None, int, int, bool, bool, bool, bool]
+"""(mod revision, states.State, where its open run is: 0 or one of the four above, owned, next tick or None, finished, last tick or None,
+count, attempts, paused, of a frozen namespace, there is a key for it under raftsched/jobs/, a run is asked for); instants as
+(seconds, nanoseconds)."""

@@ -7,15 +7,19 @@ Must not know: the wire form, the store.
 import re
 from typing import Final, NamedTuple
 
-from raftsched.limits import JOB_NAME_BYTES_MAX
+from raftsched.limits import JOB_NAME_BYTES_MAX, QUOTED_CHARACTERS_MAX
 
 JOBS: Final = b"dapr/jobs/"
 COUNTERS: Final = b"dapr/counters/"
 LEADERSHIP: Final = b"dapr/leadership/"
+STATES: Final = b"raftsched/jobs/"  # what Dapr does not have (decision 0012), by composed name
+RUNS: Final = b"raftsched/runs/"
+NAMESPACES: Final = b"raftsched/namespaces/"
 
 TARGET_NONE: Final = 0
 TARGET_JOB: Final = 1
 TARGET_ACTOR: Final = 2
+TARGET_EMPTY: Final = 3  # given, but neither of the two
 
 
 SHORT_CHARACTERS: Final = JOB_NAME_BYTES_MAX // 4  # within the limit whatever they are
@@ -41,6 +45,11 @@ def app_route(namespace: str, app_id: str) -> str:
 def actor_route(namespace: str, actor_type: str) -> str:
     """The prefix of all reminders of an actor type; also what a stream that hosts it registers."""
     return f"actorreminder||{namespace}||{actor_type}||"
+
+
+def namespace_prefixes(namespace: str) -> tuple[str, str]:
+    """Of all that a namespace has: exactly that one, not its neighbours (spec §8.1)."""
+    return f"actorreminder||{namespace}||", f"app||{namespace}||"
 
 
 def name_prefix(owner: Owner) -> str:
@@ -102,7 +111,9 @@ _ESCAPES: Final = {
 
 
 def go_quote(text: str) -> str:
-    """`text` as Go's %q prints it: printable runes as they are, others as \\x, \\u or \\U."""
+    """`text` as Go's %q prints it: printable runes as they are, others as \\x, \\u or \\U; a long one is cut."""
+    if len(text) > QUOTED_CHARACTERS_MAX:
+        text = text[:QUOTED_CHARACTERS_MAX] + "…"
     return '"' + "".join(_quoted(character) for character in text) + '"'
 
 

@@ -4,7 +4,8 @@ Invariant: what is written here is what etcd's own clients would send. Must not 
 Field numbers: spec etcd-api, appendix; messages are small, so plain joining does.
 """
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from raftsched.scheduler.jobs.names import COUNTERS, JOBS, LEADERSHIP, prefix_end
 from raftsched.varint import varint
@@ -73,6 +74,25 @@ def delete_job_request(composed: bytes) -> bytes:
 def delete_prefix_request(prefix: bytes) -> bytes:
     """Txn: all jobs and counters whose composed name starts with `prefix`."""
     return b"".join(_delete_op(root + prefix, prefix_end(root + prefix)) for root in (JOBS, COUNTERS))
+
+
+class Branch(NamedTuple):
+    """A nested Txn of a packed request: if each key has the revision that was seen (0 = there is none), do all changes."""
+
+    seen: Sequence[tuple[bytes, int]]
+    changes: Sequence[tuple[bytes, bytes | None]]
+    """(key, value); None = delete."""
+
+
+def packed_request(branches: Sequence[Branch]) -> bytes:
+    """TxnRequest for `KvClient.txn_packed`."""
+    return b"".join(field(2, field(4, _branch(one))) for one in branches)
+
+
+def _branch(branch: Branch) -> bytes:
+    compares = (field(1, number_field(2, 2) + field(3, key) + number_field(6, revision)) for key, revision in branch.seen)  # target MOD
+    changes = (_delete_op(key) if value is None else field(2, field(2, put_request(key, value))) for key, value in branch.changes)
+    return b"".join((*compares, *changes))
 
 
 HOST_TYPE_URL: Final = b"type.googleapis.com/dapr.proto.scheduler.v1.Host"

@@ -114,6 +114,15 @@ def _item(item: str, bounds: Bounds) -> tuple[int, bool]:
     return sum(1 << value for value in range(start, end + 1, step)), starred and step == 1
 
 
+def check_item(item: str, bounds: Bounds) -> bool:
+    """Whether one item of a field is in order."""
+    try:
+        _item(item, bounds)
+    except InvalidJobError:
+        return False
+    return True
+
+
 def _number(text: str, names: Mapping[str, int] | None = None) -> int:
     if names and text.lower() in names:
         return names[text.lower()]

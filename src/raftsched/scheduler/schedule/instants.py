@@ -1,6 +1,7 @@
 """Due times and times to live: RFC 3339, Go duration or ISO 8601 duration → an instant (spec/scheduler.md §5.2).
 
-Instants are nanoseconds since the Unix epoch, as Python integers, within the years 1 … 9999 that a protobuf Timestamp holds.
+Instants are nanoseconds since the Unix epoch, as Python integers; Dapr takes years before 1 and after 9999, too, which a protobuf
+Timestamp cannot name: they are stored as they are, and count as that year's beginning and end.
 Must not know: the clock; what a duration counts from is an argument.
 """
 
@@ -12,6 +13,8 @@ from raftsched.scheduler.schedule.errors import InvalidJobError
 
 NS_PER_S: Final = go.NS_PER_S
 DAY_S: Final = 86_400
+FIRST_NS: Final = -(2**63) * NS_PER_S  # what the seconds of a Timestamp can hold
+LAST_NS: Final = 2**63 * NS_PER_S - 1
 INSTANT_NS_MIN: Final = -62_135_596_800 * NS_PER_S  # 0001-01-01T00:00:00Z
 INSTANT_NS_MAX: Final = 253_402_300_800 * NS_PER_S - 1  # 9999-12-31T23:59:59.999999999Z
 NOT_RECOGNIZED: Final = "due time format not recognized"
@@ -21,8 +24,9 @@ MONTH_DAYS: Final = (0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _RFC3339: Final = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{1,2}):([0-9]{2}):([0-9]{2})(?:[.,]([0-9]+))?(?:Z|([+-])([0-9]{2}):([0-9]{2}))\Z"
 )
-_ISO_PART: Final = re.compile(r"T|([+-]?[0-9]+)([YMWDHS])")
+_ISO_PART: Final = re.compile("([^TYMWDHS]*)([TYMWDHS])")
 _ISO_REPEATS: Final = re.compile(r"R([^/]+)(/|\Z)")
+_ISO_NS: Final = {"H": 3600 * NS_PER_S, "M": 60 * NS_PER_S, "S": NS_PER_S}
 
 
 class IsoDuration(NamedTuple):
@@ -39,7 +43,7 @@ class IsoDuration(NamedTuple):
 def parse_instant(text: str, base_ns: int) -> int:
     """The instant of a due time or a ttl; durations count from `base_ns`, calendar units in UTC. Raises `InvalidJobError`."""
     instant = _instant(text, base_ns)
-    if instant is None or not INSTANT_NS_MIN <= instant <= INSTANT_NS_MAX:
+    if instant is None or not FIRST_NS <= instant <= LAST_NS:
         raise InvalidJobError(NOT_RECOGNIZED)
     return instant
 
@@ -77,8 +81,13 @@ def parse_rfc3339(text: str) -> int | None:
 
 
 def parse_iso_duration(text: str) -> IsoDuration | None:
-    """`[R<n>/]P[nY][nM][nW][nD][T[nH][nM][nS]]`, signed integers, units in any order; None = it is none."""
+    """`[R<n>/]P[nY][nM][nW][nD][T[nH][nM][nS]]`, signed integers, units in any order; None = it is none.
+
+    As Dapr reads it: what follows the last unit is passed over, so `PT5` is no time at all.
+    """
     repeats = -1
+    if len(text.encode()) < 2:
+        return None
     if text.startswith("R"):
         match = _ISO_REPEATS.match(text)
         count = _int64(match.group(1)) if match else None
@@ -88,28 +97,28 @@ def parse_iso_duration(text: str) -> IsoDuration | None:
         text = text[match.end() :]
         if not text:
             return IsoDuration(0, 0, 0, 0, repeats)
-    if len(text) < 2 or not text.startswith("P"):
-        return None
-    return _iso_units(text, repeats)
+    return _iso_units(text, repeats) if text.startswith("P") else None
 
 
 def _iso_units(text: str, repeats: int) -> IsoDuration | None:
-    amounts = dict.fromkeys(("Y", "M", "W", "D", "TH", "TM", "TS"), 0)
-    clock, at = "", 1
-    while at < len(text):
-        match = _ISO_PART.match(text, at)
-        if match is None:
+    amounts = dict.fromkeys("YMWD", 0)
+    clock, clock_ns = False, 0
+    for given, unit in _ISO_PART.findall(text, 1):
+        number = None if unit == "T" or not given else _int64(given)
+        if unit == "T" and not given:
+            clock = True
+        elif number is None or unit not in ("HMS" if clock else "YMWD"):
             return None
-        at = match.end()
-        if match.group() == "T":
-            clock = "T"
-            continue
-        unit, number = clock + match.group(2), _int64(match.group(1))
-        if unit not in amounts or number is None:
-            return None
-        amounts[unit] = number if unit in ("Y", "M") else amounts[unit] + number  # as Dapr: years and months replace, others add up
-    clock_ns = (amounts["TH"] * 3600 + amounts["TM"] * 60 + amounts["TS"]) * NS_PER_S
-    return IsoDuration(amounts["Y"], amounts["M"], amounts["W"] * 7 + amounts["D"], clock_ns, repeats)
+        elif clock:
+            clock_ns = _wrapped(clock_ns + number * _ISO_NS[unit])
+        else:
+            amounts[unit] = number if unit in ("Y", "M") else amounts[unit] + number  # as Dapr: years and months replace, others add up
+    return IsoDuration(amounts["Y"], amounts["M"], _wrapped(amounts["W"] * 7 + amounts["D"]), clock_ns, repeats)
+
+
+def _wrapped(number: int) -> int:
+    """As an int64 that overflows."""
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def _int64(text: str) -> int | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from raftsched._core import CronTable
-from raftsched.limits import SPEC_CACHE_ENTRIES
+from raftsched.limits import SPEC_CACHE_ENTRIES, TIME_TEXT_CHARACTERS_MAX
 from raftsched.scheduler.schedule import go
 from raftsched.scheduler.schedule.cron import DESCRIPTORS, Masks, parse_cron
 from raftsched.scheduler.schedule.errors import InvalidJobError
@@ -51,6 +51,13 @@ class Schedule:
             return following if following <= INSTANT_NS_MAX else None
         second = self.table.next_of(self.masks, self.zone, instant_ns // go.NS_PER_S)
         return None if second == -1 else second * go.NS_PER_S
+
+    def local_between(self, start_s: int, end_s: int) -> int | None:
+        """The first reading of the wall clock, start_s <= s < end_s, that the masks want, whether there is such a time or not."""
+        if self.masks is None or self.table is None:
+            return None
+        second = self.table.next_of(self.masks, -1, start_s - 1)
+        return second if start_s <= second < end_s else None
 
 
 class Schedules:
@@ -96,9 +103,17 @@ class Schedules:
                 renewed.append(name)
         return renewed
 
+    def zone_of(self, text: str) -> tuple[str, ZoneTable | None]:
+        """Name and table of the zone that a schedule begins with; ("", None) = UTC. Raises as `parse`, for the zone alone."""
+        end = go.first_space(text) if text.startswith(ZONE_PREFIXES) else -1
+        name = text[text.index("=") + 1 : end] if end >= 0 else ""
+        return ("", None) if self._zone(name) < 0 else (name, self._zone_source(name))
+
     def _parse(self, text: str) -> Schedule:
         if not text:
             raise InvalidJobError("empty spec string")
+        if len(text) > TIME_TEXT_CHARACTERS_MAX:
+            raise InvalidJobError(f"schedule is longer than {TIME_TEXT_CHARACTERS_MAX} characters: {len(text)}")
         zone, body = -1, text
         if text.startswith(ZONE_PREFIXES):
             end = go.first_space(text)
@@ -107,7 +122,7 @@ class Schedules:
             zone = self._zone(text[text.index("=") + 1 : end])
             body = go.trim_space(text[end:])
             if body.startswith(EVERY_PREFIX):
-                raise InvalidJobError(f"timezone is not supported for @every schedules: {body}")
+                raise InvalidJobError(f"timezone is not supported for @every schedules: {text}")
         if body.startswith(EVERY_PREFIX):
             return Schedule(EVERY, text, interval_ns=_interval_ns(body))
         if body.startswith("@"):
@@ -118,10 +133,8 @@ class Schedules:
 
     def _zone(self, name: str) -> int:
         """The number of a zone in the native table, loaded on first use; -1 = UTC."""
-        if name in ("", "UTC"):
+        if name in ("", "UTC", "Local"):  # a schedule is local to the instants that it is asked of, and these are in UTC
             return -1
-        if name == "Local":  # the host's zone in Dapr: replicas would differ
-            raise InvalidJobError("provided bad location Local: the local zone of a host is not supported")
         if ".." in name or name[0] in "/\\":
             raise InvalidJobError(f"provided bad location {name}: time: invalid location name")
         number = self._zones.get(name)

@@ -5,8 +5,9 @@ Must not know: names, metadata, payloads, the store.
 
 from dataclasses import dataclass
 
+from raftsched.limits import TIME_TEXT_CHARACTERS_MAX
 from raftsched.scheduler.schedule.errors import InvalidJobError
-from raftsched.scheduler.schedule.instants import parse_instant
+from raftsched.scheduler.schedule.instants import NOT_RECOGNIZED, parse_instant
 from raftsched.scheduler.schedule.schedules import Schedule, Schedules
 
 
@@ -41,13 +42,19 @@ def validate_job(
     if schedule is None and ttl is not None:
         raise InvalidJobError("job must have a schedule to have a ttl")
     parsed = None if schedule is None else schedules.parse(schedule)
-    due_ns = None if due_time is None else parse_instant(due_time, now_ns)
+    due_ns = None if due_time is None else _instant(due_time, now_ns)
     return ResolvedJob(parsed, now_ns, due_ns, None if ttl is None else _expiration_ns(ttl, due_ns, now_ns))
+
+
+def _instant(text: str, base_ns: int) -> int:
+    if len(text) > TIME_TEXT_CHARACTERS_MAX:  # each character costs time, and a request may have two billion
+        raise InvalidJobError(NOT_RECOGNIZED)
+    return parse_instant(text, base_ns)
 
 
 def _expiration_ns(ttl: str, due_ns: int | None, now_ns: int) -> int:
     try:
-        expiration_ns = parse_instant(ttl, now_ns if due_ns is None else due_ns)
+        expiration_ns = _instant(ttl, now_ns if due_ns is None else due_ns)
     except InvalidJobError:
         raise InvalidJobError("ttl format not recognized") from None
     if due_ns is not None and due_ns > expiration_ns:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 from raftsched.store._records import Generation, RecordSource
 
+Describe = Callable[[dict[str, list[tuple[bytes, bytes]]]], Sequence[tuple[str, bytes, bytes | None]]]
+
 BUCKETS: tuple[str, ...]
 """alarm auth authRoles authUsers cluster key lease members members_removed meta: etcd's, in byte order."""
 
@@ -42,7 +44,8 @@ class Backend(RecordSource):
         """Bytes that the environment takes in its file (etcd: dbSize)."""
     @property
     def in_use_bytes(self) -> int:
-        """size_bytes without free pages (etcd: dbSizeInUse). Both are refreshed by commits, at most twice a second, or by `measure_now`."""
+        """size_bytes without free pages (etcd: dbSizeInUse). Both are refreshed by `measure_now` and by each commit, but where the list
+        of free pages is so long that the walk takes more than a twentieth of the time since the last one."""
     @property
     def last_revision(self) -> tuple[int, int]:
         """(main, sub) of the last record as of the last renew; (0, 0) = none."""
@@ -87,8 +90,9 @@ class Backend(RecordSource):
         """Records in bucket `key`, tombstones included."""
 
     # -- bulk jobs: one at a time in order; each answers a job number that `bulk_completed` gives back
-    def start_hash(self) -> int:
-        """CRC-32C over all buckets, as etcd's Maintenance.Hash; result = the hash. Commit what is pending first."""
+    def start_hash(self, describe: Describe = ...) -> int:
+        """CRC-32C over all buckets, as etcd's Maintenance.Hash; result = the hash. Commit what is pending first. Moment and `describe`: see
+        `start_export`; by default the buckets are hashed as they are stored."""
     def start_copy(self, path: str) -> int:
         """Compacting copy into the new directory `path` (made 0700), synced. Result 0. Snapshot of the moment the job starts."""
     def start_scan(self, from_main: int, to_main: int, job: object) -> int:
@@ -97,12 +101,7 @@ class Backend(RecordSource):
         `job`: a PyCapsule named "raftsched.scan_job" that points to `struct { scan_fn callback; void* context; }` (`scan_fn` of
         `_records.pxd`); it is kept alive until `bulk_completed` has told the end. Result: the callback's last non-zero answer, or 0.
         """
-    def start_export(
-        self,
-        descriptor: int,
-        describe: Callable[[dict[str, list[tuple[bytes, bytes]]]], Sequence[tuple[str, bytes, bytes | None]]],
-        reserve_bytes: int,
-    ) -> int:
+    def start_export(self, descriptor: int, describe: Describe, reserve_bytes: int) -> int:
         """All ten buckets as a bbolt file, written to (a duplicate of) `descriptor`; result = its size in bytes. Commit what is pending
         first.
 

@@ -24,11 +24,16 @@ include "_lmdb/native.pxi"
 BUCKETS = tuple((<bytes> bucket_names[i]).decode() for i in range(BUCKETS_MAX))
 cdef dict BUCKET_NUMBERS = {name: number for number, name in enumerate(BUCKETS)}
 
-DESCRIBED = ("cluster", "members", "meta")  # the small buckets that an export has other pairs in
+DESCRIBED = ("cluster", "members", "meta")  # the small buckets that an etcd has other pairs in
 
 
 def side_order(tuple side):
     return BUCKET_NUMBERS[side[0]], side[1]
+
+
+def as_stored(found):
+    """What differs from the stored buckets: nothing."""
+    return []
 
 
 cdef str text_of(int error):
@@ -321,8 +326,8 @@ cdef class Backend(RecordSource):
 
     # -- bulk jobs
 
-    def start_hash(self):
-        return self.submit(BULK_HASH, None, None, 0, 0)
+    def start_hash(self, describe=as_stored):
+        return self.submit_described(BULK_HASH, describe, -1, 0)
 
     def start_copy(self, str path not None):
         if os.path.exists(path):
@@ -335,15 +340,21 @@ cdef class Backend(RecordSource):
         return self.submit(BULK_SCAN, None, job, from_main, to_main)
 
     def start_export(self, int descriptor, describe, uint64_t reserve_bytes):
+        return self.submit_described(BULK_EXPORT, describe, os.dup(descriptor), reserve_bytes)
+
+    cdef int64_t submit_described(self, backend_bulk_kind_t kind, describe, int descriptor, uint64_t reserve_bytes) except -1:
+        """Takes over `descriptor`, -1 = none."""
         cdef backend_commit_t sides
         cdef backend_bulk_t request
-        cdef backend_export_t* export
-        self.check_open()
-        export = <backend_export_t*> calloc(1, sizeof(backend_export_t))
+        cdef backend_export_t* export = <backend_export_t*> calloc(1, sizeof(backend_export_t))
+        cdef int64_t number
         if export == NULL:
+            if descriptor >= 0:
+                os.close(descriptor)
             raise MemoryError
-        export.fd = -1
+        export.fd = descriptor
         try:
+            self.check_open()
             error = mdb_txn_begin(self.handle.env, NULL, MDB_RDONLY, &export.txn)
             if error:
                 raise_fatal("read", self.path, error)
@@ -351,9 +362,8 @@ cdef class Backend(RecordSource):
             sides.sides, sides.side_count = NULL, 0
             held = self.take_sides(&sides, sorted(side, key=side_order))
             export.sides, export.side_count, export.reserve_bytes = sides.sides, sides.side_count, reserve_bytes
-            export.fd = os.dup(descriptor)
             request.number = request.result = request.error = 0
-            request.kind, request.path, request.start, request.stop = BULK_EXPORT, NULL, 0, 0
+            request.kind, request.path, request.start, request.stop = kind, NULL, 0, 0
             request.callback, request.context, request.export_ = NULL, NULL, export
             number = backend_submit_bulk(self.handle, request)
             if number < 0:

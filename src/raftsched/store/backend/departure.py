@@ -21,6 +21,8 @@ from raftsched.store.backend.files import sync_directory, write_durably
 LEFT: Final = "LEFT"
 SETTING_ASIDE: Final = "SETTING-ASIDE"
 DATA: Final = ("wal", "snap", "db.*", "JOINING*", "FORCED*", "IDS*", f"{LEFT}*")
+REMEDY: Final = "remove the file to go on as a member: if the cluster has removed this one, the start says so and changes nothing"
+_IDS: Final = re.compile(rb"([0-9a-f]{1,16}) ([0-9a-f]{1,16})\n?")
 _FOLDER: Final = re.compile(r"left-\d{8}T\d{6}Z(-\d+)?")
 
 
@@ -36,12 +38,15 @@ def read_left(directory: Path) -> tuple[int, int] | None:
     """(member id, cluster id) of the one that wants to go. Raises FatalError."""
     path = directory / LEFT
     try:
-        member_id, cluster_id = path.read_text(encoding="ascii").split()
-        return int(member_id, 16), int(cluster_id, 16)
+        text = path.read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise FatalError(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        raise _failure("read", path, error) from error
+    found = _IDS.fullmatch(text)
+    if not found:
+        raise FatalError(f"{path} is damaged: it should hold the ids of a member that asked to leave and of its cluster; {REMEDY}")
+    return int(found[1], 16), int(found[2], 16)
 
 
 def remove_left(directory: Path) -> None:

@@ -5,6 +5,7 @@
         LOCK  VERSION  wal/  snap/  db.<n>/  db.<n>.tmp/ (of Defragment)  db.<n>.incoming/ (a snapshot that is being received)
         (raftsched-1.restoring/ beside it: of a restore that has not finished)
         LEFT  SETTING-ASIDE  left-<time>/ (of a member that left its cluster, `departure.py`)  JOINING  FORCED  IDS
+    <data-dir>/member/                              the same, of `raftsched etcd`; its wal/ may lie elsewhere (--wal-dir)
 
 Invariant: nothing that is not ours is ever written to or removed; a fresh start never happens over a Dapr Scheduler's data
 (spec D13). Of several `db.<n>` the highest is in use: it got its name complete and with no commit between (Defragment), or complete and
@@ -12,6 +13,7 @@ after the log's mark (installation of a snapshot, `snapshot/install.py`).
 Must not know: what the files hold.
 """
 
+import contextlib
 import fcntl
 import os
 import re
@@ -23,9 +25,11 @@ from raftsched.store.backend import departure
 from raftsched.store.backend._lmdb import Backend, stored_applied_index
 from raftsched.store.backend.files import sync_directory as _sync
 from raftsched.store.backend.files import write_durably
+from raftsched.store.backend.removal import REMOVED_PATTERN
 
 LAYOUT = 1
 OWN_NAME = f"raftsched-{LAYOUT}"
+ETCD_NAME = "member"  # of `raftsched etcd`: where an etcd has its own wal/ and snap/
 MARKER_NAME = "dapr-scheduler-existing-cluster"
 FOREIGN_PATTERN = "dapr-*"  # dapr-0.1 in Dapr 1.14 to 1.19
 OUTGOING_PATTERN = "outgoing.*.db*"  # copies for members that are behind; never used over a start
@@ -47,18 +51,27 @@ def _make(path: Path) -> None:
         _sync(one.parent)
 
 
+def _remove(path: Path) -> None:
+    """A thread of the process that held the directory before may still be at it (`remove_later`): somebody else's success is ours.
+    Raises OSError for whatever else is in the way."""
+    while path.exists():
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path)
+
+
 class DataDirectory:
     """One member's directory, locked for this process until `close`."""
 
-    def __init__(self, data_dir: str | Path, *, instance: str | None) -> None:
-        """`instance`: `<NAMESPACE>-<id>`; None in kubernetes mode, where the volume is the member's own.
+    def __init__(self, data_dir: str | Path, *, instance: str | None, name: str = OWN_NAME, wal_dir: str = "") -> None:
+        """`instance`: `<NAMESPACE>-<id>`; None in kubernetes mode, where the volume is the member's own. `name`: of the member's
+        directory in it, OWN_NAME or ETCD_NAME. `wal_dir`: where its log lies instead.
 
         Raises FatalError (foreign or newer data, no permission), DirectoryInUseError, NoSpaceError.
         """
         root = Path(data_dir)
         base = root if instance is None else root / instance
-        self.path = base / OWN_NAME
-        self.wal_path = self.path / "wal"
+        self.path = base / name
+        self.wal_path = Path(wal_dir) if wal_dir else self.path / "wal"
         self.snap_path = self.path / "snap"
         self.set_aside = ""
         """For a log line: what became of the data of a member that has left."""
@@ -76,15 +89,16 @@ class DataDirectory:
     def _prepare(self, root: Path, base: Path) -> None:
         version = self.path / "VERSION"
         if not version.exists():
-            refuse_unfinished(self.path)
+            refuse_unfinished(root if self.path.name == ETCD_NAME else self.path)  # what a restore makes as a whole
             refuse_foreign(base)
+            refuse_etcd(self.path, self.wal_path)
         _make(self.path)
         self._take_lock()
         self._check_version(version)
         self.set_aside = departure.finish_setting_aside(self.path)
         _make(self.wal_path)
         _make(self.snap_path)
-        if not (root / MARKER_NAME).exists():
+        if self.path.name == OWN_NAME and not (root / MARKER_NAME).exists():
             write_durably(root / MARKER_NAME, "")
         if not version.exists():
             write_durably(version, f"{OWN_NAME}\n")
@@ -107,9 +121,9 @@ class DataDirectory:
         for entry in list(self.path.iterdir()):
             match = DATABASE_NAME.fullmatch(entry.name.removesuffix(".tmp"))
             if match and (entry.name.endswith(".tmp") or int(match[1]) < numbers[-1]):
-                shutil.rmtree(entry)
-        for entry in self.snap_path.glob(OUTGOING_PATTERN):
-            shutil.rmtree(entry)
+                _remove(entry)
+        for entry in (*self.snap_path.glob(OUTGOING_PATTERN), *self.path.glob(REMOVED_PATTERN), *self.snap_path.glob(REMOVED_PATTERN)):
+            _remove(entry)
         for entry in self.snap_path.glob(EXPORT_PATTERN):
             entry.unlink(missing_ok=True)
 
@@ -166,8 +180,9 @@ class DataDirectory:
         shutil.rmtree(self.copy_path, ignore_errors=True)
         return backend.start_copy(self.copy_path)
 
-    def finish_defragment(self, backend: Backend) -> None:
-        """Puts the finished copy in the database's place. All pointers into the backend become invalid.
+    def finish_defragment(self, backend: Backend) -> str:
+        """Puts the finished copy in the database's place; the path of the old one, which the caller removes. All pointers into the backend
+        become invalid.
 
         Raises ValueError, with the copy thrown away and the old database in place, if there was a commit since the copy began, and
         NoSpaceError likewise if the name does not fit. FatalError: the next start may take the copy, so nothing may be committed any more.
@@ -187,7 +202,7 @@ class DataDirectory:
         except OSError as error:
             raise FatalError(f"cannot sync {self.path}: {error.strerror}") from error
         backend.swap(new)
-        shutil.rmtree(old, ignore_errors=True)  # what stays of it goes at the next start
+        return old
 
     def discard_copy(self) -> None:
         """After a copy that failed."""
@@ -220,3 +235,15 @@ def refuse_foreign(base: Path) -> None:
                 f"Nothing was changed. With all Dapr Schedulers stopped, `raftsched snapshot restore {foreign} --data-dir <data-dir> "
                 "--name <id> --initial-cluster <list>` takes it over (all members from the same source); or use another --etcd-data-dir"
             )
+
+
+def refuse_etcd(path: Path, wal_path: Path) -> None:
+    """FatalError if data lie where ours would begin empty: ours, without the file that says so, or an etcd's."""
+    if path.is_dir() and any(DATABASE_NAME.fullmatch(entry.name) for entry in path.iterdir()):
+        raise FatalError(f"{path} holds data but no file VERSION: it is not whole. Copy all of it again, or start with an empty directory")
+    if (path / "snap" / "db").exists() or any(wal_path.glob("*.wal")):
+        raise FatalError(
+            f"{path} holds the data of an etcd: refusing to start over it. Nothing was changed. With that etcd stopped, move its data "
+            f"directory away, and `raftsched snapshot restore <moved directory> --layout etcd --data-dir {path.parent} --name <name> "
+            "--initial-cluster <list>` takes it over (all members from the same source)"
+        )

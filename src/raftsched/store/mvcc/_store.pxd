@@ -16,6 +16,7 @@ cdef extern from "native/core.h":
         uint32_t* dirty
         size_t dirty_count
         size_t scrub_left
+        uint32_t named_handle, named
 
 cdef extern from "native/answer.h":
     ctypedef struct buffer_t:

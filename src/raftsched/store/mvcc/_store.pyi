@@ -1,5 +1,6 @@
 """The contract of the native MVCC store; docs/internals.md tells how it is built."""
 
+import sys
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -34,6 +35,14 @@ class HashPlan:
         """Looks at that many keys of the index, on the loop's thread; whether all were seen."""
     def job(self) -> object:
         """After the last step: what `Backend.start_scan` runs from 0 to `revision`, on any thread."""
+
+class RangePlan:
+    """A range too large to be answered in one turn of the loop, as of `revision`, whatever is written between two steps."""
+
+    revision: int
+    def step(self, keys_max: int, bytes_max: int) -> Result | None:
+        """Looks at `keys_max` keys at most, and none more once it has found `bytes_max`; the answer once all are seen, not to be called
+        again then. COMPACTED: what it reads was compacted meanwhile."""
 
 class MvccStore:
     """All keys and their history. Decides; does no IO and reads no clock.
@@ -70,6 +79,8 @@ class MvccStore:
     def check_delete_range(self, request: bytes) -> int: ...
     def check_txn(self, request: bytes) -> int:
         """Counts operations against txn_ops_max, empty keys, duplicate keys by interval (etcd-api §1.1)."""
+    def range_is_serializable(self, request: bytes) -> bool:
+        """Whether a RangeRequest asks for a local read; False for what is none."""
     def txn_is_read_only(self, request: bytes) -> int:
         """0 = it writes; 1 = reads only, linearizable; 2 = reads only, all serializable or compares only."""
     def cost(self, kind: int, request: bytes) -> int:
@@ -88,6 +99,12 @@ class MvccStore:
     # -- read side
     def range(self, request: bytes) -> Result: ...
     def range_many(self, requests: Sequence[bytes]) -> list[Result]: ...
+    def range_some(
+        self, requests: Sequence[bytes], *, bytes_max: int, slice_keys: int, slice_bytes: int
+    ) -> tuple[list[Result], RangePlan | None]:
+        """As `range_many`, but none more once `bytes_max` of answers are reached, and ends at the first that has more than `slice_keys`
+        keys to be looked at, or more than `slice_bytes` to be sent: for that one, which is behind the answered ones, there is a plan.
+        What is sorted or filtered is answered whole."""
     def record(self, main: int, sub: int) -> bytes | None:
         """The stored KeyValue at (main, sub), pending ones included."""
     def previous(self, key: bytes, before_main: int) -> bytes | None:
@@ -111,9 +128,10 @@ class MvccStore:
         """The backend has committed and renewed its read transaction: drop the committing generation."""
 
     # -- compaction in slices
-    def scrub(self, keys_max: int) -> tuple[list[tuple[int, int, bool]], bool]:
+    def scrub(self, keys_max: int, *, records_max: int = sys.maxsize) -> tuple[list[tuple[int, int, bool]], bool]:
         """Next slice of records that the last `compact` made unreachable, as (main, sub, tombstone) to delete from the
-        backend, and whether the scrub is finished. Looks at `keys_max` keys at most, of those with history alone.
+        backend, and whether the scrub is finished. Looks at `keys_max` keys at most, of those with history alone, and names
+        `records_max` records at most, and one tombstone.
 
         Some of the records may still be pending: hand the deletions to the backend together with the *next* swapped
         generation, which it stores first. After a restart the first compaction, or `load`, finds what was not deleted."""

@@ -4,16 +4,16 @@ Invariant: a write request takes one main revision or none; it is refused before
 live record is found in exactly one of filling, committing and source (see `_store.pyi` for the moment between).
 Must not know: LMDB, Raft, clocks, watchers, what a lease is beyond its number.
 
-The parts: native/ holds the index and the codecs in C; _store/read.pxi ranges, write.pxi puts and deletes, txn.pxi
+The parts: native/ holds the index and the codecs in C; _store/read.pxi ranges, slices.pxi large ones, write.pxi puts and deletes, txn.pxi
 transactions, history.pxi everything older than now.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.object cimport PyTypeObject
+from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_SET_ITEM
 from libc.stddef cimport size_t
-from libc.stdint cimport UINT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport SIZE_MAX, UINT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memset
 
@@ -39,9 +39,11 @@ cdef enum:
     FOUND_KEPT_MAX = 65536          # found keys for which the scratch is kept
     ANSWER_KEPT_BYTES_MAX = 1048576
     RECORD_BYTES_MAX = 0x7FFFFFFF
+    LARGE = 0x10000         # no EtcdError
 
 include "_store/native.pxi"
 include "_store/read.pxi"
+include "_store/slices.pxi"
 include "_store/write.pxi"
 include "_store/txn.pxi"
 include "_store/history.pxi"
@@ -136,6 +138,10 @@ cdef class MvccStore:
             raise MemoryError
         return error
 
+    def range_is_serializable(self, bytes request not None):
+        cdef range_request parsed
+        return not range_parse(span_of(request), &parsed) and bool(parsed.serializable)
+
     def txn_is_read_only(self, bytes request not None):
         return txn_read_only(span_of(request))
 
@@ -186,10 +192,21 @@ cdef class MvccStore:
 
     def range_many(self, requests):
         cdef bytes request
-        results = []
+        return [range_result(self, request) for request in requests]
+
+    def range_some(self, requests, *, Py_ssize_t bytes_max, size_t slice_keys, Py_ssize_t slice_bytes):
+        cdef bytes request
+        cdef object found
+        cdef list results = []
         for request in requests:
-            results.append(range_result(self, request))
-        return results
+            found = range_slice(self, request, slice_keys, slice_bytes)
+            if type(found) is RangePlan:
+                return results, found
+            results.append(found)
+            bytes_max -= PyBytes_GET_SIZE(<bytes> (<tuple> found)[2])
+            if bytes_max <= 0:
+                break
+        return results, None
 
     def record(self, uint64_t main, uint32_t sub):
         cdef bint pending
@@ -294,12 +311,14 @@ cdef class MvccStore:
 
     # -- compaction in slices
 
-    def scrub(self, size_t keys_max):
-        dropped = []
-        while self.core.scrub_left and keys_max:
-            self.core.scrub_left -= 1
+    def scrub(self, size_t keys_max, *, size_t records_max=SIZE_MAX):
+        cdef list dropped = []
+        cdef size_t left
+        while self.core.scrub_left and keys_max and <size_t> len(dropped) < records_max:
             keys_max -= 1
-            scrub_entry(self, self.core.scrub_left, dropped)
+            left = records_max - <size_t> len(dropped)
+            if scrub_entry(self, self.core.scrub_left - 1, left, dropped):
+                self.core.scrub_left -= 1
         return dropped, self.core.scrub_left == 0
 
     def oldest_revision_keeping(self, uint64_t superseded_max):

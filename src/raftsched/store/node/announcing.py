@@ -55,7 +55,7 @@ class Announcing:
         options, members, own_id = self._options, self._member.applier.membership, self._member.member_id
         me = members.member(own_id)
         told: list[Awaitable[int]] = []
-        if me is not None and me.peer_urls != options.peer_urls:
+        if me is not None and me.peer_urls != options.peer_urls and not options.keeps_peer_urls:
             told.append(self._move(options.peer_urls))
         if me is None or (me.name, me.client_urls) != (options.name, options.client_urls):
             attributes = membership.encode_attributes(own_id, options.name, options.client_urls)

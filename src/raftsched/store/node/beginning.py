@@ -63,19 +63,21 @@ def force_once(
 def force_new_cluster(
     log: Log, recovered: Recovered, applied: Membership, *, applied_index: int, me: tuple[str, Sequence[str]]
 ) -> tuple[Recovered, list[int]]:
-    """`--force-new-cluster`, as etcd does it: drops what is not committed, removes all other members, makes this one a voter.
+    """`--force-new-cluster`: removes all other members, makes this one a voter.
 
     For a member that is opened and not started: `recovered` has the entries after `applied_index`, `applied` the members there, `me` is its
-    name and peer URLs. The log as it is now, and the ids that go. What a majority may have acknowledged behind this member's commit index
-    is lost: the user said so.
+    name and peer URLs. The log as it is now, and the ids that go. All of the log counts as committed, as if this member had been elected
+    (etcd drops what is behind its commit index): the index on disk is as old as the last entry, so that what was acknowledged last, and
+    applied here, lies behind it. What a majority may have acknowledged without this member is lost: the user said so.
     Raises FatalError if nothing was ever committed here, NoSpaceError.
     """
     own = recovered.metadata.node_id
     state = recovered.hard_state or HardState(0, 0, 0)
-    commit = max(min(state.commit, recovered.last_index), applied_index)
-    if not commit:
+    committed = max(min(state.commit, recovered.last_index), applied_index)
+    if not committed:
         raise FatalError(f"{log.directory}: --force-new-cluster needs the data of a cluster, and there are none")
-    kept = commit - applied_index
+    kept = _before_own_removal(recovered, own, committed - applied_index)
+    commit = applied_index + kept
     members = _members_at(applied, recovered, kept)
     going = sorted(set(members) - {own})
     entries = [membership.encode_change(membership.REMOVE_NODE, one) for one in going]
@@ -93,6 +95,19 @@ def force_new_cluster(
         return recovered, []  # it is alone already
     term = max(state.term, 1)
     return _append(log, cut, HardState(term=term, vote=state.vote, commit=last), commit + 1, term, entries), going
+
+
+def _before_own_removal(recovered: Recovered, own: int, first: int) -> int:
+    """How many of the recovered entries to keep: all, but for a removal of this member among those from `first` on, and what is behind."""
+    for position, kind in sorted(recovered.types.items()):
+        if kind == CONF_CHANGE and position >= first:
+            try:
+                change, one, *_ = membership.decode_change(recovered.datas[position])
+            except WireError:
+                continue
+            if (change, one) == (membership.REMOVE_NODE, own):
+                return position
+    return len(recovered.datas)
 
 
 def _add(member: MemberInfo) -> bytes:

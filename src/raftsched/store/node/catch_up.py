@@ -12,14 +12,14 @@ Must not know: Raft's rules, frames, what an entry means.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from raftsched import limits
 from raftsched.errors import FatalError, NoSpaceError, PeerError, StatusError
 from raftsched.ports import Log as LogPort
 from raftsched.store.node.holding import Holding
+from raftsched.store.node.streams import StreamFigures
 from raftsched.store.raft._kernel import Run
 from raftsched.store.snapshot.outgoing import Copy, Outgoing, send
 from raftsched.store.snapshot.stream import Pace, RefusedError, StreamError
@@ -33,17 +33,12 @@ IN_CATCH_UP = 2  # the kernel's state of a member's progress
 ATTEMPTS = 5  # streams for one snapshot; each goes on where the last one stopped
 RETRY_MS = 500
 
-# etcd's names where it has them
-SUCCESSES = "etcd_network_snapshot_send_success"
-FAILURES = "etcd_network_snapshot_send_failures"
-IN_FLIGHT = "etcd_network_snapshot_send_inflights_total"
-SECONDS = "etcd_network_snapshot_send_total_duration_seconds_sum"
 SENT = "raftsched_snapshot_sent_bytes_total"
 COPIES = "raftsched_snapshot_copies_total"
 BEHIND = "raftsched_catch_up_members"
 ENTRIES = "raftsched_catch_up_entries_total"
 BYTES = "raftsched_catch_up_bytes_total"
-COUNTERS = (SUCCESSES, FAILURES, IN_FLIGHT, SECONDS, SENT, ENTRIES, BYTES)
+COUNTERS = (SENT, ENTRIES, BYTES)
 
 
 class Kernel(Protocol):
@@ -99,9 +94,10 @@ class CatchUp:
         bytes_per_s: int = limits.SNAPSHOT_BYTES_PER_S,
         stall_ms: int = limits.CATCH_UP_STALL_MS,
         retry_ms: int = RETRY_MS,
+        entries_max: int | None = None,
     ) -> None:
         """`open_bulk(member, purpose)`, `connection(member)`: those of `Peers`; `wake()`: the kernel has something for its next `ready`;
-        `lines`: log lines."""
+        `lines`: log lines; `entries_max`: a member that is further behind gets a snapshot, whatever the log holds."""
         self._kernel = kernel
         self._log = log
         self._disk: Disk = log.disk
@@ -115,10 +111,12 @@ class CatchUp:
         self._pace = Pace(bytes_per_s)
         self._stall_ms = stall_ms
         self._retry_ms = retry_ms
+        self._entries_max = entries_max
         self._streams = asyncio.Semaphore(limits.SNAPSHOT_STREAMS_MAX)
         self._jobs: dict[int, _Job] = {}
         self._closed = False
         self._counts = dict.fromkeys(COUNTERS, 0.0)
+        self.streams = StreamFigures("send", mono_ns)
 
     # -- what the driver calls
 
@@ -184,6 +182,7 @@ class CatchUp:
         self._lines.info("a member is behind", member=name, next=job.next_index, applied=self._kernel.applied)
         try:
             try:
+                self._look_how_far(job)
                 await self._supply(job)
             except TooOldError as error:
                 await self._send_snapshot(job, error.oldest_index)
@@ -201,6 +200,11 @@ class CatchUp:
                 # before it is in place: it is asked.
                 self._kernel.probe(job.member)
                 self._wake()
+
+    def _look_how_far(self, job: _Job) -> None:
+        """Raises TooOldError."""
+        if self._entries_max is not None and job.next_index < (wanted := self._kernel.applied - self._entries_max):
+            raise TooOldError(job.next_index, wanted)
 
     # -- from segments
 
@@ -329,7 +333,7 @@ class CatchUp:
         for attempt in range(1, ATTEMPTS + 1):
             self._match(job)
             try:
-                with self._counted():
+                with self.streams.counted(job.member):
                     await self._stream(job, copy)
             except (StreamError, PeerError) as error:
                 if attempt == ATTEMPTS or isinstance(error, RefusedError):
@@ -350,19 +354,3 @@ class CatchUp:
 
     def _count_sent(self, size_bytes: int) -> None:
         self._counts[SENT] += size_bytes
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """One stream, in etcd's counters."""
-        began_ns = self._mono_ns()
-        self._counts[IN_FLIGHT] += 1
-        try:
-            yield
-        except BaseException:
-            self._counts[FAILURES] += 1
-            raise
-        else:
-            self._counts[SUCCESSES] += 1
-            self._counts[SECONDS] += (self._mono_ns() - began_ns) / 1e9
-        finally:
-            self._counts[IN_FLIGHT] -= 1

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from raftsched.errors import FatalError, IncarnationOverError, NoSpaceError, PeerCode, PeerError
 from raftsched.limits import FENCE_SILENT_MS
+from raftsched.ports import Labelled
 from raftsched.ports import Log as LogPort
 from raftsched.store import codec, membership
 from raftsched.store.membership import Membership
@@ -103,6 +104,7 @@ class Clustering:
                 wake=node.wake,
                 mono_ns=node.mono_ns,
                 lines=log,
+                entries_max=options.catch_up_entries,
             )
             self._receiving = Receiving(member, self._on_received, node.mono_ns, log)
             peering.requests[CHANGE_MEMBERS] = peering.requests[PROMOTE] = self._on_change
@@ -144,6 +146,10 @@ class Clustering:
 
     def look_who_is_gone(self) -> None:
         """After each change that was applied."""
+        if self._catch_up is not None:
+            members = {one.member_id for one in self.membership.members()}
+            self._catch_up.streams.keep(members)
+            self._receiving.streams.keep(members)
         self._gone.look({one.name for one in self.membership.members()}, self.membership.take_departed(), self._node.mono_ms())
 
     def dead(self, names: Collection[str]) -> Collection[str]:
@@ -176,6 +182,10 @@ class Clustering:
         own = {"etcd_server_learner_promote_successes": self.changes.promotions_total}
         return own if self._catch_up is None else {**own, **self._catch_up.counters(), **self._receiving.counters()}
 
+    def labelled(self) -> Labelled:
+        """See `ports.StoreNode`."""
+        return {} if self._catch_up is None else {**self._catch_up.streams.labelled(), **self._receiving.streams.labelled()}
+
     # -- who leads
 
     async def transfer(self, member_id: int) -> bool:
@@ -188,10 +198,14 @@ class Clustering:
 
     async def hand_over(self) -> None:
         """A leader that goes names its successor, so that nobody waits for an election."""
+        if heirs := self.heirs():
+            await self.transfer(heirs[0])
+
+    def heirs(self) -> Sequence[int]:
+        """Of a leader: the voters that it reaches, the one with the longest log first."""
         kernel = self._kernel
         matches = {member: found[0] for member, found in kernel.matches().items() if member in kernel.voter_ids and self._reaches(member)}
-        if kernel.state == LEADER and matches:
-            await self.transfer(max(matches, key=lambda member: (matches[member], member)))
+        return sorted(matches, key=lambda member: (matches[member], member), reverse=True) if kernel.state == LEADER else []
 
     def _reaches(self, member: int) -> bool:
         return self._peering is not None and self._peering.port.is_connected(member)

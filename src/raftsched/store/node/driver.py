@@ -16,7 +16,6 @@ from raftsched import limits
 from raftsched.errors import EtcdError, FatalError, IncarnationOverError, status_of
 from raftsched.ports import Log as LogPort
 from raftsched.ports import Permit
-from raftsched.store import codec
 from raftsched.store.auth.identity import wire_identity
 from raftsched.store.backend.directory import DataDirectory
 from raftsched.store.birth import Birth
@@ -28,6 +27,7 @@ from raftsched.store.node.authentication import Authentication
 from raftsched.store.node.awaiting import Awaiting
 from raftsched.store.node.callbacks import Callbacks, ChangeSinks
 from raftsched.store.node.clustering import Clustering
+from raftsched.store.node.corruption import CorruptionChecks
 from raftsched.store.node.entering import Entering
 from raftsched.store.node.face import Face
 from raftsched.store.node.figures import Figures
@@ -36,21 +36,21 @@ from raftsched.store.node.leases import Leases
 from raftsched.store.node.opening import Member, Opener
 from raftsched.store.node.options import Clock, NodeOptions, SystemClock
 from raftsched.store.node.peering import Network, Peering
+from raftsched.store.node.ranges import Ranges
 from raftsched.store.node.readiness import Readiness
+from raftsched.store.node.room import Room
 from raftsched.store.node.sinks import Nobody, Waiter
 from raftsched.store.node.snapshots import Snapshots
 from raftsched.store.node.upkeep import Upkeep
 from raftsched.store.quota import Quota
 from raftsched.store.raft._kernel import KernelError, Message
-from raftsched.store.replica import PROPOSE, Event, More, Output, Persist, Propose, Read, Tick, Unsent
+from raftsched.store.replica import LEADER, PRIVILEGED, PROPOSE, Event, More, Output, Persist, Propose, Read, Tick, Unsent
 from raftsched.store.snapshot.exporting import Exports
 from raftsched.types import INTERNAL, NOBODY, Identity, Result, ResultSink
 
-PRIVILEGED = frozenset({codec.DELETE_RANGE, codec.COMPACTION, codec.LEASE_REVOKE, codec.ALARM})  # may use the reserve of a full disk
-READS_PER_CHECK = 64
 INTERNAL_FIELDS = wire_identity(INTERNAL)
-SLOW_APPLY_S = 0.1  # etcd's warning
 STOP_TIMEOUT_MS = 10_000
+ALONE_INTERVALS = 4  # of heartbeats, between two ticks of a lone leader: nobody hears of them
 
 
 class Node(Face):
@@ -87,11 +87,12 @@ class Node(Face):
         self._pump_scheduled = False
         self._in_pump = False
         self._turn_started_ns = 0
-        self._batches: deque[tuple[int, int, int]] = deque()  # (log's batch, kernel's batch, appended at ns)
+        self._batches: deque[tuple[int, int]] = deque()  # (log's batch, kernel's batch)
         self._queued_bytes = 0  # accepted, not yet with the log
+        self._queued_count = 0
         self._next_upkeep_ms = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._figures = Figures()
+        self._figures = Figures(self._clock.mono_ns)
         self._callbacks = Callbacks(self.fail, self._figures, log)
         self._guard = self._callbacks.guard
         self._awaiting = Awaiting()
@@ -115,7 +116,10 @@ class Node(Face):
         self._awaiting.look(alone=False, mono_ms=self.mono_ms())  # to read its own data was its own turn
         try:
             await self._enter(member)
+            await self._corruption.check_start()
             self._loop.add_reader(member.log.fd, self._on_log_event)
+            for _ in range(self._options.ticks_ahead if self._network is not None and len(self._kernel.voter_ids) > 1 else 0):
+                self._host.submit(Tick())
             self._on_timer()
             late = await self._readiness.wait()
             self._failed = self._failed or late
@@ -179,6 +183,16 @@ class Node(Face):
     def _build(self, member: Member) -> None:
         options = self._options
         self._replica, self._kernel, self._store = member.replica, member.replica.kernel, member.store
+        self._figures.watch(member)
+        self._ranges = Ranges(
+            member.store,
+            self._figures,
+            self._clock,
+            guard=self._guard,
+            is_running=lambda: self._running,
+            is_guarded=lambda: self._auth.store.enabled,
+            fail=self.fail,
+        )
         self._quota = Quota(member.bound_bytes)
         self._change_sinks = ChangeSinks(member.store, self._callbacks)
         self._headers = Headers(member.cluster_id, member.member_id)
@@ -191,6 +205,8 @@ class Node(Face):
             self._clock,
             interval_ms=options.batch_interval_ms,
             limit=options.batch_limit,
+            scrub_records=options.compaction_records,
+            scrub_wait_ms=options.compaction_pause_ms,
             on_fatal=self.fail,
             on_durable=self._on_durable,
         )
@@ -211,10 +227,14 @@ class Node(Face):
             port=None if self._peering is None else self._peering.port,
         )
         self._clustering = Clustering(self, member, options, self._flusher, self._peering, self._log)
+        self._room = Room(member, self._flusher, self._clustering, self._peering, self._log)
         self._upkeep = Upkeep(self, member, options, flusher=self._flusher, quota=self._quota, peering=self._peering, log=self._log)
+        self._corruption = CorruptionChecks(self, member, options, self._peering, self._log)
         self._leases = Leases(
             member.applier.lessor,
             barrier=self.read_barrier,
+            certain=lambda: self._running and self._replica.readable,
+            header=lambda: self._headers.encode(self._store.revision),
             mono_ms=self.mono_ms,
             leader=lambda: self._kernel.leader,
             own_id=member.member_id,
@@ -260,6 +280,8 @@ class Node(Face):
             self.fail(error)
         self._answer_all()
         try:
+            await self._corruption.close()
+            await self._room.close()
             await self._clustering.close()
             self._flusher.close(commit=not self._failed and not self._ended)
             await self._snapshots.close()
@@ -366,7 +388,7 @@ class Node(Face):
             self._schedule()
 
     def _perform(self, output: Output) -> None:
-        self._queued_bytes = 0  # all that was queued is in this output, or refused
+        self._queued_bytes = self._queued_count = 0  # all that was queued is in this output, or refused
         try:
             if output.persist is not None:
                 self._persist(output.persist)
@@ -408,7 +430,7 @@ class Node(Face):
                 entries += items
             first = runs[0][0] if runs else log.last_index + 1
             batch = log.append(persist.hard_state, first, terms, entries, types=kinds if any(kinds) else None)
-        self._batches.append((batch, persist.batch, self._clock.mono_ns()))
+        self._batches.append((batch, persist.batch))
 
     def _on_log_event(self) -> None:
         try:
@@ -426,17 +448,15 @@ class Node(Face):
             return
         self._snapshots.on_synced(done)
         kernel_batch = 0
-        now_ns = self._clock.mono_ns()
         while self._batches and self._batches[0][0] <= done:
-            _, kernel_batch, appended_ns = self._batches.popleft()
-            self._figures.fsync_seconds.observe((now_ns - appended_ns) / 1e9)
+            _, kernel_batch = self._batches.popleft()
         if kernel_batch:
             self._kernel.persisted(kernel_batch)
 
     def _applied(self, output: Output) -> None:
         seconds = (self._clock.mono_ns() - self._turn_started_ns) / 1e9
         self._figures.apply_seconds.observe(seconds)
-        if seconds > SLOW_APPLY_S:
+        if seconds * 1000 > self._options.slow_apply_ms:
             self._figures.slow_apply_total += 1
             self._log.warning("applying took long", seconds=seconds, entries=output.applied)
         self._change_sinks.tell()
@@ -449,7 +469,10 @@ class Node(Face):
     def _on_timer(self) -> None:
         if not self.is_up:
             return
-        self._timer = self._loop.call_later(self._options.heartbeat_ms / 1000, self._on_timer)
+        kernel = self._kernel
+        nobody_waits = kernel.state == LEADER and kernel.voter_ids == {kernel.id} and not kernel.learner_ids
+        intervals = ALONE_INTERVALS if nobody_waits else 1
+        self._timer = self._loop.call_later(self._options.heartbeat_ms * intervals / 1000, self._on_timer)
         self.tick()
 
     def tick(self) -> None:
@@ -458,6 +481,7 @@ class Node(Face):
         self._awaiting.look(alone=not self._kernel.leader, mono_ms=now_ms)
         self._host.submit(Tick())
         self._figures.note_heartbeats(self._kernel, now_ms, self._options.heartbeat_ms)
+        self._room.tick(now_ms)
         if now_ms >= self._next_upkeep_ms:
             self._next_upkeep_ms = now_ms + upkeep.INTERVAL_MS
             self._flusher.tick()
@@ -466,6 +490,7 @@ class Node(Face):
             self._auth.tick()
             if self._readiness.over:
                 self._upkeep.tick(now_ms)
+                self._corruption.tick(now_ms)
         self._pump()
 
     def _leader_changed(self) -> None:
@@ -500,25 +525,34 @@ class Node(Face):
 
     def propose_own(self, kind: int, message: bytes, sink: ResultSink | None = None) -> None:
         """A proposal of the node's own."""
-        self._host.propose(Propose(kind, [message], [0], sink or Nobody(), identity=INTERNAL_FIELDS), lambda: None)
+        sink = sink or Nobody()
+        event = Propose(kind, [message], [0], sink, identity=INTERNAL_FIELDS)
+        self._host.propose(event, lambda: self._refuse([0], sink, EtcdError.TOO_MANY_REQUESTS))
         self._schedule()
 
     def _refusal(self, kind: int, messages: Sequence[bytes], total_bytes: int) -> EtcdError:
         """Whether a batch must be refused at the door; one comparison each, far from the bounds."""
         if not self._running or self._failed or self._ended:
             return EtcdError.STOPPED
+        leads = self._kernel.state == LEADER
         if kind not in PRIVILEGED:
-            if self._flusher.stalled:
-                return EtcdError.NO_SPACE  # until LMDB takes again what it could not; retried each second
-            if self._store.pending_bytes > limits.PENDING_RECORDS_BYTES_MAX:
+            if self._room.stuck or (leads and self._flusher.stalled):
+                return EtcdError.NO_SPACE  # until the disk takes again what it could not; tried again all the time
+            if self._store.pending_bytes > limits.PENDING_RECORDS_BYTES_MAX or self._crowded(len(messages), total_bytes):
                 return EtcdError.TOO_MANY_REQUESTS
             if self._over_quota(kind, messages, total_bytes):
                 self._upkeep.raise_no_space(self.mono_ms())
                 return EtcdError.NO_SPACE
+        if not leads:
+            return EtcdError.OK  # whether there is room for it is the leader's to say
         waiting = self._queued_bytes + self._member.log.queued_bytes
         if not self._member.log.has_room(waiting + total_bytes, privileged=kind in PRIVILEGED):
             return EtcdError.NO_SPACE
         return EtcdError.OK
+
+    def _crowded(self, count: int, size_bytes: int) -> bool:
+        """Whether that many more would wait behind too many: those that the replica counts, and those that it has not yet seen."""
+        return not self._replica.waiters.has_room(self._queued_count + count, self._queued_bytes + size_bytes)
 
     def _over_quota(self, kind: int, messages: Sequence[bytes], total_bytes: int) -> bool:
         if not self._quota.refused(kind, messages, total_bytes, self._flusher.used_bytes, self._store.cost):
@@ -545,10 +579,14 @@ class Node(Face):
             for message, token in zip(messages, tokens, strict=True):  # some may still fit
                 self.propose_many(kind, [message], [token], sink, identity=identity, term=term)
             return
+        if error == EtcdError.NO_SPACE:
+            self._upkeep.after_alarm(lambda: self._refuse(tokens, sink, error))
+            return
         if error:
             self._refuse(tokens, sink, error)
             return
         self._queued_bytes += total_bytes
+        self._queued_count += len(messages)
         fields = b"" if identity is NOBODY else wire_identity(identity)
         event = Propose(kind, messages, tokens, sink, term, fields)
         self._host.propose(event, lambda: self._refuse(tokens, sink, EtcdError.TOO_MANY_REQUESTS))
@@ -567,40 +605,15 @@ class Node(Face):
             if error:
                 sink.on_results(tokens, [(error, self._store.revision, b"")] * len(tokens))
             else:
-                self._serve(messages, tokens, sink, 0, permit)
+                self._serve(messages, tokens, sink, permit)
 
         if self._running and self._replica.readable:
             self._guard(serve, 0)
         else:
             self._read(serve)
 
-    def _serve(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink, start: int, permit: Permit | None) -> None:
-        """Ranges in slices of the loop; each slice is permitted when it is read."""
-        if len(messages) <= READS_PER_CHECK:
-            self._serve_slice(messages, tokens, sink, permit)
-            return
-        stop_ns = self._clock.mono_ns() + limits.LOOP_SLICE_MS * 1_000_000
-        while start < len(messages):
-            end = start + READS_PER_CHECK
-            self._serve_slice(messages[start:end], tokens[start:end], sink, permit)
-            start = end
-            if start < len(messages) and self._clock.mono_ns() >= stop_ns:
-                self._loop.call_soon(self._guard, self._serve, messages, tokens, sink, start, permit)
-                return
-
-    def _serve_slice(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink, permit: Permit | None) -> None:
-        if permit is not None and self._auth.store.enabled:
-            tokens, messages = permit(tokens, messages)
-        sink.on_results(tokens, self._ranges(messages))
-
-    def _ranges(self, messages: Sequence[bytes]) -> Sequence[Result]:
-        """A store that cannot be read ends the node, but not without an answer."""
-        if self._running:
-            try:
-                return self._store.range_many(messages)
-            except FatalError as error:
-                self.fail(error)
-        return [(EtcdError.STOPPED, self._store.revision, b"")] * len(messages)
+    def _serve(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink, permit: Permit | None) -> None:
+        self._ranges.serve(messages, tokens, sink, permit)
 
     def _read(self, serve: Callable[[int], None]) -> None:
         if self.is_up:
@@ -613,7 +626,11 @@ class Node(Face):
         self._schedule()
 
     def read_local(self, message: bytes) -> Result:
-        return self._ranges([message])[0]
+        return self._ranges.at_once(message)
+
+    def read_local_many(self, messages: Sequence[bytes], tokens: Sequence[int], sink: ResultSink) -> None:
+        """See `ports.StoreNode`."""
+        self._guard(self._ranges.serve, messages, tokens, sink, None)
 
     def read_barrier(self) -> Awaitable[None]:
         """See `ports.StoreNode`."""

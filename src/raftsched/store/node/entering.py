@@ -38,7 +38,7 @@ class Entering:
         self._awaiting = awaiting
         self._peering, self._options, self._log, self._mono_ms = peering, options, log, mono_ms
         self._listed = [Listed(name, tuple(urls)) for name, urls in options.listed.items()]
-        self._own = Listed(options.name, options.listed[options.name])
+        self._own = Listed(options.founder, options.listed[options.founder])
         self._forming = Forming(self._own, self._listed, form_wait_ms=options.form_wait_ms, cluster_token=options.cluster_token)
         self._reception = Reception(self, self._forming, log=log, mono_ms=mono_ms)
         self._member: Member | None = None
@@ -69,6 +69,7 @@ class Entering:
             mono_ms=self._mono_ms,
             version=self._options.cluster_version,
             looked=lambda alone: self._awaiting.look(alone=alone, mono_ms=self._mono_ms()),
+            state=self._options.cluster_state,
         )
         decided = await settling.settle()
         if isinstance(decided, Form):
@@ -117,7 +118,8 @@ class Entering:
         answers = keep_checking(self.member_id, self._require_state, ask, log=log, mono_ms=mono_ms)
         strangers = keep_checking_list(self._require_state, self._listed, ask, self._reception.strange, log=log, mono_ms=mono_ms)
         self._tasks += [asyncio.create_task(self._keep_checking(one, fail)) for one in (answers, strangers)]
-        self._tasks.append(asyncio.create_task(keep_telling(self._peering, self.member_id, self._options.peer_urls)))
+        if not self._options.keeps_peer_urls:
+            self._tasks.append(asyncio.create_task(keep_telling(self._peering, self.member_id, self._options.peer_urls)))
         looking = keep_looking(self._peering, self.member_id, lambda: self.leader_id, self._require_state, self._peering.port.ask)
         self._tasks.append(asyncio.create_task(looking))
         marker = Marker(self._member.directory.path)
@@ -141,12 +143,11 @@ class Entering:
         member, clustering = self._member, self._clustering
         members, promotion = member.applier.membership, Change(ADD_NODE, member.member_id, promotion=True)
 
-        def is_voter() -> bool:
-            me = members.member(member.member_id)
-            return me is not None and not me.is_learner
+        def me() -> MemberInfo | None:
+            return members.member(member.member_id)
 
         try:
-            await promote_self(marker, is_voter, lambda: clustering.changes.change(promotion), log=self._log, mono_ms=self._mono_ms)
+            await promote_self(marker, me, lambda: clustering.changes.change(promotion), log=self._log, mono_ms=self._mono_ms)
         except FatalError as error:
             fail(error)
 

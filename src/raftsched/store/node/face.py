@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from raftsched.errors import EtcdError, FatalError, GrpcCode, StatusError, status_of
-from raftsched.ports import ChangeSink, Duties, StoreStatus
+from raftsched.ports import ChangeSink, Duties, Labelled, StoreStatus
 from raftsched.store.codec import Headers
 from raftsched.store.host import ReplicationHost
 from raftsched.store.membership import ADD_LEARNER, ADD_NODE, REMOVE_NODE
@@ -16,16 +16,20 @@ from raftsched.store.mvcc._store import MvccStore
 from raftsched.store.node.authentication import Authentication
 from raftsched.store.node.callbacks import ChangeSinks
 from raftsched.store.node.clustering import Clustering
-from raftsched.store.node.figures import Figures, Samples
+from raftsched.store.node.downgrading import Downgrading
+from raftsched.store.node.figures import Figures
 from raftsched.store.node.flush import Flusher
 from raftsched.store.node.leases import Leases
 from raftsched.store.node.members import Change
+from raftsched.store.node.metrics import Samples
 from raftsched.store.node.opening import Member
 from raftsched.store.node.options import Clock, NodeOptions
+from raftsched.store.node.room import Room
+from raftsched.store.node.snapshots import Snapshots
 from raftsched.store.quota import Quota
 from raftsched.store.raft._kernel import Kernel
 from raftsched.store.replica import LEADER, Replica
-from raftsched.store.snapshot.exporting import Export, Exports
+from raftsched.store.snapshot.exporting import Export, Exports, describe
 from raftsched.types import MemberInfo
 
 
@@ -42,8 +46,10 @@ class Face(ABC):
     _quota: Quota
     _flusher: Flusher
     _exports: Exports
+    _snapshots: Snapshots
     _host: ReplicationHost
     _clustering: Clustering
+    _room: Room
     _leases: Leases
     _auth: Authentication
     _figures: Figures
@@ -53,6 +59,8 @@ class Face(ABC):
     def fail(self, error: Exception) -> None: ...
     @abstractmethod
     def read_barrier(self) -> Awaitable[None]: ...
+    @abstractmethod
+    def propose_and_wait(self, kind: int, message: bytes) -> Awaitable[int]: ...
     @property
     @abstractmethod
     def is_up(self) -> bool:
@@ -93,6 +101,12 @@ class Face(ABC):
         return bool(learners) and self._member.member_id in learners
 
     @property
+    def stays_learner(self) -> bool:
+        """Whether it was added as a learner, so that somebody else is to promote it."""
+        me = self._member.applier.membership.member(self.member_id)
+        return me is not None and me.stays_learner
+
+    @property
     def revision(self) -> int:
         return self._store.revision
 
@@ -124,10 +138,12 @@ class Face(ABC):
     async def change_members(self, change: int, member_id: int, peer_urls: Sequence[str], *, is_learner: bool) -> Sequence[MemberInfo]:
         """See `ports.MemberNode`."""
         kind = ADD_LEARNER if change == ADD_NODE and is_learner else change
-        return await self._clustering.changes.change(Change(kind, member_id, tuple(peer_urls)))
+        return await self._clustering.changes.change(Change(kind, member_id, tuple(peer_urls), stays=kind == ADD_LEARNER))
 
     async def leave(self) -> Sequence[MemberInfo]:
         """See `ports.MemberNode`."""
+        if self._options.wal_dir:
+            raise StatusError(GrpcCode.FAILED_PRECONDITION, "a member with --wal-dir is removed by another one: its log is not set aside")
         changes, removal = self._clustering.changes, Change(REMOVE_NODE, self.member_id)
         return await self._clustering.leaving.leave(changes.may_leave, lambda: changes.change(removal))
 
@@ -183,6 +199,10 @@ class Face(ABC):
         """See `ports.StoreNode`."""
         return await self._leases.renew(lease)
 
+    def lease_answer_now(self, message: bytes) -> bytes | None:
+        """See `ports.StoreNode`."""
+        return self._leases.answer_now(message)
+
     async def lease_time_to_live(self, lease: int, *, keys: bool) -> tuple[int, int, Sequence[bytes]]:
         """See `ports.StoreNode`."""
         return await self._leases.time_to_live(lease, keys=keys)
@@ -207,11 +227,16 @@ class Face(ABC):
         return StoreStatus(
             db_size=backend.size_bytes,
             db_size_in_use=backend.in_use_bytes,
-            quota=self._quota.limit_bytes,
+            quota=self._quota.limit_bytes or self._options.quota_bytes,  # below 0 = none
             raft_index=self._kernel.commit,
             applied_index=self._kernel.applied,
             is_learner=self.is_learner,
+            downgrade_target=self._member.applier.membership.downgrade_target,
         )
+
+    async def downgrade(self, action: int, version: str) -> str:
+        """See `ports.MemberNode`."""
+        return await Downgrading(self._member.applier.membership, self.read_barrier, self.propose_and_wait).ask(action, version)
 
     async def scrubbed(self) -> None:
         await self._flusher.scrubbed()
@@ -224,7 +249,7 @@ class Face(ABC):
             raise StatusError(GrpcCode.INTERNAL, str(error)) from error
 
     async def hash(self) -> int:
-        return await self._flusher.hash()
+        return await self._flusher.hash(describe)
 
     async def hash_kv(self, revision: int) -> tuple[int, int, int]:
         """See `ports.StoreNode`."""
@@ -240,8 +265,13 @@ class Face(ABC):
 
     def counters(self) -> Mapping[str, float]:
         """See `ports.StoreNode`."""
-        return {**self._figures.counters(self._member, self._quota, self._flusher), **self._clustering.counters()}
+        counted = self._figures.counters(self._member, self._quota, self._flusher)
+        return {**counted, **self._clustering.counters(), **self._room.counters()}
 
     def histograms(self) -> Mapping[str, Samples]:
         """See `ports.StoreNode`."""
-        return self._figures.histograms(self._flusher)
+        return self._figures.histograms(self._member, self._flusher, self._snapshots)
+
+    def labelled(self) -> Labelled:
+        """See `ports.StoreNode`."""
+        return {**self._figures.labelled(self._options.features), **self._clustering.labelled()}

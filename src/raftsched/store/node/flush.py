@@ -14,13 +14,22 @@ from raftsched.errors import EtcdError, FatalError, GrpcCode, NoSpaceError, Stat
 from raftsched.store.apply import Applier, revision_key
 from raftsched.store.backend._lmdb import Backend
 from raftsched.store.backend.directory import DataDirectory
+from raftsched.store.backend.removal import remove_later
 from raftsched.store.mvcc._store import HashPlan, MvccStore
-from raftsched.store.node.metrics import DEFRAGMENT_BOUNDS, ETCD_DISK_BOUNDS, HASH_BOUNDS, Histogram
+from raftsched.store.node.metrics import (
+    COMPACTION_BOUNDS,
+    DEFRAGMENT_BOUNDS,
+    ETCD_DISK_BOUNDS,
+    HASH_BOUNDS,
+    INDEX_PAUSE_BOUNDS,
+    Histogram,
+)
 from raftsched.store.node.options import Clock
 
 RETRY_MS = 1_000
-SCRUB_KEYS = 512
-SCRUB_DELETES_MAX = 100_000  # waiting for a commit; beyond, the scrub pauses
+SCRUB_KEYS = 512  # looked at between two looks at the clock
+SCRUB_RECORDS = 2_000  # named between two looks at the clock: a key may have a million
+SCRUB_DELETES_MAX = 50_000  # waiting for a commit; beyond, the scrub pauses
 WAIT_MS = 60_000
 LONG_JOBS_MAX = 16  # hashes and Defragment, one at a time; who comes beyond is told to come again
 HASH_STEP_KEYS = 2_048
@@ -42,9 +51,12 @@ class Flusher:
         *,
         interval_ms: int,
         limit: int,
+        scrub_records: int,
+        scrub_wait_ms: int,
         on_fatal: Callable[[FatalError], None],
         on_durable: Callable[[], None],
     ) -> None:
+        """`scrub_records`, `scrub_wait_ms`: `NodeOptions.compaction_records` and its pause."""
         self._backend = backend
         self._store = store
         self._applier = applier
@@ -52,6 +64,8 @@ class Flusher:
         self._clock = clock
         self._interval_ms = interval_ms
         self._limit = limit
+        self._scrub_records = scrub_records
+        self._scrub_wait_s = scrub_wait_ms / 1000
         self._on_fatal = on_fatal
         self._on_durable = on_durable
         self._loop = asyncio.get_running_loop()
@@ -85,6 +99,9 @@ class Flusher:
         self.defragment_seconds = Histogram(DEFRAGMENT_BOUNDS)
         self.copy_seconds = Histogram(DEFRAGMENT_BOUNDS)
         self.export_seconds = Histogram(DEFRAGMENT_BOUNDS)
+        self.scrub_pause_ms = Histogram(INDEX_PAUSE_BOUNDS)
+        self.scrub_ms = Histogram(COMPACTION_BOUNDS)
+        self._scrub_begun_ns = clock.mono_ns()
         self._loop.add_reader(backend.fd, self._on_commit_event)
         self._loop.add_reader(backend.bulk_fd, self._on_bulk_event)
         if self._scrubbing:
@@ -101,6 +118,8 @@ class Flusher:
         self._fresh_entries += count
         if self._applier.compacted_to > self._scrub_target:
             self._scrub_target = self._applier.compacted_to
+            if not self._scrubbing:
+                self._scrub_begun_ns = self._clock.mono_ns()
             self._scrubbing = True
             self._schedule_scrub()
         self._arm()
@@ -230,28 +249,40 @@ class Flusher:
 
     def _schedule_scrub(self) -> None:
         if self._scrub_timer is None and not self._closed:
-            self._scrub_timer = self._loop.call_later(0.001, self._scrub)
+            self._scrub_timer = self._loop.call_later(self._scrub_wait_s, self._scrub)
 
     def _scrub(self) -> None:
         """One slice; between slices everything else has its turn."""
         self._scrub_timer = None
         if self._closed or not self._scrubbing or self._hashing:
             return
-        stop_ns = self._clock.mono_ns() + limits.LOOP_SLICE_MS * 500_000
-        while len(self._deletes) < SCRUB_DELETES_MAX:
-            deletes, finished = self._store.scrub(SCRUB_KEYS)
+        begun_ns = self._clock.mono_ns()
+        finished = self._scrub_until(begun_ns + limits.LOOP_SLICE_MS * 500_000)
+        now_ns = self._clock.mono_ns()
+        self.scrub_pause_ms.observe((now_ns - begun_ns) / 1e6)
+        if finished:
+            self._scrubbing = False
+            self.compacted_at_s = self._clock.wall_ms() // 1000
+            self.scrub_ms.observe((now_ns - self._scrub_begun_ns) / 1e6)
+        self._arm()
+        if finished:
+            return
+        if len(self._deletes) < SCRUB_DELETES_MAX:
+            self._schedule_scrub()  # else the end of a commit does
+
+    def _scrub_until(self, stop_ns: int) -> bool:
+        """Whether nothing is left."""
+        left = self._scrub_records or SCRUB_DELETES_MAX
+        while left > 0 and len(self._deletes) < SCRUB_DELETES_MAX:
+            deletes, finished = self._store.scrub(SCRUB_KEYS, records_max=min(left, SCRUB_RECORDS))
+            left -= len(deletes)
             self._deletes += deletes
             self.scrubbed_keys_total += len(deletes)
             if finished:
-                self._scrubbing = False
-                self.compacted_at_s = self._clock.wall_ms() // 1000
-                self._arm()
-                return
+                return True
             if self._clock.mono_ns() >= stop_ns:
                 break
-        self._arm()
-        if len(self._deletes) < SCRUB_DELETES_MAX:
-            self._schedule_scrub()  # else the end of a commit does
+        return False
 
     @property
     def scrubbing(self) -> bool:
@@ -264,6 +295,7 @@ class Flusher:
             self._scrub_waiters.append(future)
             self._arm()
             await future
+        self.measure()  # who compacts, then asks how much is in use, has the answer of after
 
     # -- bulk jobs
 
@@ -301,11 +333,12 @@ class Flusher:
         finally:
             self._long_jobs -= 1
 
-    async def hash(self) -> int:
+    async def hash(self, describe: Describe) -> int:
+        """Of everything that is applied now, as an etcd has it stored. See `Backend.start_hash`."""
         async with self._alone(self.hash_seconds):
             await self.settle()
             self._check_open()
-            return await self._job(self._backend.start_hash())
+            return await self._job(self._backend.start_hash(describe))
 
     async def hash_kv(self, revision: int) -> tuple[int, int, int]:
         """(hash, compact revision, hash revision) of `revision`, 0 = the present one; read from LMDB on its bulk thread."""
@@ -357,6 +390,11 @@ class Flusher:
                 raise
 
     @property
+    def open_reads(self) -> int:
+        """LMDB's read transactions: the loop's own, and one of each job on the bulk thread."""
+        return 1 + len(self._jobs)
+
+    @property
     def defragmenting(self) -> bool:
         return self._paused
 
@@ -376,7 +414,7 @@ class Flusher:
                 except BaseException:
                     self._directory.discard_copy()
                     raise
-                self._directory.finish_defragment(self._backend)
+                old = self._directory.finish_defragment(self._backend)
                 self._backend.measure_now()
                 self._unmeasured_bytes = 0
             except FatalError:
@@ -387,6 +425,8 @@ class Flusher:
                     raise StatusError(GrpcCode.RESOURCE_EXHAUSTED, str(error)) from error
                 raise
             self._resume()
+            if (removal := remove_later(old)) is not None:
+                await removal  # whoever asked finds the space given back
 
     def _resume(self) -> None:
         self._paused = False

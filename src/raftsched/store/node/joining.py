@@ -21,6 +21,8 @@ from raftsched.store.asks import Granted, JoinAsk, Later, Look, Refused
 from raftsched.store.codec import WireError
 from raftsched.store.forming import Form, Forming, Join, Refuse
 from raftsched.store.membership import decode_json, encode_json
+from raftsched.store.node.bootstrapping import objection
+from raftsched.store.node.options import ClusterState
 from raftsched.store.node.versions import check_version
 from raftsched.types import MemberInfo
 
@@ -67,9 +69,12 @@ class Settling:
         mono_ms: Callable[[], int],
         version: str = "",
         looked: Callable[[bool], None] = lambda _alone: None,
+        state: ClusterState = "any",
     ) -> None:
-        """`version`: the own one, "" = joins any cluster. `looked(alone)`: whether there is none to join."""
+        """`version`: the own one, "" = joins any cluster. `looked(alone)`: whether there is none to join. `state`: what the member is
+        told to expect."""
         self.forming = forming
+        self._state = state
         self._looked = looked
         self._version = version
         self._own = own
@@ -94,6 +99,8 @@ class Settling:
         self._news.clear()
         decision = self.forming.decide(self._mono_ms())
         self._looked(not isinstance(decision, Join))
+        if line := objection(self._state, self._own, decision, all_asked=self.forming.all_asked):
+            raise FatalError(line)
         if isinstance(decision, Form):
             self._log.info("forming a new cluster", cluster=f"{decision.cluster_id:x}", members=len(decision.members))
             return decision
@@ -184,12 +191,20 @@ class Marker:
     def read(self) -> tuple[MemberInfo, ...] | None:
         """The members as they were; None = this member did not join by itself, or votes."""
         try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-            return tuple(decode_json(line.encode()) for line in lines)
+            members = tuple(map(decode_json, self._path.read_bytes().splitlines()))
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError, WireError) as error:
-            raise FatalError(f"cannot read {self._path}: {error}") from error
+        except OSError as error:
+            raise FatalError(f"cannot read {self._path}: {error.strerror}") from error
+        except WireError as error:
+            raise self._damaged(str(error)) from error
+        if not members:
+            raise self._damaged("it is empty")
+        return members
+
+    def _damaged(self, how: str) -> FatalError:
+        remedy = f"this member joined by itself and does not vote yet, so it can begin anew: empty {self._path.parent} and start it again"
+        return FatalError(f"{self._path} is damaged, it should hold the members of the cluster, one a line: {how}; {remedy}")
 
     def remove(self) -> None:
         """Idempotent."""
@@ -208,15 +223,17 @@ class Marker:
 
 
 async def promote_self(
-    marker: Marker, is_voter: Callable[[], bool], promote: Callable[[], Awaitable[object]], *, log: Log, mono_ms: Callable[[], int]
+    marker: Marker, me: Callable[[], MemberInfo | None], promote: Callable[[], Awaitable[object]], *, log: Log, mono_ms: Callable[[], int]
 ) -> None:
-    """Asks every 200 ms until this member votes, then takes the marker away. `promote` raises StatusError: not yet."""
+    """Asks every 200 ms until this member votes, then takes the marker away; who was added as a learner waits for who promotes it. `me()`:
+    what this member's log has told of it. `promote` raises StatusError: not yet."""
     say = Said(log, mono_ms)
-    while not is_voter():
-        try:
-            await promote()
-        except StatusError as error:
-            say("this learner is not a voter yet", reason=error.message)
+    while (known := me()) is None or known.is_learner:
+        if known is not None and not known.stays_learner:
+            try:
+                await promote()
+            except StatusError as error:
+                say("this learner is not a voter yet", reason=error.message)
         await asyncio.sleep(PROMOTE_INTERVAL_MS / 1000)
     marker.remove()
     log.info("this member votes")

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from raftsched.errors import EtcdError, PeerError, StatusError, status_of
 from raftsched.store import codec
+from raftsched.store._wire import sole_number, two_numbers
 from raftsched.store.codec import WireError, varint_field
 from raftsched.store.lease import Lessor
 from raftsched.store.transport.ports import LEASE_TIME_TO_LIVE, RENEW_LEASE
@@ -33,15 +34,20 @@ class Leases:
         lessor: Lessor,
         *,
         barrier: Callable[[], Awaitable[None]],
+        certain: Callable[[], bool],
+        header: Callable[[], bytes],
         mono_ms: Callable[[], int],
         leader: Callable[[], int],
         own_id: int,
         ask: Ask | None,
         timeout_ms: int,
     ) -> None:
-        """`leader()`: 0 = none is known. `ask`: None = there is no other member."""
+        """`certain()`: whether `barrier` has nothing to wait for. `header()`: of an answer, at the present revision. `leader()`: 0 = none
+        is known. `ask`: None = there is no other member."""
         self._lessor = lessor
         self._barrier = barrier
+        self._certain = certain
+        self._header = header
         self._mono_ms = mono_ms
         self._leader = leader
         self._own_id = own_id
@@ -56,6 +62,15 @@ class Leases:
         await self._barrier()  # leadership is confirmed; also waits for what was granted before
         if not self._lessor.primary:
             raise status_of(EtcdError.NO_LEADER)
+
+    def answer_now(self, message: bytes) -> bytes | None:
+        """See `ports.StoreNode.lease_answer_now`. The header is made in the same turn: its revision is as old as the answer's truth."""
+        lessor = self._lessor
+        if not lessor.primary or not self._certain():
+            return None
+        lease = sole_number(message)
+        ttl_s = -1 if lease is None else lessor.renew(lease, self._mono_ms())
+        return None if lease is None or ttl_s < 0 else two_numbers(self._header(), lease, ttl_s)
 
     async def _renew_here(self, lease: int) -> int:
         await self._lead()

@@ -62,7 +62,8 @@ _UNANSWERED: Final[Mapping[int, EtcdError]] = {
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What somebody wants: ADD_NODE or ADD_LEARNER with URLs, REMOVE_NODE, UPDATE_NODE with URLs; `promotion`: ADD_NODE of a learner.
+    """What somebody wants: ADD_NODE or ADD_LEARNER with URLs, REMOVE_NODE, UPDATE_NODE with URLs; `promotion`: ADD_NODE of a learner;
+    `stays`: ADD_LEARNER of one that is not to promote itself.
 
     `only_asked`: it is not to be done, but would it? Never in the bytes: a leader that did not know the field would do it.
     """
@@ -72,6 +73,7 @@ class Change:
     peer_urls: tuple[str, ...] = ()
     promotion: bool = False
     only_asked: bool = False
+    stays: bool = False
 
 
 class Identity(Protocol):
@@ -125,6 +127,7 @@ class ChangeHost(Protocol):
 
 def encode_request(change: Change) -> bytes:
     head = varint_field(1, change.kind) + varint_field(2, change.member_id) + varint_field(3, change.promotion)
+    head += varint_field(5, change.stays)
     return head + b"".join(bytes_field(4, url.encode()) for url in change.peer_urls)
 
 
@@ -141,7 +144,7 @@ def decode_request(payload: bytes) -> Change:
     kind = numbers.get(1, 0)
     if kind not in (ADD_NODE, ADD_LEARNER, REMOVE_NODE, UPDATE_NODE):
         raise WireError(f"no change {kind}")
-    return Change(kind, numbers.get(2, 0), urls, bool(numbers.get(3, 0)))
+    return Change(kind, numbers.get(2, 0), urls, bool(numbers.get(3, 0)), stays=bool(numbers.get(5, 0)))
 
 
 def encode_members(members: Sequence[MemberInfo]) -> bytes:
@@ -181,8 +184,9 @@ class MembershipChanges:
         if change.kind in (ADD_NODE, ADD_LEARNER, UPDATE_NODE) and not change.promotion:
             urls = parse_peer_urls(change.peer_urls)
             if urls is None:
-                raise status_of(EtcdError.BAD_MEMBER_URLS)
-            change = Change(change.kind, change.member_id, urls)
+                unknown = change.kind == UPDATE_NODE and self._host.membership.member(change.member_id) is None
+                raise status_of(EtcdError.MEMBER_NOT_FOUND if unknown else EtcdError.BAD_MEMBER_URLS)  # etcd never looks at its URLs
+            change = replace(change, peer_urls=urls)
         return await self._persist(change)
 
     async def may_leave(self) -> None:
@@ -303,7 +307,7 @@ class MembershipChanges:
         member_id = change.member_id
         if change.kind in (ADD_NODE, ADD_LEARNER) and not change.promotion:
             member_id = self._fresh_id(change.peer_urls)
-        member = MemberInfo(member_id, "", change.peer_urls, (), change.kind == ADD_LEARNER)
+        member = MemberInfo(member_id, "", change.peer_urls, (), change.kind == ADD_LEARNER, change.stays)
         if change.promotion:
             member = host.membership.member(member_id) or member
         if error := reconfigure.check(change.kind, member, host.view(), rules, promotion=change.promotion):
@@ -355,11 +359,14 @@ class MembershipChanges:
         plan = plan_join(name, peer_urls, host.view(), host.silent_ms(), self._rules, is_added=self._was_added)
         if plan.later:
             return Later(plan.later)
+        stays = False
         for member_id in plan.remove:
+            older = host.membership.member(member_id)
+            stays = stays or (older is not None and older.stays_learner)
             await self._lead(Change(REMOVE_NODE, member_id), self._rules)
         member_id = plan.reuse
         if not member_id:
-            members = await self._lead(Change(ADD_LEARNER, 0, peer_urls), lenient)
+            members = await self._lead(Change(ADD_LEARNER, 0, peer_urls, stays=stays), lenient)
             member_id = next(one.member_id for one in members if one.peer_urls == peer_urls)
         if error := await host.publish(member_id, name, (), term):
             raise status_of(error)

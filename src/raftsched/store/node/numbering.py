@@ -9,6 +9,7 @@ Must not know: who uses the ids.
 """
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Final
 
@@ -20,17 +21,22 @@ from raftsched.store.codec import RequestIds
 FILE_NAME: Final = "IDS"
 RESERVE: Final = 1 << 24  # ids: a minute of the clock, minutes of the heaviest traffic; what a restart skips at most
 RETRY_MS: Final = 10_000
+NUMBER: Final = re.compile(rb"[0-9a-f]{1,16}\n?")
+REMEDY: Final = "if this machine's clock was not set back since the last start, remove the file: ids begin at the clock again"
 
 
 def read_ceiling(directory: Path) -> int:
     """What `RequestIds.skip_past` takes; 0 = there is none. Raises FatalError."""
     path = directory / FILE_NAME
     try:
-        return int(path.read_text(encoding="ascii"), 16)
+        text = path.read_bytes()
     except FileNotFoundError:
         return 0
-    except (OSError, ValueError) as error:
-        raise FatalError(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        raise FatalError(f"cannot read {path}: {error.strerror}") from error
+    if not NUMBER.fullmatch(text):
+        raise FatalError(f"{path} is damaged: it should hold one hexadecimal number, the end of the request ids in use; {REMEDY}")
+    return int(text, 16)
 
 
 class Numbering:

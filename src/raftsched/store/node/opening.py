@@ -88,7 +88,7 @@ def space_bound(options: NodeOptions, path: Path) -> int:
 
 def claim(options: NodeOptions) -> DataDirectory:
     """Locks the data directory: until then nothing is said to anyone in this member's name. Raises what `DataDirectory` raises."""
-    return DataDirectory(options.data_dir, instance=options.instance)
+    return DataDirectory(options.data_dir, instance=options.instance, name=options.directory_name, wal_dir=options.wal_dir)
 
 
 class Opener:
@@ -111,7 +111,7 @@ def open_member(options: NodeOptions, clock: Clock, directory: DataDirectory | N
         try:
             bound_bytes = space_bound(options, directory.path)
             log, recovered, fresh = _open_log(
-                options, directory, backend, bound_bytes, birth or found(options.name, options.listed, options.cluster_token)
+                options, directory, backend, bound_bytes, birth or found(options.founder, options.listed, options.cluster_token)
             )
             try:
                 return assemble(
@@ -223,6 +223,7 @@ def assemble(
         backend.bucket_items("members_removed"),
         backend.bucket_get("cluster", b"clusterVersion"),
         backend.bucket_get("cluster", membership.INCARNATION_KEY),
+        backend.bucket_get("cluster", membership.DOWNGRADE_KEY),
     )
     auth = AuthStore(side.write, tokens=SimpleTokens((options.auth_token_ttl_s or limits.AUTH_TOKEN_TTL_S) * 1_000))
     auth.load(backend.bucket_items("auth"), backend.bucket_items("authUsers"), backend.bucket_items("authRoles"))
@@ -286,7 +287,7 @@ def _make_kernel(
             election_ticks_min=low,
             election_ticks_max=high,
             retry_ticks_max=max(options.election_retry_ms_max // options.heartbeat_ms, 1),
-            uncommitted_bytes_max=4 << 30,
+            uncommitted_bytes_max=limits.UNCOMMITTED_BYTES_MAX,
             apply_entries_max=256,
         )
     except KernelError as error:

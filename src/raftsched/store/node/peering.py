@@ -199,6 +199,11 @@ class Peering:
             return None
         return min([own, *(cluster_version(versions[one]) for one in self._known)], key=version_key)
 
+    def all_run(self, wanted: str) -> bool:
+        """Whether the cluster versions that the other members could run are all known, and this one."""
+        versions = self.port.versions()
+        return all(one in versions and cluster_version(versions[one]) == wanted for one in self._known)
+
     # -- PeerHandler
 
     def on_message(self, sender: int, message: Message) -> None:

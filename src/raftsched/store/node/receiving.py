@@ -9,6 +9,7 @@ from collections.abc import Callable
 from raftsched.errors import PeerError
 from raftsched.ports import Log as LogPort
 from raftsched.store.node.opening import Member
+from raftsched.store.node.streams import StreamFigures
 from raftsched.store.snapshot import install
 from raftsched.store.snapshot.incoming import Incoming
 from raftsched.store.snapshot.install import Stored
@@ -16,9 +17,6 @@ from raftsched.store.snapshot.stream import Offer, StreamError
 from raftsched.store.transport.ports import BulkStream
 
 RECEIVED = "raftsched_snapshot_received_bytes_total"
-SUCCESSES = "etcd_network_snapshot_receive_success"
-FAILURES = "etcd_network_snapshot_receive_failures"
-IN_FLIGHT = "etcd_network_snapshot_receive_inflights_total"
 
 
 class Receiving:
@@ -30,20 +28,16 @@ class Receiving:
         self._on_received = on_received
         self._log = log
         self._incoming = Incoming(member.directory, is_wanted=self._is_wanted, mono_ns=mono_ns, log=log)
-        self._counts = dict.fromkeys((SUCCESSES, FAILURES, IN_FLIGHT), 0.0)
+        self.streams = StreamFigures("receive", mono_ns)
 
     async def on_bulk(self, sender: int, stream: BulkStream) -> None:
         """One stream to its end; a failure is one line, the sender comes again."""
-        self._counts[IN_FLIGHT] += 1
         try:
-            stored = await self._incoming.receive(stream)
+            with self.streams.counted(sender):
+                stored = await self._incoming.receive(stream)
         except (StreamError, PeerError) as error:
-            self._counts[FAILURES] += 1
             self._log.info("a snapshot was not received", member=f"{sender:x}", reason=str(error))
             return
-        finally:
-            self._counts[IN_FLIGHT] -= 1
-        self._counts[SUCCESSES] += 1
         self._on_received(stored)
 
     def tick(self, mono_ms: int) -> None:
@@ -51,7 +45,7 @@ class Receiving:
         self._incoming.tick(mono_ms)
 
     def counters(self) -> dict[str, float]:
-        return {**self._counts, RECEIVED: self._incoming.received_bytes_total}
+        return {RECEIVED: self._incoming.received_bytes_total}
 
     def _is_wanted(self, offer: Offer) -> str:
         commit = self._member.replica.kernel.commit

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from raftsched import limits
 from raftsched.errors import ConfigError, CorruptError, FatalError, NoSpaceError
@@ -54,6 +54,32 @@ OnProgress = Callable[[str, int, int], None]
 """`on_progress(what is done, so much, of so much)`, now and then; units differ."""
 
 
+class Database(Protocol):
+    """What is taken over beside the records: a `BoltFile`, or what others put together."""
+
+    path: str
+
+    @property
+    def buckets(self) -> list[str]: ...
+    @property
+    def page_count(self) -> int:
+        """Of the records, in the reader's units."""
+
+    @property
+    def size_bytes(self) -> int: ...
+    def items(self, bucket: str, *, bytes_max: int = ...) -> list[tuple[bytes, bytes]]: ...
+
+
+class Records(Protocol):
+    """The records, in order, as `RecordReader` gives them."""
+
+    empty: list[tuple[int, int, bool]]
+
+    @property
+    def pages_seen(self) -> int: ...
+    def fill(self, generation: Generation, bytes_max: int) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What is to be made of what."""
@@ -85,6 +111,7 @@ class Restored:
     auth_enabled: bool
     replayed: int  # requests of the old log behind the database
     notes: tuple[str, ...]
+    incarnation: int  # the same for the same source and plan
 
 
 def check(plan: Plan) -> Birth:
@@ -118,10 +145,21 @@ def restore(plan: Plan, on_progress: OnProgress = lambda _what, _done, _total: N
     bolt = sources.open_database(source)
     required = source.wal is None and not plan.skip_hash_check
     digest = sources.check_sum(bolt, required=required, on_bytes=lambda done, total: on_progress("reading", done, total))
-    tail = _tail_of(source, bolt)
-    directory = _begin(plan, bolt)
+    return _fill(plan, birth, bolt, RecordReader(bolt), digest, _tail_of(source, bolt), on_progress)
+
+
+def restore_records(
+    plan: Plan, database: Database, records: Records, digest: bytes, on_progress: OnProgress = lambda _what, _done, _total: None
+) -> Restored:
+    """As `restore`, of what somebody else has read. `digest`: of all of it, the same for all members. Raises what `restore` raises."""
+    return _fill(plan, check(plan), database, records, digest, Tail(1), on_progress)
+
+
+def _fill(plan: Plan, birth: Birth, database: Database, records: Records, digest: bytes, tail: Tail, on_progress: OnProgress) -> Restored:
+    directory = _begin(plan, database)
     try:
-        restored = _Filling(plan, birth, directory, bolt, _incarnation(plan, birth, digest, tail), on_progress).run(tail)
+        incarnation = _incarnation(plan, birth, digest, tail)
+        restored = _Filling(plan, birth, directory, database, records, incarnation, on_progress).run(tail)
         _settle(plan, directory)
     except BaseException as error:
         directory.close()
@@ -157,7 +195,7 @@ def _temporary(path: Path) -> Path:
     return path.with_name(path.name + RESTORING_SUFFIX)
 
 
-def _begin(plan: Plan, bolt: BoltFile) -> DataDirectory:
+def _begin(plan: Plan, bolt: Database) -> DataDirectory:
     """An empty place beside the target, locked. What a killed restore left there goes."""
     place = _temporary(plan.root)
     try:
@@ -227,12 +265,20 @@ class _Filling:
     """Step 1."""
 
     def __init__(
-        self, plan: Plan, birth: Birth, directory: DataDirectory, bolt: BoltFile, incarnation: int, on_progress: OnProgress
+        self,
+        plan: Plan,
+        birth: Birth,
+        directory: DataDirectory,
+        bolt: Database,
+        records: Records,
+        incarnation: int,
+        on_progress: OnProgress,
     ) -> None:
         self._plan = plan
         self._birth = birth
         self._directory = directory
         self._bolt = bolt
+        self._records = records
         self._incarnation = incarnation
         self._on_progress = on_progress
         self._index = len(birth.entries)
@@ -268,7 +314,7 @@ class _Filling:
     # -- the database
 
     def _take_records(self, backend: Backend) -> None:
-        reader, more = RecordReader(self._bolt), True
+        reader, more = self._records, True
         while more:
             generation = Generation()
             more = reader.fill(generation, BATCH_BYTES)
@@ -372,4 +418,5 @@ class _Filling:
             auth_enabled=backend.bucket_get("auth", b"authEnabled") == b"\x01",
             replayed=replayed,
             notes=tuple(self._notes),
+            incarnation=self._incarnation,
         )

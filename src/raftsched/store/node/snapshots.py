@@ -13,6 +13,7 @@ from collections.abc import Callable
 from raftsched import limits
 from raftsched.errors import FatalError
 from raftsched.ports import Log as LogPort
+from raftsched.store.node.metrics import ETCD_DISK_BOUNDS, Histogram
 from raftsched.store.node.opening import Member
 from raftsched.store.node.options import NodeOptions
 from raftsched.store.snapshot import files
@@ -29,6 +30,7 @@ class Snapshots:
         self._member = member
         self._count = options.snapshot_count
         self._keep = options.max_snapshots
+        self._keep_entries = options.catch_up_entries or 0
         self._log = log
         self._on_fatal = on_fatal
         self._last_index = member.mark_index
@@ -39,6 +41,8 @@ class Snapshots:
         self._mark_index = 0
         self._problem = ""
         self._ended = False
+        self.save_seconds = Histogram(ETCD_DISK_BOUNDS)
+        self.sync_seconds = Histogram(ETCD_DISK_BOUNDS)
 
     def end(self) -> None:
         """The log is not this incarnation's any more: one that is under way leaves no mark in it."""
@@ -70,8 +74,11 @@ class Snapshots:
     async def _take(self, snapshot: files.RaftSnapshot) -> None:
         """Two syncs, off the loop. A full disk is no reason to stop: the log is merely kept."""
         directory = self._member.directory.snap_path
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
         try:
-            await asyncio.to_thread(files.save, directory, snapshot)
+            self.sync_seconds.observe(await asyncio.to_thread(files.save, directory, snapshot))
+            self.save_seconds.observe(loop.time() - begun_s)
             if self._ended:
                 return
             files.prune(directory, keep=self._keep)
@@ -91,7 +98,8 @@ class Snapshots:
         """The log has synced everything up to `batch`."""
         if self._mark_batch and batch >= self._mark_batch:
             self._mark_batch = 0
-            names = self._member.log.release(applied_index=self._member.backend.applied_index, mark_index=self._mark_index)
+            unneeded = max(self._mark_index - self._keep_entries, 0)  # the entries after it stay
+            names = self._member.log.release(applied_index=self._member.backend.applied_index, mark_index=unneeded)
             if names:
                 self._log.debug("log segments released", count=len(names), last=names[-1])
 

@@ -4,7 +4,7 @@ Invariant: whatever it changes goes through the log.
 Must not know: the pump; connections.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from raftsched import limits
@@ -12,6 +12,7 @@ from raftsched.errors import EtcdError
 from raftsched.ports import Log as LogPort
 from raftsched.store import alarm, codec
 from raftsched.store.codec import text_field, varint_field
+from raftsched.store.membership import encode_downgrade
 from raftsched.store.node.compaction import AutoCompactor, history_full
 from raftsched.store.node.flush import Flusher
 from raftsched.store.node.opening import Member
@@ -24,6 +25,7 @@ from raftsched.store.replica import LEADER
 from raftsched.types import INTERNAL, NOBODY, Identity, ResultSink
 
 INTERVAL_MS = 500
+NEVER_MS = -(10**9)
 
 
 class NodePort(Protocol):
@@ -56,7 +58,10 @@ class Upkeep:
         self._flusher, self._quota, self._peering, self._log = flusher, quota, peering, log
         self._compactor = AutoCompactor(options.compaction_mode, options.compaction_retention, node.mono_ms())
         self._compaction_asked = 0
-        self._no_space_asked_ms = -(10**9)
+        self._no_space_asked_ms = NEVER_MS  # when the last one was asked for that was not raised: not more often than INTERVAL_MS
+        self._alarm_asked = False  # proposed, and not answered yet
+        self._refusals: list[Callable[[], None]] = []
+        self._grown = self._growth()  # when space was looked at last
         self._version_asked = False
 
     def tick(self, now_ms: int) -> None:
@@ -65,24 +70,49 @@ class Upkeep:
         if self._member.replica.kernel.state == LEADER:
             self._expire_leases(now_ms)
             self._compact(now_ms)
-            self._raise_version()
+            self._decide_version()
 
     # -- space
 
     def _check_space(self, now_ms: int) -> None:
-        if self._quota.over(1, self._flusher.used_bytes):  # applied by way of the log, past the door
+        """What other members have let through grows here too; what only frees space raises nothing, as in etcd."""
+        grown = self._growth()
+        if grown != self._grown and self._quota.over(1, self._flusher.used_bytes):
             self._flusher.measure()  # the alarm stays until it is cleared by hand: never on an estimate
-            if self._quota.over(1, self._flusher.used_bytes):
-                self.raise_no_space(now_ms)
+            if self._quota.over(1, self._flusher.used_bytes) and not self.raise_no_space(now_ms):
+                return  # looks again
+        self._grown = grown
 
-    def raise_no_space(self, now_ms: int) -> None:
-        """Proposes the alarm; it stays until it is cleared by hand."""
+    def _growth(self) -> int:
+        """Puts and leases applied in this life."""
+        return self._member.store.put_total + self._member.applier.lessor.granted_total
+
+    def raise_no_space(self, now_ms: int) -> bool:
+        """Proposes the alarm, which stays until it is cleared by hand; False: not so soon after one that could not be raised."""
         own_id, raised = self._member.member_id, self._member.applier.alarms.raised()
-        if (own_id, alarm.NOSPACE) in raised or now_ms - self._no_space_asked_ms < INTERVAL_MS:
-            return
-        self._no_space_asked_ms = now_ms
+        if (own_id, alarm.NOSPACE) in raised or self._alarm_asked:
+            return True
+        if now_ms - self._no_space_asked_ms < INTERVAL_MS:
+            return False
+        self._no_space_asked_ms, self._alarm_asked = now_ms, True
         self._log.warning("the space quota is used up, raising the alarm", used=self._flusher.used_bytes, quota=self._quota.limit_bytes)
-        self._node.propose_own(codec.ALARM, alarm.encode_request(alarm.ACTIVATE, own_id, alarm.NOSPACE))
+        self._node.propose_own(codec.ALARM, alarm.encode_request(alarm.ACTIVATE, own_id, alarm.NOSPACE), AnswerTo(self._on_alarm))
+        return True
+
+    def after_alarm(self, refuse: Callable[[], None]) -> None:
+        """Who is refused for want of space is told so when the alarm stands, as in etcd: then everybody can see why."""
+        if self._alarm_asked and len(self._refusals) < limits.REFUSALS_WAITING_MAX:
+            self._refusals.append(refuse)
+        else:
+            refuse()
+
+    def _on_alarm(self, error: int) -> None:
+        self._alarm_asked = False
+        if not error:
+            self._no_space_asked_ms = NEVER_MS  # once it is cleared it may be raised again at once
+        refusals, self._refusals = self._refusals, []
+        for refuse in refusals:
+            refuse()
 
     # -- at the leader
 
@@ -129,16 +159,26 @@ class Upkeep:
         else:
             self._log.warning("automatic compaction failed", revision=revision, error=EtcdError(error).name)
 
-    def _raise_version(self) -> None:
-        """The cluster's version is the lowest of its members'; it rises when all run a newer one."""
+    def _decide_version(self) -> None:
+        """The cluster's version is the lowest of its members', and rises when all run a newer one; or the target of a downgrade, which is
+        over once all run that."""
         members = self._member.applier.membership
-        if self._peering is None or not members.cluster_version or self._version_asked:
+        present, target, own = members.cluster_version, members.downgrade_target, self._options.cluster_version
+        if not present or self._version_asked:
             return
-        lowest = self._peering.lowest_version(self._options.cluster_version)
-        if lowest is not None and version_key(lowest) > version_key(members.cluster_version):
-            self._version_asked = True
-            self._log.info("raising the cluster version", old=members.cluster_version, new=lowest)
-            self._node.propose_own(codec.CLUSTER_VERSION_SET, text_field(1, lowest), AnswerTo(self._on_version))
+        if target and target == own and (self._peering is None or self._peering.all_run(target)):
+            self._propose("the downgrade is complete", codec.DOWNGRADE_INFO_SET, encode_downgrade(""), version=target)
+            return
+        wanted = target or (own if self._peering is None else self._peering.lowest_version(own))
+        if wanted is not None and version_key(wanted) > version_key(present):
+            self._propose("raising the cluster version", codec.CLUSTER_VERSION_SET, text_field(1, wanted), old=present, new=wanted)
+        elif target and target != present:
+            self._propose("lowering the cluster version", codec.CLUSTER_VERSION_SET, text_field(1, target), old=present, new=target)
+
+    def _propose(self, line: str, kind: int, message: bytes, **fields: str) -> None:
+        self._version_asked = True
+        self._log.info(line, **fields)
+        self._node.propose_own(kind, message, AnswerTo(self._on_version))
 
     def _on_version(self, _error: int) -> None:
         self._version_asked = False

@@ -235,7 +235,6 @@ cdef class Kernel:
     def persisted(self, int64_t batch):
         """The driver has synced every batch up to `batch`."""
         cdef int64_t last = -1
-        cdef list still = []
         while self.outstanding and <int64_t>self.outstanding[0][0] <= batch:
             _, last_index, term, vote = self.outstanding.pop(0)
             last = last_index
@@ -245,12 +244,7 @@ cdef class Kernel:
                 self.stable = last
         if batch > self.durable_batch:
             self.durable_batch = batch
-        for wait, message in self.held:
-            if wait > self.durable_batch:
-                still.append((wait, message))
-            elif (<Message>message).term == self.term or (<Message>message).type in (PRE_VOTE, PRE_VOTE_RESPONSE):
-                self.now.append(message)  # what was said in an older term is of no use to anyone
-        self.held = still
+        release(self)
         if self.state == LEADER and maybe_commit(self):
             broadcast_append(self)
 
@@ -447,6 +441,7 @@ cdef class Kernel:
             for message in self.after:
                 self.held.append((self.batch, message))
             self.after = []
+            release(self)  # that write may be done already, and another never come
         ready.messages, self.now = without_older_acks(self.now), []
         ready.read_states, self.read_states = self.read_states, []
         ready.read_failures, self.read_failures = self.read_failures, []

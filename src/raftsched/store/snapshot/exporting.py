@@ -25,7 +25,6 @@ Items = list[tuple[bytes, bytes]]
 Sides = list[tuple[str, bytes, bytes | None]]
 FILE_NAME = "export.{}.tmp"
 FULL = frozenset(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))  # also what a bulk job tells of them
-NO_DOWNGRADE = b'{"target-version":"","enabled":false}'
 
 
 def storage_version(cluster_version: bytes) -> str:
@@ -47,14 +46,11 @@ def describe(buckets: dict[str, Items]) -> Sides:
         state["learners"] = learners
     state["auto_leave"] = False
     version = storage_version(cluster.get(b"clusterVersion", b""))
-    sides: Sides = [
+    return [
         ("cluster", INCARNATION_KEY, None),
         ("meta", b"confState", json.dumps(state, separators=(",", ":")).encode()),
         ("meta", b"storageVersion", version.encode() or None),
     ]
-    if b"downgrade" not in cluster:
-        sides.append(("cluster", b"downgrade", NO_DOWNGRADE))
-    return sides
 
 
 class Export:

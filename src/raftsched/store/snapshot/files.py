@@ -8,6 +8,7 @@ Must not know: Raft's rules; when to take a snapshot (at most one in 10 s) is th
 
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,19 +61,23 @@ def decode(data: bytes) -> RaftSnapshot:
     return RaftSnapshot(index=number(metadata[2]), term=number(metadata[3]), conf_state=decode_conf_state(octets(metadata[1])))
 
 
-def save(directory: str | Path, snapshot: RaftSnapshot) -> None:
-    """Writes, syncs and names the file. Blocks for two syncs: may run on a worker thread. Raises FatalError (ENOSPC included)."""
+def save(directory: str | Path, snapshot: RaftSnapshot) -> float:
+    """Writes, syncs and names the file; the seconds that the file's sync took. Blocks for two syncs: may run on a worker thread. Raises
+    FatalError (ENOSPC included)."""
     path = Path(directory) / snapshot.name
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb", opener=private) as file:
             file.write(encode(snapshot))
             file.flush()
+            begun_s = time.monotonic()
             os.fsync(file.fileno())
+            took_s = time.monotonic() - begun_s
         temporary.rename(path)
         sync_directory(str(directory))
     except OSError as error:
         raise FatalError(f"cannot save the snapshot {path}: {error.strerror}") from error
+    return took_s
 
 
 def newest_first(directory: str | Path) -> list[Path]:

@@ -9,7 +9,6 @@ Must not know: Raft's rules; what installing means.
 
 import asyncio
 import os
-import shutil
 from collections.abc import Callable
 from functools import partial as bind
 from pathlib import Path
@@ -18,6 +17,7 @@ from raftsched import limits
 from raftsched.errors import FatalError, NoSpaceError, PeerError
 from raftsched.ports import Log as LogPort
 from raftsched.store.backend.directory import DataDirectory
+from raftsched.store.backend.removal import remove_later
 from raftsched.store.snapshot import install, part
 from raftsched.store.snapshot.install import Stored
 from raftsched.store.snapshot.progress import Report, undisturbed, within
@@ -142,7 +142,7 @@ class Incoming:
     def _forget(self) -> None:
         if self._partial is not None or self._kept is not None:
             self._partial = self._kept = None
-            shutil.rmtree(self._directory.incoming_path, ignore_errors=True)  # what stays goes at the next start
+            remove_later(self._directory.incoming_path)
 
 
 def _write(path: Path, partial: Partial, data: bytes, sync: bool) -> None:

@@ -19,6 +19,7 @@ from raftsched import limits
 from raftsched.errors import FatalError, NoSpaceError
 from raftsched.ports import Log as LogPort
 from raftsched.store.backend.directory import DataDirectory
+from raftsched.store.backend.removal import remove_later
 from raftsched.store.snapshot.install import DATA_NAME, Stored, read_stored
 from raftsched.store.snapshot.progress import Report, within
 from raftsched.store.snapshot.stream import Offer, Pace, Sending
@@ -91,7 +92,7 @@ class Outgoing:
             newest = copy is self._copies[-1]
             if copy.users == 0 and (not newest or mono_ms - copy.idle_since_ms >= copy.idle_ms_max):
                 self._copies.remove(copy)
-                shutil.rmtree(copy.path, ignore_errors=True)  # what stays goes at the next start
+                remove_later(copy.path)
 
     def close(self) -> None:
         """Removes all. No stream may run any more."""

@@ -41,12 +41,16 @@ class Acceptor:
         self._shaking = self._asks = 0
         self._inbound: dict[int, Inbound] = {}
         self._streams: set[PeerBulkStream] = set()
+        self._closed = False
 
     def make(self) -> Connection:
         """The protocol factory of the server."""
         return Connection(self._made)
 
     def _made(self, connection: Connection) -> None:
+        if self._closed:  # it was accepted before and is told of only now
+            connection.end("closed")
+            return
         if self._shaking >= PEER_HANDSHAKES_MAX:
             self._refuse(connection, "too many handshakes", connection.remote)
             return
@@ -85,8 +89,8 @@ class Acceptor:
         around = self._around
         if around.tls is not None:
             await connection.start_tls(around.tls.server(), _TIMEOUT_S)
-            if not around.tls.is_allowed(connection.certificate()):
-                raise WireError("certificate name")
+            if cause := around.tls.objection(connection.tls()):
+                raise WireError(cause)
         connection.start_reading()
         nonce = around.nonce(handshake.NONCE_BYTES)
         connection.write(handshake.challenge(nonce))
@@ -198,6 +202,7 @@ class Acceptor:
                 stream.abort()
 
     async def close(self) -> None:
+        self._closed = True
         for connection in list(self._tasks.values()):
             connection.end("closed")
         for task in list(self._tasks):

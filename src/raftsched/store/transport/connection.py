@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Callable
 
 from raftsched.limits import PEER_HANDSHAKE_BYTES_MAX, PEER_WRITE_BYTES
+from raftsched.security.tls import words as tls_words
 from raftsched.store.raft._kernel import Message
 from raftsched.store.transport._frames import FRAME_BYTES_MAX, Decoder, WireError
 
@@ -121,9 +122,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def certificate(self) -> dict[str, object] | None:
-        """What the other side proved, as `ssl` gives it; None without TLS."""
-        return self._transport.get_extra_info("peercert") if self._transport is not None else None
+    def tls(self) -> ssl.SSLObject | None:
+        """What knows what the other side has shown; None without TLS."""
+        return self._transport.get_extra_info("ssl_object") if self._transport is not None else None
 
     def allow(self, *, payload_bytes_max: int = FRAME_BYTES_MAX, message_bytes_max: int = 0) -> None:
         """The handshake is over: larger frames may come, and messages in parts up to `message_bytes_max`."""
@@ -189,10 +190,8 @@ class Connection(asyncio.BufferedProtocol):
 
 def words(error: BaseException) -> str:
     """A few words for a log line and a counter: no names, no numbers that an evil peer could vary."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"TLS: {error.verify_message.partition(',')[0]}"
     if isinstance(error, ssl.SSLError):
-        return f"TLS: {error.reason or 'broken'}"
+        return f"TLS: {tls_words(error)}"
     if isinstance(error, TimeoutError) and not error.strerror:
         return "timeout"
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:

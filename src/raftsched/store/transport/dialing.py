@@ -21,7 +21,7 @@ from raftsched.store.transport.handshake import Identity
 from raftsched.store.transport.ports import PeerHandler
 from raftsched.store.transport.report import Report
 from raftsched.store.transport.resolving import Resolve, SystemResolver
-from raftsched.store.transport.tls import PeerContexts
+from raftsched.store.transport.tls import PeerSecurity
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Surroundings:
     own: Identity
     handler: PeerHandler
     report: Report
-    tls: PeerContexts | None = None
+    tls: PeerSecurity | None = None
     resolve: Resolve = field(default_factory=SystemResolver)
     chance: random.Random = field(default_factory=random.Random)
     nonce: Callable[[int], bytes] = secrets.token_bytes
@@ -75,10 +75,17 @@ async def _dial(around: Surroundings, url: str, receiver_id: int, purpose: int, 
     addresses = await around.resolve(host, port)
     connection = await _connect(addresses, context, host)
     try:
+        _check_certificate(around, connection)
         return connection, await _greet(around, connection, receiver_id, purpose, detail)
     except BaseException:
         connection.end("the handshake failed")
         raise
+
+
+def _check_certificate(around: Surroundings, connection: Connection) -> None:
+    """Raises WireError."""
+    if around.tls is not None and (cause := around.tls.objection(connection.tls())):
+        raise WireError(cause)
 
 
 async def _connect(addresses: Sequence[tuple[str, int]], context: ssl.SSLContext | None, host: str) -> Connection:

@@ -25,7 +25,7 @@ from raftsched.store.transport.ports import BulkStream, PeerHandler
 from raftsched.store.transport.report import PeerFamily, Report
 from raftsched.store.transport.requests import read_response, request_frame, result_of
 from raftsched.store.transport.resolving import Resolve, SystemResolver
-from raftsched.store.transport.tls import PeerContexts, PeerTls
+from raftsched.store.transport.tls import PeerContexts, PeerSecurity, PeerTls
 
 
 class Peers:
@@ -39,25 +39,30 @@ class Peers:
         handler: PeerHandler,
         log: Log,
         version: Version,
-        tls: PeerTls | None = None,
+        tls: PeerTls | PeerSecurity | None = None,
         resolve: Resolve | None = None,
         chance: random.Random | None = None,
         nonce: Callable[[int], bytes] = secrets.token_bytes,
+        more: Sequence[tuple[str, int]] = (),
+        reuse_port: bool = False,
     ) -> None:
-        """`listen_host` "" = all interfaces; `port` 0 = any free one. ConfigError: a certificate file is wrong."""
+        """`listen_host` "" = all interfaces; `port` 0 = any free one; `more`: where else to listen; `reuse_port`: others may listen there
+        too. ConfigError: a certificate file is wrong."""
+        self._reuse_port = reuse_port
         self._listen = (listen_host, port)
+        self._more = tuple(more)
         report = Report(log)
         self._around = Surroundings(
             own=Identity(0, 0, version),
             handler=handler,
             report=report,
-            tls=PeerContexts(tls, report.unusable_files) if tls is not None else None,
+            tls=PeerContexts(tls, report.unusable_files) if isinstance(tls, PeerTls) else tls,
             resolve=resolve or SystemResolver(),
             chance=chance or random.Random(),
             nonce=nonce,
         )
         self._acceptor = Acceptor(self._around, on_peer=self._came_in)
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._links: dict[int, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._streams: set[PeerBulkStream] = set()
@@ -71,14 +76,19 @@ class Peers:
 
     async def start(self) -> None:
         """Listens. OSError: the port cannot be had."""
-        host, port = self._listen
-        self._server = await asyncio.get_running_loop().create_server(self._acceptor.make, host or None, port)
+        for address in (self._listen, *self._more):
+            await self.listen(*address)
+
+    async def listen(self, host: str, port: int) -> None:
+        """At one more address. OSError."""
+        self._servers.append(
+            await asyncio.get_running_loop().create_server(self._acceptor.make, host or None, port, reuse_port=self._reuse_port or None)
+        )
 
     @property
     def port(self) -> int:
         """Where it listens."""
-        assert self._server is not None
-        return int(self._server.sockets[0].getsockname()[1])
+        return int(self._servers[0].sockets[0].getsockname()[1])
 
     def join(self, *, cluster_id: int, member_id: int) -> None:
         """From now on this is who we are."""
@@ -218,12 +228,19 @@ class Peers:
 
     async def close(self) -> None:
         """Ends everything at once; what is unsent is lost."""
-        if self._server is not None:
-            self._server.close()
+        await self._stop_listening()
         links, self._links = list(self._links.values()), {}
         for stream in list(self._streams):
             stream.abort()
         await asyncio.gather(*(link.close() for link in links), *self._closing, return_exceptions=True)
         await self._acceptor.close()
-        if self._server is not None:
-            await self._server.wait_closed()
+        for server in self._servers:
+            await server.wait_closed()
+
+    async def _stop_listening(self) -> None:
+        """asyncio forgets a socket that it has accepted in the very turn in which its server is closed: so first nobody is accepted."""
+        for listening in [one for server in self._servers for one in server.sockets]:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+        await asyncio.sleep(0)
+        for server in self._servers:
+            server.close()

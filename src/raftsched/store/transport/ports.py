@@ -21,6 +21,7 @@ MOVE_LEADER: Final = 7
 MAY_LEAVE: Final = 8
 STATUS: Final = 9
 HERE: Final = 10
+HAS_ROOM: Final = 11
 
 # Purposes of a bulk stream
 SNAPSHOT: Final = 1

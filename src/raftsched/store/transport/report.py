@@ -145,7 +145,11 @@ class Report:
         rows = [(f"{member:x}", stats) for member, stats in self.peers.items()]
         for name, label, field, text in _COLUMNS:
             yield PeerFamily(name, "counter", text, (label,), {(peer,): getattr(one, field) for peer, one in rows})
-        yield self._pairs("etcd_network_known_peers", "gauge", "The current number of known peers.", lambda _: 1)
+        known: dict[tuple[str, ...], float | Histogram] = {
+            (f"{self.local:x}", peer): 1 for peer in (f"{self.local:x}", *(peer for peer, _ in rows))
+        }
+        text = "The current number of known peers."
+        yield PeerFamily("etcd_network_known_peers", "gauge", text, ("Local", "Remote"), known)  # etcd counts the member itself too
         yield self._pairs("etcd_network_active_peers", "gauge", "The current number of active peer connections.", lambda one: one.connected)
         text = "The total number of disconnected peers."
         yield self._pairs("etcd_network_disconnected_peers_total", "counter", text, lambda one: one.disconnects)

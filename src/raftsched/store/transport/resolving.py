@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+
+from raftsched.hosts import is_address
 
 Addresses = Sequence[tuple[str, int]]
 Resolve = Callable[[str, int], Awaitable[Addresses]]
@@ -19,7 +20,7 @@ class SystemResolver:
 
     async def __call__(self, host: str, port: int) -> Addresses:
         """OSError: the name has no address."""
-        if _is_address(host):
+        if is_address(host):
             return [(host, port)]
         running = self._running.get((host, port))
         if running is None:
@@ -55,11 +56,3 @@ def _look_up(host: str, port: int) -> Addresses | OSError:
     except UnicodeError:
         return OSError(socket.EAI_NONAME, "no such name")
     return list(dict.fromkeys((str(row[4][0]), int(row[4][1])) for row in rows))
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

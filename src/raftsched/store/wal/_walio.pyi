@@ -44,6 +44,8 @@ class LogWriter:
     @property
     def written_bytes(self) -> int:
         """Bytes of all groups that were synced."""
+    def durations(self) -> tuple[tuple[list[int], float], tuple[list[int], float]]:
+        """Of the writer thread's writes, and of its syncs: how many took up to 1 ms, 2 ms, 4 ms ... 8.192 s, and longer; seconds of all."""
     @property
     def segment(self) -> tuple[int, str]:
         """(sequence, file name) that the next batch goes to, if it fits."""

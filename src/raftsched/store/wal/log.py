@@ -4,6 +4,8 @@ Invariant: see `_walio`. Batches become durable in order; a failed write or sync
 Must not know: Raft's rules, LMDB; it is told which index both have left behind.
 """
 
+import os
+
 from raftsched import limits
 from raftsched.errors import CorruptError
 from raftsched.store.wal import recovery, segments
@@ -67,6 +69,11 @@ class Log(LogWriter):
     def size_bytes(self) -> int:
         """Of all segments that are to stay. Looks into the directory: not per batch."""
         return sum(size for name, size in self.disk.sizes() if is_segment(name) and name not in self._dropping)
+
+    def free_bytes(self) -> int:
+        """Of its file system, for a log line."""
+        info = os.statvfs(self.directory)
+        return info.f_bavail * info.f_frsize
 
     def release(self, *, applied_index: int, mark_index: int) -> list[str]:
         """Lets segments go that nobody needs; the names, oldest first. To be called now and then (after a snapshot), not per batch.

@@ -5,8 +5,12 @@ import secrets
 import sys
 import time
 
+from raftsched.testing.sim.external import simulate_external
+from raftsched.testing.sim.external_options import ExternalReport
 from raftsched.testing.sim.options import Report
 from raftsched.testing.sim.world import simulate
+
+EXTERNAL = "external-"
 
 
 def main() -> int:
@@ -22,7 +26,7 @@ def main() -> int:
 
 
 def one(seed: str, *, trace: bool) -> int:
-    report = simulate(seed, keep_trace=trace)
+    report = play(seed, keep_trace=trace)
     print("\n".join(report.trace) if trace else describe(report))
     if report.error:
         print(complaint(report), file=sys.stderr)
@@ -35,7 +39,7 @@ def many(seconds: float, first: int) -> int:
     virtual_s = latest_ms = 0.0
     held_up = 0
     while time.monotonic() - began_s < seconds:
-        report = simulate(seed_of(first + count))
+        report = play(seed_of(first + count))
         count, entries, ticks, virtual_s = count + 1, entries + report.entries, ticks + report.committed_ticks, virtual_s + report.virtual_s
         held_up, latest_ms = held_up + report.held_up, max(latest_ms, report.latest_ms)
         if report.error:
@@ -48,16 +52,23 @@ def many(seconds: float, first: int) -> int:
     return bool(failures)
 
 
+def play(seed: str, *, keep_trace: bool = False) -> Report | ExternalReport:
+    """One run, of the kind that the seed says."""
+    if seed.startswith(EXTERNAL):
+        return simulate_external(seed, keep_trace=keep_trace)
+    return simulate(seed, keep_trace=keep_trace)
+
+
 def seed_of(number: int) -> str:
-    """Every fourth is a hard one, which takes as long as three others."""
-    return f"hard-{number}" if number % 4 == 0 else str(number)
+    """Every fourth is a hard one, which takes as long as three others, and every fourth is over an external etcd."""
+    return f"hard-{number}" if number % 4 == 0 else f"{EXTERNAL}{number}" if number % 4 == 2 else str(number)
 
 
-def complaint(report: Report) -> str:
+def complaint(report: Report | ExternalReport) -> str:
     return f"seed {report.seed}: {report.error}\n  again: .venv/bin/python -m raftsched.testing.sim --seed {report.seed} --trace"
 
 
-def describe(report: Report) -> str:
+def describe(report: Report | ExternalReport) -> str:
     shown = (
         "virtual_s",
         "turns",
@@ -73,7 +84,11 @@ def describe(report: Report) -> str:
         "latest_ms",
         "digest",
     )
-    return f"seed {report.seed}: " + ", ".join(f"{name} {getattr(report, name)}" for name in shown) + f"\n{report.options}"
+    return (
+        f"seed {report.seed}: "
+        + ", ".join(f"{name} {getattr(report, name)}" for name in shown if hasattr(report, name))
+        + f"\n{report.options}"
+    )
 
 
 if __name__ == "__main__":

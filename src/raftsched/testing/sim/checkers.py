@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from raftsched.pb.etcd import kv_pb2
 from raftsched.store import codec
-from raftsched.store.mvcc._store import MvccStore
+from raftsched.store.apply import Applier
 from raftsched.testing.histories import revisions_out_of_order, with_expiries
 from raftsched.testing.linearizability import Operation, Undecided, check
 from raftsched.testing.store_models import LeaseModel
@@ -100,6 +100,8 @@ class State(NamedTuple):
     hash_kv: int
     leases: tuple[int, ...]
     members: tuple[str, ...]
+    alarms: tuple[tuple[int, int], ...]
+    auth: str
 
 
 class SameState:
@@ -109,11 +111,16 @@ class SameState:
         self.known: dict[int, State] = {}
         self.compared = 0
 
-    def look(self, who: str, applied_index: int, store: MvccStore, leases: Sequence[int], members: Sequence[object]) -> None:
-        error, value, compacted, revision = store.hash_kv(0)
+    def look(self, who: str, applier: Applier) -> None:
+        applied_index = applier.applied_index
+        error, value, compacted, revision = applier.store.hash_kv(0)
         if error:
             raise Broken(f"same state: {who} cannot hash its store: error {error}")
-        state = State(revision, compacted, value, tuple(sorted(leases)), tuple(str(one) for one in members))
+        leases, members, auth = applier.lessor.ids(), applier.membership.members(), applier.auth
+        told = f"{auth.enabled} {auth.revision} {sorted(auth.users.items())} {sorted(auth.roles.items())}"
+        state = State(
+            revision, compacted, value, tuple(sorted(leases)), tuple(map(str, members)), tuple(applier.alarms.raised()), told
+        )  # fmt: skip
         known = self.known.setdefault(applied_index, state)
         self.compared += known is not state
         if known != state:

@@ -252,7 +252,7 @@ class Watching:
             if not process.alive or (not self._world.quiet and self._chance.random() < 0.1):
                 break
             process.owner.run(sink.drain)
-            if self._chance.random() < 0.3:
+            if self._chance.random() < 0.3 or self._world.quiet:
                 process.owner.run(stream.request_progress)
         sink.ended = True
         if process.alive:

@@ -1,7 +1,7 @@
 """The write-ahead log on a simulated disk: `store.wal.log.Log` as the node uses it, with real records and the real recovery.
 
 Groups are written one at a time and synced before the next, each after a delay of its own; between write and sync a crash keeps any of
-the sectors. A sync error is for ever; a full disk refuses what is not privileged.
+the sectors. A sync error is for ever; on a full disk the log writes what it has room for, then waits (`DiskFaults.fill`).
 Must not know: Raft, who appends.
 """
 
@@ -20,6 +20,7 @@ from raftsched.testing.sim.loop import SimLoop
 from raftsched.types import HardState
 
 ROOM_BYTES = 64 << 20
+RETRY_S = 0.05  # how often a log that waits for room tries again
 LATENCIES_NS = ((0, 300_000), (100_000, 4_000_000), (1_000_000, 60_000_000))
 
 
@@ -30,8 +31,13 @@ class DiskFaults:
         self._chance = chance
         self.slowness = 0  # index in LATENCIES_NS
         self.full = False
+        self.left_bytes = 0  # of a full disk: what the log had taken ahead, and may still write
+        self.stalled = False  # the log waits for room
         self.fail_sync = False  # the next one
         self.failed = False  # one has failed: the process must end
+
+    def fill(self, left_bytes: int) -> None:
+        self.full, self.left_bytes = True, left_bytes
 
     def delay_s(self) -> float:
         low, high = LATENCIES_NS[self.slowness]
@@ -81,6 +87,7 @@ class SimLog:
         self._loop = loop
         self.disk = disk
         self._faults = faults
+        faults.stalled = False
         self._segment_bytes = segment_bytes
         self._keep_segments = keep_segments
         self._metadata = encode_metadata(recovered.metadata)
@@ -133,6 +140,14 @@ class SimLog:
         return privileged or not self._faults.full
 
     @property
+    def stalled(self) -> bool:
+        """A group waits for room."""
+        return self._faults.stalled
+
+    def free_bytes(self) -> int:
+        return 0 if self._faults.full else ROOM_BYTES
+
+    @property
     def room_bytes(self) -> int:
         return 0 if self._faults.full else ROOM_BYTES
 
@@ -178,9 +193,12 @@ class SimLog:
 
     def close(self) -> None:
         if not self._closed:
+            self._faults.stalled = False
             if not self._failed:
                 self._finish(self.batch_last)
             self._closed = True
+            if not self._failed and self._durable < self.batch_last:
+                raise FatalError(f"no space for the last writes to {self.directory}/{self._name}: No space left on device")
 
     # -- the writer
 
@@ -199,7 +217,10 @@ class SimLog:
             del self._waiting[0]
 
     def _write_step(self) -> None:
-        if self._writing is not None and not self._closed and not self._failed:
+        if self._writing is not None and not self._closed and not self._failed and not self._on_disk:
+            if not self._takes(self._writing):
+                self._loop.call_later(RETRY_S, self._write_step)
+                return
             self._write(self._writing)
             self._loop.call_later(self._faults.delay_s(), self._sync_step)
 
@@ -207,6 +228,14 @@ class SimLog:
         if self._writing is not None and self._on_disk and not self._closed and not self._failed:
             self._sync()
             self._begin()
+
+    def _takes(self, batch: _Batch) -> bool:
+        """Whether there is room for it, in what was taken ahead if the disk is full."""
+        faults = self._faults
+        faults.stalled = faults.full and batch.size_bytes > faults.left_bytes
+        if faults.full and not faults.stalled:
+            faults.left_bytes -= batch.size_bytes
+        return not faults.stalled
 
     def _write(self, batch: _Batch) -> None:
         if self._offset >= self._segment_bytes:
@@ -248,5 +277,7 @@ class SimLog:
                 self._gather()
             assert self._writing is not None
             if not self._on_disk:
+                if not self._takes(self._writing):
+                    return
                 self._write(self._writing)
             self._sync()

@@ -176,11 +176,15 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def discard(self) -> None:
         """Throws away what is unfinished: tasks of killed members, whose coroutines nobody will ever go on with."""
-        for task in self._tasks:
-            coroutine: Any = task.get_coro()
-            if not task.done() and coroutine is not None:
-                with contextlib.suppress(Exception):  # its `finally` may want a loop
-                    coroutine.close()
+        asyncio._set_running_loop(self)  # their `finally` may want a loop, and would get a real one that nobody closes
+        try:
+            for task in self._tasks:
+                coroutine: Any = task.get_coro()
+                if not task.done() and coroutine is not None:
+                    with contextlib.suppress(Exception):
+                        coroutine.close()
+        finally:
+            asyncio._set_running_loop(None)
         self._tasks.clear()
         self._ready.clear()
         self._scheduled.clear()

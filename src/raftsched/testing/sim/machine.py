@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from raftsched.errors import FatalError, IncarnationOverError, NoSpaceError
 from raftsched.ports import ChangeSink
 from raftsched.scheduler.bridge.embedded import EmbeddedKv
+from raftsched.scheduler.jobs.names import COUNTERS, JOBS
 from raftsched.scheduler.service import SchedulerService
 from raftsched.store.backend.directory import DataDirectory
 from raftsched.store.birth import Birth, found
@@ -305,6 +306,12 @@ class Process:
         elif self._hub_ends is not None:
             self._hub_ends()
             self._hub_ends = None
+
+    def records(self, name: bytes) -> tuple[bytes | None, bytes | None]:
+        """Job and counter as this member's store has them."""
+        found = [self.node.mvcc.live(prefix + name, prefix + name + b"\0", None, 1) for prefix in (JOBS, COUNTERS)]
+        job, counter = (one[0].record if one else None for one in found)
+        return job, counter
 
 
 class _Opener(Opener):

@@ -47,8 +47,8 @@ class Nemesis:
         elif fault == "slow":
             machine.faults.slowness = chance.randrange(3)
         elif fault == "full":
-            machine.faults.full = True
-            self._world.loop.call_later(chance.random() * 2.0, setattr, machine.faults, "full", False)
+            machine.faults.fill(chance.choice([0, 5_000, 1 << 20]))
+            self._world.loop.call_later(chance.random() * chance.choice([2.0, 2.0, 8.0]), setattr, machine.faults, "full", False)
         elif fault == "sync":
             machine.faults.fail_sync = True
         elif fault == "skew":

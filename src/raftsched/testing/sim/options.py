@@ -5,9 +5,18 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from raftsched.scheduler.delivery.gates import Limit
+
 FAULTS = ("kill", "power", "stop", "slow", "full", "sync", "skew", "jump")
 SIZES = (1, 1, 3, 3, 5)
 CLUSTER_FAULTS = ("cut", "one-way", "weather", "heal", "wipe", "leave", "depart", "oust", "behind")
+GATES: tuple[tuple[Limit, ...], ...] = (
+    (),
+    (),
+    (Limit("cat", None, 1),),
+    (Limit("cat", None, 4), Limit("cat", "red", 1)),
+    (Limit("cat", "red", 2),),
+)
 DRIFTS_PPM = (0, 1_000, 10_000)
 """How far the rates of clocks may be off: 1 % is a hundred times what an oscillator does, and a tenth of what the fence bears."""
 
@@ -33,6 +42,9 @@ class Options:
     work_s: float = 0.02
     failing: float = 0.2
     restless: bool = True  # apps keep answers back, read slowly, go and come
+    gates: tuple[Limit, ...] = ()  # declared by each app that takes actors
+    late_apps_s: float = 0.0  # an app comes to a machine up to so late at first: what is due waits for it
+    twice: float = 0.0  # how often an answer is given twice, and one to what was never asked
     fenced: bool = True
     absent: tuple[int, ...] = ()  # machines that are not started at first
     networked: bool = False  # a lone member too can be reached by others
@@ -54,6 +66,7 @@ class Options:
     @classmethod
     def _drawn(cls, seed: str) -> "Options":
         chance = random.Random(f"{seed}/options")
+        workers = random.Random(f"{seed}/workers")
         members = chance.choice(SIZES)
         faults = [fault for fault in (FAULTS if members == 1 else FAULTS + CLUSTER_FAULTS) if chance.random() < 0.45]
         return cls(
@@ -72,6 +85,9 @@ class Options:
             apps=chance.choice([1, 2, 3]),
             work_s=chance.choice([0.002, 0.02, 0.2]),
             failing=chance.choice([0.0, 0.3]),
+            gates=workers.choice(GATES),
+            late_apps_s=workers.choice([0.0, 0.0, 4.0]),
+            twice=workers.choice([0.0, 0.1]),
             drift_ppm=random.Random(f"{seed}/drift").choice(DRIFTS_PPM),
             node={
                 "batch_interval_ms": chance.choice([5, 100, 1_000]),

@@ -12,7 +12,7 @@ from raftsched.pb.dapr import scheduler_pb2
 from raftsched.pb.etcd import rpc_pb2 as pb
 from raftsched.scheduler.delivery._delivery import StreamState
 from raftsched.scheduler.jobs import _jobs
-from raftsched.scheduler.jobs.names import COUNTERS, JOBS, TARGET_ACTOR, TARGET_JOB, Owner, actor_route, app_route, name_prefix
+from raftsched.scheduler.jobs.names import JOBS, TARGET_ACTOR, TARGET_JOB, Owner, actor_route, app_route, name_prefix
 from raftsched.scheduler.jobs.requests import delete_job_request
 from raftsched.store import codec
 from raftsched.testing.scheduling import metadata, policy, result
@@ -31,8 +31,8 @@ OWNERS = (
     Owner("ns", "app", TARGET_ACTOR, "cat", "1"),
     Owner("ns", "app", TARGET_ACTOR, "cat", "2"),
 )
-POLICIES: tuple[Callable[[], bytes | None], ...] = (
-    lambda: None,
+POLICIES: tuple[Callable[[], bytes], ...] = (
+    lambda: _jobs.DEFAULT_POLICY,
     lambda: policy(drop=True),
     lambda: policy(interval_ms=300, max_retries=2),
     lambda: policy(interval_ms=0, max_retries=1),
@@ -46,6 +46,7 @@ class Planner:
         self._world = world
         self._name = f"planner{number}"
         self._chance = random.Random(f"{world.seed}/{self._name}")
+        self._keys = random.Random(f"{world.seed}/{self._name}/keys")
         self._count = 0
         self._mine: list[tuple[bytes, Owner]] = []
 
@@ -80,6 +81,9 @@ class Planner:
     async def _remove(self, process: "Process") -> None:
         name, _ = self._mine.pop(self._chance.randrange(len(self._mine)))
         self._world.ticks.removing.add(name)
+        if self._keys.random() < 0.3:  # as a tool does that knows nothing of counters
+            await propose(process, codec.DELETE_RANGE, pb.DeleteRangeRequest(key=JOBS + name).SerializeToString())
+            return
         answer = await propose(process, codec.TXN, delete_job_request(name))
         self._world.note(self._name, f"no job {name.decode()} {answer and answer[:2]}")
 
@@ -101,7 +105,7 @@ class Planner:
             None,
             None,
             chance.randrange(1, 6) if schedule and chance.random() < 0.4 else None,
-            metadata(owner),
+            metadata(owner, self._keys.choice([None, "red", "blue"]) if self._world.options.gates else None),
             PAYLOAD,
             chance.choice(POLICIES)(),
         )
@@ -115,9 +119,13 @@ class App:
         self.name = f"app{number}"
         self._chance = random.Random(f"{world.seed}/{self.name}")
         self.owners = self._chance.sample(OWNERS, self._chance.randrange(1, len(OWNERS) + 1)) if number else list(OWNERS)
+        self.limits = world.options.gates if any(owner.target == TARGET_ACTOR for owner in self.owners) else ()
 
     async def run(self, machine: Any) -> None:
         """One connection after another to one machine."""
+        if self._world.options.late_apps_s:
+            late_s = random.Random(f"{self._world.seed}/{self.name}/{machine.name}").random() * self._world.options.late_apps_s
+            await asyncio.wait([self._world.quieted], timeout=late_s)
         while True:
             process = machine.process
             if process is None or not process.serving:
@@ -145,6 +153,7 @@ class _Stream:
         self._app = app
         self._process = process
         self._chance = random.Random(f"{world.seed}/{app.name}/{process.name}/{world.loop.now_ns}")
+        self._odd = random.Random(f"{world.seed}/{app.name}/{process.name}/{world.loop.now_ns}/odd")
         self._state: StreamState | None = None
         self._full = False
         self.closed = False
@@ -158,10 +167,11 @@ class _Stream:
             else:
                 target = (owner.namespace, owner.actor_type)
                 prefixes.append((actor_route(*target).encode(), TARGET_ACTOR, target))
-        self._state = self._process.service.open_stream(self._push, self, list(dict.fromkeys(prefixes)), "ns", ())
+        self._state = self._process.service.open_stream(self._push, self, list(dict.fromkeys(prefixes)), "ns", self._app.limits)
 
     def close(self) -> None:
         if self._state is not None:
+            self._world.slots.closed(self._process.name, self)
             self._process.service.close_stream(self._state)
             self._state = None
 
@@ -173,9 +183,8 @@ class _Stream:
     def _push(self, message: bytes) -> bool:
         trigger = scheduler_pb2.WatchJobsResponse.FromString(message)
         name = self._composed(trigger)
-        mvcc = self._process.node.mvcc
-        job, counter = (_live(mvcc, prefix + name) for prefix in (JOBS, COUNTERS))
-        self._world.delivered(self._process, name, job, counter)
+        self._world.delivered(self._process, name, *self._process.records(name))
+        self._world.took(self._process, self, trigger)
         restless = self._world.options.restless and not self._world.quiet
         if not restless or self._chance.random() < 0.97:
             self._later(trigger.id)
@@ -200,18 +209,16 @@ class _Stream:
         )  # 2: there is no such status
         delay_s = chance.expovariate(1 / (0.002 if self._world.quiet else options.work_s))
         self._world.loop.call_later(delay_s, self._answer, number, status)
+        if options.twice and not self._world.quiet and self._odd.random() < options.twice:
+            self._world.loop.call_later(delay_s * self._odd.uniform(1, 3), self._answer, number, self._odd.randrange(2))
+            self._world.loop.call_later(delay_s, self._answer, number + 1_000_000, 0)
 
     def _answer(self, number: int, status: int) -> None:
         if not self.closed and self._state is not None:
+            self._world.slots.answered(self._process.name, self, number)
             self._process.service.on_acks(self._state, [result(number, status)])
 
     def _drain(self) -> None:
         self._full = False
         if not self.closed and self._state is not None:
             self._process.service.stream_writable(self._state)
-
-
-def _live(mvcc: Any, key: bytes) -> bytes | None:
-    """The stored record of a key, if it lives."""
-    found = mvcc.live(key, key + b"\0", None, 1)
-    return found[0].record if found else None

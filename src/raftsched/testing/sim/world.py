@@ -26,6 +26,7 @@ from raftsched.testing.sim.nemesis import Nemesis
 from raftsched.testing.sim.network import SimNetwork
 from raftsched.testing.sim.options import Options, Report
 from raftsched.testing.sim.promptness import Promptness
+from raftsched.testing.sim.slots import Slots
 from raftsched.testing.sim.ticks import Ticks
 from raftsched.testing.sim.workers import App, Planner
 from raftsched.types import Change, Result
@@ -34,6 +35,8 @@ NS = 1_000_000_000
 MEMORY = Path("/dev/shm")  # where a sync costs nothing
 START_WITHIN_S = 0.1
 REST_S = 40.0  # virtual time in which everything must come to rest once nothing fails any more
+WATCHES_S = 15.0  # virtual time in which each watch, then, has seen all
+SAME_STATE_EVERY = 16  # entries: the states are compared that far apart, where a member's run of entries ends there
 SEARCH_BUDGET = 3_000  # of a search that is the second opinion
 
 
@@ -54,6 +57,7 @@ class World:
         second_ns = NS * 1_000_000 // (1_000_000 + options.drift_ppm)
         self.history, self.leases, self.ticks = History(second_ns), Leases(second_ns), Ticks()
         self.promptness = Promptness(self)
+        self.slots = Slots(options.gates)
         self.watches, self.takeovers = Watches(self.one_history), Takeovers()
         self._leadership_revisions: list[int] = []
         self.machines: list[Machine] = []
@@ -98,6 +102,7 @@ class World:
         report.turns, report.takeovers = self.loop.turns, self.takeovers.count
         report.trace = self._trace or []
         report.happened = self.happened + self.network.happened
+        report.happened["slots full"] = sum(self.slots.full.values())
         report.happened["torn"] = sum(machine.torn for machine in self.machines)
         report.held_up, report.latest_ms = self.promptness.asked, self.promptness.latest_ns / 1e6
 
@@ -121,7 +126,7 @@ class World:
             if number not in self.options.absent:  # not in step: members whose ticks fall together campaign together
                 self.loop.call_later(self.chance.random() * START_WITHIN_S, machine.start)
         self._people()
-        if self.options.promptness:
+        if self.options.promptness and not self.options.late_apps_s:  # who has no worker waits
             self.spawn(self.promptness.run())
         await self._unless_broken(self.happen())
         await self._unless_broken(self._rest())
@@ -215,6 +220,15 @@ class World:
                 machine.start()  # one that could not start while its disk was ill
         if why:
             raise Broken(f"no rest after {REST_S:.0f} s without faults: {why}")
+        await self._watched()
+
+    async def _watched(self) -> None:
+        """Each watch sees all that there is now, by its events or by a notice of progress."""
+        revision, deadline_s = max(self.one_history.revisions, default=0), self.loop.time() + WATCHES_S
+        while behind := [one for one in self.watching if not one.start or one.seen < revision]:
+            if self.loop.time() > deadline_s:
+                raise Broken(f"watch completeness: {behind[0].name} has seen {behind[0].seen} of {revision} after {WATCHES_S:.0f} s")
+            await asyncio.sleep(0.2)
 
     def _unrest(self) -> str:
         """What is not as it must be in the end; empty when all is."""
@@ -231,19 +245,15 @@ class World:
         now_ns = min(machine.process.service.now_ns() for machine in self.machines if machine.process) - 3 * NS
         if overdue := self.ticks.overdue(now_ns):
             return f"none lost: {len(overdue)} jobs are overdue: {overdue[0]}"
-        behind = [one.name for one in self.watching if one.start and one.seen < max(self.one_history.revisions, default=0) - 200]
-        return f"{behind[0]} is behind" if behind else ""
+        return ""
 
     # -- the verdict
 
     def _verdict(self) -> None:
         for machine in self.machines:
             self._look(machine.process)
-        revision = max(self.one_history.revisions, default=0)
         for one in self.watching:
             self.watches.check(one.name, one.key, one.end, one.start, one.got, until=one.seen)
-            if one.start and one.seen < revision - 200:
-                raise Broken(f"watch completeness: {one.name} has seen {one.seen} of {revision}")
         if orphans := self.ticks.orphans():
             raise Broken(f"counters without a job: {orphans}")
         self.history.finish(self.one_history, budget=SEARCH_BUDGET)
@@ -251,8 +261,7 @@ class World:
     def _look(self, process: Process | None) -> None:
         if process is None or process.member is None:
             return
-        applier = process.member.applier
-        self.same_state.look(process.name, applier.applied_index, applier.store, applier.lessor.ids(), process.node.members())
+        self.same_state.look(process.name, process.member.applier)
 
     # -- what people ask of the world
 
@@ -267,6 +276,14 @@ class World:
             known = bisect_right(self._leadership_revisions, process.node.revision)
             self._checked(self.takeovers.delivered, process.name, name, self._leadership_revisions[known - 1] if known else 0)
 
+    def took(self, process: Process, stream: object, trigger: Any) -> None:
+        """A stream has a trigger (WatchJobsResponse)."""
+        told = trigger.metadata
+        partition = process.service.leadership.partition
+        place = None if partition is None else (partition.index, partition.total)
+        kind, now_ns = told.target.actor.type, self.loop.now_ns
+        self._checked(self.slots.delivered, process.name, stream, trigger.id, kind, told.concurrency_key, place, now_ns)
+
     def _delivered(self, process: Process, name: bytes, job: bytes | None, counter: bytes | None) -> None:
         clock_ns = process.machine.clock.highest_ns
         self.promptness.delivered(self.ticks.delivered(process.name, name, job, counter, clock_ns, self.loop.now_ns))
@@ -277,6 +294,8 @@ class World:
         self.note(process.name, f"applies {first}+{len(entries)} term {term}")
         self._checked(self.log.applied, process.name, first, term, kind, entries)
         self._checked(self.leases.applied, process.name, self.loop.now_ns, kind, entries)
+        if (first + len(entries) - 1) % SAME_STATE_EVERY == 0:
+            self._checked(self._look, process)
 
     def changed(self, process: Process, changes: Sequence[Change], revision: int) -> None:
         for change in changes:

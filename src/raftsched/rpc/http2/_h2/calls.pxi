@@ -40,10 +40,7 @@ cdef class Stream:
             raise MemoryError
         stream_kick(stream)
         self.engine.schedule()
-        if stream.out_bytes > self.engine.core.push_bytes_max:
-            stream.want_writable = 1
-            return False
-        return True
+        return has_room(self.engine, stream, self.handle)
 
     def push_many(self, messages):
         """All of them, in order; the room after the last."""
@@ -79,6 +76,11 @@ cdef class Stream:
 
     def set_trailer(self, str name, value):
         self.engine.set_trailer(self.handle, name, value)
+
+
+cdef bytes buffer_bytes(nghttp2_rcbuf *buffer):
+    cdef nghttp2_vec found = nghttp2_rcbuf_get_buf(buffer)
+    return PyBytes_FromStringAndSize(<char *>found.base, found.len)
 
 
 cdef bytes trailer_value(str name, value):

@@ -2,26 +2,43 @@
 
 
 cdef size_t MESSAGE_BYTES_MAX = limits.MESSAGE_BYTES_MAX
+cdef double SLICE_S = limits.LOOP_SLICE_MS / 1e3
 
 cdef enum:
     READ_BYTES = 262144
     READS_PER_TURN = 256
+    MESSAGES_PER_TURN = 1024  # of all streams, each of which may be as dear as a call: about so many,
+    STREAM_MESSAGES_PER_TURN = 256  # so many of one stream,
+    STREAM_MESSAGES_MIN = 16  # and so many in any case
+    MESSAGES_PER_LOOK = 64  # at the clock
+    INFLATED_PER_TURN = 8388608  # of all that is compressed, which takes some 20 ms
+    INFLATED_PER_MESSAGE = 4096  # takes as long as a message
+    PLAIN_BYTES = 65536
+    TLS_HANDSHAKE_RECORD = 0x16
+    STREAMS_UNLIMITED = 0x7FFFFFFF
 
 
 cdef class Engine:
     """One HTTP/2 + HTTP/1.1 door; see _h2.pyi."""
     cdef door_engine *core
     cdef readonly object loop
-    cdef object call_soon, time, tick_method, on_http, on_error
-    cdef list handlers, paths  # by method index
+    cdef object call_soon, time, tick_method, on_http, on_http_head, on_error, on_unread
+    cdef readonly object local  # calls from within this process: handles below zero
+    cdef list handlers, paths, kinds  # by method index
     cdef list handles_pending, messages_pending  # by method index: a list, or None
     cdef set connections, servers
     cdef bytearray read_buffer
     cdef object read_view
+    cdef bytearray plain_buffer
+    cdef object plain_view
+    cdef object shaking  # connections whose handshake has something to go on with
     cdef bint scheduled, draining, streams_ended, inside_tick
+    cdef Py_ssize_t messages_left  # for streams, in this tick
+    cdef int64_t inflated_left  # bytes, in this tick
     cdef object deadline_timer, sweep_timer, drained
     cdef double deadline_at, sweep_interval_s, server_ping_idle_s, server_ping_timeout_s, first_request_timeout_s
-    cdef size_t write_bytes, paused_bytes
+    cdef double handshake_timeout_s, shook_at
+    cdef size_t write_bytes
     cdef readonly uint64_t connections_max, http_requests_total
     cdef readonly size_t http_body_bytes_max
     cdef int poll  # epoll of the plaintext HTTP/2 connections: one reader of the loop for all of them
@@ -38,16 +55,20 @@ cdef class Engine:
         header_list_bytes_max=limits.HEADER_LIST_BYTES_MAX, connections_max=0, write_buffer_bytes=limits.WRITE_BUFFER_BYTES,
         stream_buffer_bytes=limits.STREAM_BUFFER_BYTES, ping_interval_min_ms=5_000, server_ping_idle_ms=0,
         server_ping_timeout_ms=20_000, first_request_timeout_ms=limits.FIRST_REQUEST_TIMEOUT_MS,
+        tls_handshake_timeout_ms=limits.TLS_HANDSHAKE_TIMEOUT_MS,
         http_body_bytes_max=limits.HTTP_BODY_BYTES_MAX, resets_burst=limits.STREAM_RESETS_BURST,
         resets_per_s=limits.STREAM_RESETS_PER_S, control_frames_burst=limits.CONTROL_FRAMES_BURST,
-        control_frames_per_s=limits.CONTROL_FRAMES_PER_S, on_http=None, on_error=None,
+        control_frames_per_s=limits.CONTROL_FRAMES_PER_S, streams_max=limits.STREAMS_MAX, on_http=None, on_http_head=None, on_error=None,
+        unread_bytes_max=limits.UNREAD_BYTES_MAX, on_unread=None,
     ):
         cdef door_engine *core = self.core
         core.message_bytes_max = min(message_bytes_max, limits.MESSAGE_BYTES_MAX)
         core.bodies_bytes_max = bodies_bytes_max or bodies_default()
         core.header_list_bytes_max = header_list_bytes_max
-        core.push_bytes_max = stream_buffer_bytes
+        core.streams_max = min(streams_max or STREAMS_UNLIMITED, STREAMS_UNLIMITED)
+        core.push_bytes_max, core.web_hold_bytes = stream_buffer_bytes, limits.STREAM_HOLD_BYTES
         core.backlog_bytes_max = limits.CONNECTION_BACKLOG_BYTES
+        core.unread_bytes_max, core.unread_floor_bytes = unread_bytes_max, limits.UNREAD_FLOOR_BYTES
         core.ping_interval_min_s = ping_interval_min_ms / 1e3
         core.nuisances_burst, core.nuisances_per_s = control_frames_burst, control_frames_per_s
         core.resets_burst, core.resets_per_s = resets_burst, resets_per_s
@@ -55,14 +76,20 @@ cdef class Engine:
         self.connections_max, self.http_body_bytes_max = connections_max, http_body_bytes_max
         self.server_ping_idle_s, self.server_ping_timeout_s = server_ping_idle_ms / 1e3, server_ping_timeout_ms / 1e3
         self.first_request_timeout_s = first_request_timeout_ms / 1e3
-        shortest = min(self.first_request_timeout_s, self.server_ping_timeout_s, self.server_ping_idle_s or 60.0)
+        self.handshake_timeout_s = tls_handshake_timeout_ms / 1e3
+        shortest = min(self.first_request_timeout_s, self.handshake_timeout_s, self.server_ping_timeout_s, self.server_ping_idle_s or 60.0)
         self.sweep_interval_s = min(max(shortest / 6, 0.01), 1.0)
         self.loop, self.call_soon, self.time, self.tick_method = loop, loop.call_soon, loop.time, self.tick
-        self.on_http, self.on_error = on_http, on_error
+        self.on_http, self.on_http_head, self.on_error, self.on_unread = on_http, on_http_head, on_error, on_unread
+        self.local = LocalCalls(self)
+        self.kinds = []
         self.handlers, self.paths, self.handles_pending, self.messages_pending = [], [], [], []
         self.connections, self.servers = set(), set()
         self.read_buffer = bytearray(READ_BYTES)
         self.read_view = memoryview(self.read_buffer)
+        self.plain_buffer = bytearray(PLAIN_BYTES)
+        self.plain_view = memoryview(self.plain_buffer)
+        self.shaking = collections.deque()
         core.now = self.time()
 
     def __dealloc__(self):
@@ -82,6 +109,7 @@ cdef class Engine:
             raise MemoryError
         self.paths.append(path)
         self.handlers.append(handler)
+        self.kinds.append(kind)
         self.handles_pending.append(None)
         self.messages_pending.append(None)
 
@@ -96,6 +124,18 @@ cdef class Engine:
 
     def add_unimplemented(self, str service):
         self.add(f"/{service}/", 0, None, 0)
+
+    def handler_of(self, str path):
+        """What serves `path` and how: ("batch", "unary" or "stream", handler); None if nothing does."""
+        if path not in self.paths:
+            return None
+        index = self.paths.index(path)
+        kind = {KIND_BATCH: "batch", KIND_UNARY: "unary", KIND_STREAM: "stream"}.get(self.kinds[index])
+        return None if kind is None else (kind, self.handlers[index])
+
+    @property
+    def message_bytes_max(self):
+        return self.core.message_bytes_max
 
     # -- bytes in
 
@@ -187,14 +227,18 @@ cdef class Engine:
 
     cdef int deliver(self) except -1:
         """All news of this tick. A stream in `taken` is queued, so that it lives until its turn; then it is let go
-        before Python is called."""
+        before Python is called. Streams for which there is no time any more are queued again."""
         cdef door_engine *core = self.core
         cdef door_stream *stream
         cdef uint32_t i, count
         cdef list touched = []
+        cdef bint late = False
+        cdef Py_ssize_t look_at = MESSAGES_PER_TURN - MESSAGES_PER_LOOK
         if not core.ready_count:
             return 0
         count = engine_take(core)
+        self.messages_left = MESSAGES_PER_TURN
+        self.inflated_left = INFLATED_PER_TURN
         for i in range(count):
             stream = core.taken[i]
             stream.queued = 0
@@ -202,8 +246,15 @@ cdef class Engine:
                 self.gather(stream, touched)
             elif stream.kind == KIND_UNARY:
                 self.deliver_unary(stream)
-            else:
+            elif stream.kind == KIND_STREAM and late:
+                stream_event(stream, 0, core)
+            elif stream.kind == KIND_STREAM:
                 self.deliver_stream(stream)
+                if self.messages_left <= look_at:
+                    look_at = self.messages_left - MESSAGES_PER_LOOK
+                    late = self.time() >= core.now + SLICE_S
+            else:
+                deliver_web(self, stream)
         for index in touched:
             self.call_batch(index)
         return 0
@@ -218,8 +269,10 @@ cdef class Engine:
         if stream.finished or not stream.events & EVENT_REQUEST:
             return 0
         stream.events = 0
-        if stream.connection.out_bytes > core.backlog_bytes_max:
+        if connection_behind(stream.connection):
             stream_hold(stream)
+            return 0
+        if stream.packed and not unpack_call(self, stream):
             return 0
         index = stream.method.index
         handles = <list>self.handles_pending[index]
@@ -259,8 +312,10 @@ cdef class Engine:
             return 0
         if stream.finished or not events & EVENT_REQUEST:
             return 0
-        if stream.connection.out_bytes > core.backlog_bytes_max:
+        if connection_behind(stream.connection):
             stream_hold(stream)
+            return 0
+        if stream.packed and not unpack_call(self, stream):
             return 0
         call = Call.__new__(Call)
         call.engine, call.handle, call.deadline = self, stream_handle(stream), stream.deadline
@@ -280,15 +335,17 @@ cdef class Engine:
         cdef bint born = False
         cdef Stream face = None
         cdef list messages = None
-        if stream.connection != NULL and stream.method.hold_bytes and stream.out_bytes > stream.method.hold_bytes and not stream.finished:
+        cdef object failure = None
+        if stream.connection != NULL and not stream.finished and must_wait(stream):
             kept = events & (EVENT_MESSAGES | EVENT_HALF_CLOSE)
             stream.input_held = kept != 0
         stream.events = kept
         events &= ~kept
         if events & EVENT_MESSAGES:
-            messages = take_object(&stream.message)
-            if stream.connection != NULL:
-                stream_delivered(stream)
+            if stream.packed:
+                messages, failure = take_packed(self, stream, &events)
+            else:
+                messages = self.take_messages(stream, &events)
         if events & EVENT_OPEN and self.streams_ended and stream.connection != NULL:
             stream_end(stream)  # nobody is told that it began
         elif events & EVENT_OPEN and not events & EVENT_CLOSED:
@@ -301,8 +358,43 @@ cdef class Engine:
             face = <Stream>stream.owner
         stream_release(core, stream)
         if face is not None:
-            self.call_stream(face, index if born else -1, messages, events, status)
+            self.call_stream(face, index if born else -1, messages, events, status, failure)
         return 0
+
+    def dispatch_head(self, request):
+        """Who takes the body of this request as it comes, or None: it is wanted whole."""
+        if self.on_http_head is None:
+            return None
+        try:
+            return self.on_http_head(request)
+        except Exception as error:
+            self.report(request.target, error)
+            return None
+
+    def dispatch_http(self, request):
+        self.http_requests_total += 1
+        self.core.requests_total += 1
+        try:
+            self.on_http(request)
+        except Exception as error:
+            self.report(request.target, error)
+            request.fail()
+
+    cdef list take_messages(self, door_stream *stream, int *events):
+        """As many as there is time for in this tick, all of who has gone; the rest, and the end behind it, is news of the next tick. Until
+        the last is taken the client's window stays as it is."""
+        cdef list messages = take_object(&stream.message)
+        cdef Py_ssize_t room = STREAM_MESSAGES_PER_TURN if self.messages_left > 0 else STREAM_MESSAGES_MIN
+        self.messages_left -= min(len(messages), room)
+        if stream.connection == NULL:
+            return messages
+        if len(messages) <= room or events[0] & EVENT_CLOSED:
+            stream_delivered(stream)
+            return messages
+        put_object(&stream.message, messages[room:])
+        stream_event(stream, EVENT_MESSAGES | (events[0] & EVENT_HALF_CLOSE), self.core)
+        events[0] &= ~EVENT_HALF_CLOSE
+        return messages[:room]
 
     cdef Stream stream_face(self, door_stream *stream):
         cdef Stream face = Stream.__new__(Stream)
@@ -311,14 +403,19 @@ cdef class Engine:
         face.peer = (<BaseConnection>stream.connection.python).peer
         return face
 
-    cdef int call_stream(self, Stream face, int born, list messages, int events, int status) except -1:
+    cdef int call_stream(self, Stream face, int born, list messages, int events, int status, failure) except -1:
         """`born`: the method index of a stream whose handler is to be made, else -1. `face` keeps the stream's Python
-        side alive; the C struct may be gone."""
+        side alive; the C struct may be gone. `failure`: of the message behind these."""
         try:
             if born >= 0:
                 face.handler = self.handlers[born](face, face.method)
             if messages is not None and not face.ended and face.handler is not None:
                 face.handler.on_messages(messages)
+            if failure is not None:
+                on_broken = None if face.ended else getattr(face.handler, "on_broken", None)
+                if on_broken is None:
+                    raise failure
+                on_broken(failure)
             if events & EVENT_HALF_CLOSE and not face.ended and face.handler is not None:
                 face.handler.on_half_close()
             if events & EVENT_WRITABLE and not face.ended and not events & EVENT_CLOSED:
@@ -394,6 +491,9 @@ cdef class Engine:
 
     cpdef reply(self, int64_t handle, bytes message, bytes header=b""):
         cdef door_stream *stream = stream_find(self.core, handle)
+        if handle < 0:
+            self.local.reply(handle, header + message)
+            return
         if stream == NULL or stream.connection == NULL or stream.finished or stream.kind == KIND_STREAM:
             return
         if stream.owner != NULL:
@@ -402,6 +502,8 @@ cdef class Engine:
             return self.fail(handle, 8, too_large(len(message) + len(header)))
         stream_reply(stream, <PyObject *>header, <PyObject *>message)
         self.schedule()
+        if unread_over(self.core):
+            relieve(self)
 
     def reply_many(self, handles, messages, headers=None):
         cdef Py_ssize_t i, count = len(handles)
@@ -448,6 +550,9 @@ cdef class Engine:
         """Ends a call with a status; of a stream: behind what was pushed."""
         cdef door_stream *stream = stream_find(self.core, handle)
         cdef bytes text
+        if handle < 0:
+            self.local.fail(handle, code, message)
+            return
         if stream == NULL or stream.connection == NULL or stream.finished:
             return
         if stream.kind != KIND_STREAM and stream.owner != NULL:
@@ -458,13 +563,15 @@ cdef class Engine:
 
     def alive(self, int64_t handle):
         cdef door_stream *stream = stream_find(self.core, handle)
-        return stream != NULL and stream.connection != NULL and not stream.finished
+        return self.local.alive(handle) if handle < 0 else stream != NULL and stream.connection != NULL and not stream.finished
 
     def metadata(self, int64_t handle, str name):
         cdef door_stream *stream = stream_find(self.core, handle)
         cdef bytes raw = name.encode("latin-1").lower()
         cdef nghttp2_rcbuf *value
         cdef nghttp2_vec found
+        if handle < 0:
+            return self.local.metadata(handle, name)
         if stream == NULL or stream.connection == NULL:
             return None
         value = field_find(stream, raw, len(raw))
@@ -484,27 +591,35 @@ cdef class Engine:
         for i in range(count):
             stream = stream_find(self.core, handles[i])
             value = NULL if stream == NULL or stream.connection == NULL else field_find(stream, raw, length)
-            if value == NULL:
+            if value != NULL:
+                found = nghttp2_rcbuf_get_buf(value)
+                text = field_text(name, PyBytes_FromStringAndSize(<char *>found.base, found.len))
+            elif <int64_t>handles[i] < 0:
+                text = self.local.metadata(handles[i], name.decode())
+            else:
                 continue
-            found = nghttp2_rcbuf_get_buf(value)
+            if text is None:
+                continue
             if values is None:
                 values = [None] * count
-            values[i] = field_text(name, PyBytes_FromStringAndSize(<char *>found.base, found.len))
+            values[i] = text
         return values
 
     def deadline(self, int64_t handle):
         cdef door_stream *stream = stream_find(self.core, handle)
-        return 0.0 if stream == NULL else stream.deadline
+        return self.local.deadline(handle) if handle < 0 else 0.0 if stream == NULL else stream.deadline
 
     def peer(self, int64_t handle):
         cdef door_stream *stream = stream_find(self.core, handle)
+        if handle < 0:
+            return self.local.peer(handle)
         return "" if stream == NULL or stream.connection == NULL else (<BaseConnection>stream.connection.python).peer
 
     def peer_certificate(self, int64_t handle):
         cdef door_stream *stream = stream_find(self.core, handle)
         if stream == NULL or stream.connection == NULL:
             return None
-        return (<BaseConnection>stream.connection.python).transport.get_extra_info("peercert") or None
+        return (<BaseConnection>stream.connection.python).peer_certificate()
 
     def set_trailer(self, int64_t handle, str name, value):
         cdef door_stream *stream = stream_find(self.core, handle)
@@ -519,7 +634,7 @@ cdef class Engine:
             raise ValueError("too many trailers")
         (<list>stream.trailers).append((raw, wire))
 
-    cdef report(self, str where, error):
+    cpdef report(self, str where, error):
         if self.on_error is not None:
             self.on_error(where, error)
         else:
@@ -527,21 +642,44 @@ cdef class Engine:
 
     # -- listeners and lifecycle
 
-    async def listen(self, str host, int port, *, ssl=None):
-        self.draining = self.streams_ended = False
-        server = await self.loop.create_server(
-            self.make_connection, host or None, port, ssl=ssl, backlog=1024, ssl_handshake_timeout=20 if ssl else None
-        )
+    async def listen(self, str host, int port, *, guard=None, bint plaintext_too=False, bint grpc=True, bint http=True, reuse_port=None):
+        self.draining = self.streams_ended = self.local.stopping = False
+        make = functools.partial(Connection, self, guard, plaintext_too, grpc, http)
+        server = await self.loop.create_server(make, host or None, port, backlog=1024, reuse_port=reuse_port or None)
         self.servers.add(server)
         return server
 
-    async def listen_unix(self, str path):
-        server = await self.loop.create_unix_server(self.make_connection, path, backlog=1024)
+    async def listen_unix(self, sock, *, guard=None, bint plaintext_too=False, bint grpc=True, bint http=True):
+        self.draining = self.streams_ended = self.local.stopping = False
+        make = functools.partial(Connection, self, guard, plaintext_too, grpc, http)
+        server = await self.loop.create_unix_server(make, sock=sock, backlog=1024)
         self.servers.add(server)
         return server
 
-    def make_connection(self):
-        return Connection(self)
+    cdef int shake_later(self, BaseConnection connection) except -1:
+        """Handshakes cost a millisecond of computing each: a crowd of them must not hold the loop. Nor may a busy loop starve them: they
+        may take as long as the rest of a turn took, within limits."""
+        if not self.shaking:
+            self.shook_at = self.time()
+            self.call_soon(self.shake)
+        self.shaking.append(connection)
+        return 0
+
+    def shake(self):
+        cdef BaseConnection connection
+        cdef double now = self.time()
+        cdef double give_up = now + max(min(now - self.shook_at, limits.TLS_SLICE_MS_MAX / 1e3), limits.LOOP_SLICE_MS / 1e3)
+        while self.shaking and self.time() < give_up:
+            connection = self.shaking.popleft()
+            self.core.now = self.time()
+            try:
+                connection.shake()
+            except Exception as error:
+                connection.transport.abort()
+                self.report(f"the handshake of {connection.peer}", error)
+        if self.shaking:
+            self.shook_at = self.time()
+            self.call_soon(self.shake)
 
     cdef int joined(self, BaseConnection connection) except -1:
         self.connections.add(connection)
@@ -565,6 +703,8 @@ cdef class Engine:
         self.core.now = self.time()
         for connection in list(self.connections):
             (<BaseConnection>connection).sweep_connection()
+        if unread_over(self.core):
+            relieve(self)
         self.sweep_timer = self.loop.call_later(self.sweep_interval_s, self.sweep) if self.connections else None
         if self.core.dirty_count:
             self.schedule()
@@ -573,6 +713,7 @@ cdef class Engine:
         self.streams_ended = True
         for connection in list(self.connections):
             (<BaseConnection>connection).end_connection_streams()
+        self.local.end_streams()
         self.schedule()
 
     async def drain(self, int timeout_ms):
@@ -620,13 +761,15 @@ cdef class Engine:
         self.schedule()
 
     def cut(self):
-        """Every open stream ends as UNAVAILABLE, then its connection ends."""
+        """Every open stream, and every local call, ends as UNAVAILABLE, then its connection ends."""
+        self.local.end_calls()
         for connection in list(self.connections):
             (<BaseConnection>connection).cut_connection()
+        self.core.now = self.time()
         self.deliver()
         self.flush()
         for connection in list(self.connections):
-            (<BaseConnection>connection).transport.close()
+            (<BaseConnection>connection).close()
 
     def charge_body(self, int64_t amount):
         """Bodies of HTTP/1.1 count in the same budget; False when there is no room."""
@@ -643,7 +786,7 @@ cdef class Engine:
             "messages_in": core.messages_in, "messages_out": core.messages_out,
             "bytes_in": core.bytes_in, "bytes_out": core.bytes_out, "resets_total": core.resets_total,
             "floods_total": core.floods_total, "refused_total": core.refused_total,
-            "bodies_bytes": core.bodies_bytes, "buffered_bytes": core.out_bytes + self.paused_bytes,
+            "bodies_bytes": core.bodies_bytes, "buffered_bytes": engine_unread(core), "unread_total": core.unread_total,
         }
 
 

@@ -5,6 +5,8 @@
 #define FIXED(name_, value_) \
   { (uint8_t *)(name_), (uint8_t *)(value_), sizeof(name_) - 1, sizeof(value_) - 1, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE }
 #define FIELDS_MAX 36 /* :status, content-type, grpc-status, grpc-message, grpc-accept-encoding and 31 of the handler's */
+#define GRPC_TYPE_BYTES 16 /* application/grpc */
+#define CONTENT_TYPE_BYTES_MAX 256 /* a longer one is not told again */
 
 static const char *const STATUS_TEXT[17] = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"};
 
@@ -18,7 +20,7 @@ static size_t trailer_fields(door_stream *stream, nghttp2_nv *fields, size_t cou
   const char *code = STATUS_TEXT[stream->status >= 0 && stream->status <= 16 ? stream->status : 2];
   fields[count++] = nv("grpc-status", code, strlen(code), NGHTTP2_NV_FLAG_NO_COPY_VALUE);
   if (stream->status_text) fields[count++] = nv("grpc-message", stream->status_text, strlen(stream->status_text), 0);
-  if (stream->encoding_unknown) fields[count++] = (nghttp2_nv)FIXED("grpc-accept-encoding", "identity");
+  if (stream->encoding_unknown) fields[count++] = (nghttp2_nv)FIXED("grpc-accept-encoding", "identity,gzip");
   for (Py_ssize_t i = 0; stream->trailers && i < PyList_GET_SIZE(stream->trailers) && count < FIELDS_MAX; i++) {
     PyObject *pair = PyList_GET_ITEM(stream->trailers, i), *name = PyTuple_GET_ITEM(pair, 0), *value = PyTuple_GET_ITEM(pair, 1);
     nghttp2_nv field = {(uint8_t *)PyBytes_AS_STRING(name), (uint8_t *)PyBytes_AS_STRING(value), (size_t)PyBytes_GET_SIZE(name),
@@ -46,15 +48,14 @@ static void stream_drained(door_stream *stream) {
     stream->want_writable = 0;
     stream_event(stream, EVENT_WRITABLE, engine);
   }
-  if (stream->input_held && stream->out_bytes <= stream->method->hold_bytes / 2) {
+  if (stream->input_held && stream->out_bytes <= (stream->kind == KIND_WEB ? engine->web_hold_bytes : stream->method->hold_bytes) / 2) {
     stream->input_held = 0;
     stream_event(stream, 0, engine);
   }
 }
 
-static ssize_t on_read(nghttp2_session *session, int32_t id, uint8_t *buffer, size_t room, uint32_t *flags, nghttp2_data_source *source,
-                       void *data) {
-  door_stream *stream = (door_stream *)source->ptr;
+/* What is queued, as far as there is room. */
+static inline size_t segments_take(door_stream *stream, uint8_t *buffer, size_t room) {
   size_t done = 0;
   while (stream->first && done < room) {
     door_segment *segment = stream->first;
@@ -70,6 +71,13 @@ static ssize_t on_read(nghttp2_session *session, int32_t id, uint8_t *buffer, si
   }
   stream_out_sub(stream, done);
   if (stream->want_writable || stream->input_held) stream_drained(stream);
+  return done;
+}
+
+static ssize_t on_read(nghttp2_session *session, int32_t id, uint8_t *buffer, size_t room, uint32_t *flags, nghttp2_data_source *source,
+                       void *data) {
+  door_stream *stream = (door_stream *)source->ptr;
+  size_t done = segments_take(stream, buffer, room);
   if (!stream->first && stream->finished) {
     *flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
     stream_submit_trailers(session, stream);
@@ -80,9 +88,28 @@ static ssize_t on_read(nghttp2_session *session, int32_t id, uint8_t *buffer, si
   return (ssize_t)done;
 }
 
+/* The request's, as grpc-go tells it: whatever separates the subtype, here it is a plus. */
+static nghttp2_nv content_type(const door_stream *stream, char text[CONTENT_TYPE_BYTES_MAX]) {
+  nghttp2_rcbuf *value = stream->subtype ? field_find(stream, "content-type", 12) : NULL;
+  nghttp2_vec found = {NULL, 0};
+  if (value) found = nghttp2_rcbuf_get_buf(value);
+  if (found.len <= GRPC_TYPE_BYTES + 1 || found.len > CONTENT_TYPE_BYTES_MAX) return (nghttp2_nv)FIXED("content-type", "application/grpc");
+  memcpy(text, found.base, found.len);
+  text[GRPC_TYPE_BYTES] = '+';
+  return nv("content-type", text, found.len, 0);
+}
+
 static int stream_start(door_stream *stream) {
-  static const nghttp2_nv fields[2] = {FIXED(":status", "200"), FIXED("content-type", "application/grpc")};
+  static const nghttp2_nv usual[2] = {FIXED(":status", "200"), FIXED("content-type", "application/grpc")};
+  char type[CONTENT_TYPE_BYTES_MAX];
+  nghttp2_nv told[2];
+  const nghttp2_nv *fields = usual;
   nghttp2_data_provider provider = {{.ptr = stream}, on_read};
+  if (stream->subtype) {
+    told[0] = usual[0];
+    told[1] = content_type(stream, type);
+    fields = told;
+  }
   stream->started = 1;
   connection_dirty(stream->connection);
   return nghttp2_submit_response(stream->connection->session, stream->id, fields, 2, &provider);
@@ -126,9 +153,10 @@ static void stream_forget_request(door_engine *engine, door_stream *stream) {
 }
 
 static void submit_trailers_only(door_stream *stream, const char *http_status) {
+  char type[CONTENT_TYPE_BYTES_MAX];
   nghttp2_nv fields[FIELDS_MAX];
   fields[0] = nv(":status", http_status, 3, NGHTTP2_NV_FLAG_NO_COPY_VALUE);
-  fields[1] = (nghttp2_nv)FIXED("content-type", "application/grpc");
+  fields[1] = content_type(stream, type);
   stream->started = stream->trailers_sent = 1;
   nghttp2_submit_response(stream->connection->session, stream->id, fields, trailer_fields(stream, fields, 2), NULL);
   connection_dirty(stream->connection);

@@ -31,7 +31,7 @@
 #define WINDOW_STREAM_BYTES (1 << 20)
 #define WINDOW_CONNECTION_BYTES (16 << 20)
 
-enum { KIND_NONE, KIND_BATCH, KIND_UNARY, KIND_STREAM };
+enum { KIND_NONE, KIND_BATCH, KIND_UNARY, KIND_STREAM, KIND_WEB }; /* web: no gRPC (web.h) */
 enum { EVENT_REQUEST = 1, EVENT_OPEN = 2, EVENT_MESSAGES = 4, EVENT_HALF_CLOSE = 8, EVENT_WRITABLE = 16, EVENT_CLOSED = 32 };
 enum { PHASE_SNIFF, PHASE_HTTP1, PHASE_HTTP2, PHASE_DEAD };
 
@@ -66,7 +66,10 @@ typedef struct door_stream {
   const door_method *method;
   uint8_t kind, events;
   unsigned queued : 1, timed : 1, held : 1, opened : 1; /* opened: Python has made a handler of it */
-  unsigned post : 1, grpc : 1, bad_timeout : 1, has_timeout : 1, headers_too_large : 1, encoding_unknown : 1, path_seen : 1;
+  unsigned post : 1, grpc : 1, bad_field : 1, has_timeout : 1, headers_too_large : 1, encoding_unknown : 1, path_seen : 1;
+  unsigned subtype : 1; /* of the content type: told again in the answer */
+  unsigned answered : 1; /* the end of the answer was sent */
+  unsigned gzip : 1, packed : 1; /* may send compressed messages; one at least waits for delivery */
   unsigned half_closed : 1, complete : 1, started : 1, finished : 1, deferred : 1, want_writable : 1, trailers_sent : 1, input_held : 1;
   uint32_t header_bytes;
   double timeout_s, deadline; /* loop time; 0 = none */
@@ -78,7 +81,7 @@ typedef struct door_stream {
   uint32_t partial_length, partial_declared;
   Py_ssize_t partial_capacity;
   PyObject *partial; /* bytes being filled */
-  PyObject *message; /* unary: the message; stream: list of messages not yet delivered */
+  PyObject *message; /* unary: the message; stream: list of messages not yet delivered, a compressed one as a tuple of it */
   size_t charged, unconsumed;
   /* answer */
   door_segment *first, *last;
@@ -102,8 +105,9 @@ typedef struct door_connection {
   uint8_t phase, sniffed;
   char sniff[24];
   unsigned dirty : 1, paused : 1, going_away : 1, goaway_sent : 1, terminated : 1, pinging : 1;
-  size_t unconsumed, out_bytes;
-  double read_at, ping_sent_at, opened_at;
+  unsigned grpc : 1, web : 1, secure : 1; /* what is served here; secure: through TLS */
+  size_t unconsumed, out_bytes, unwritten; /* unwritten: what the transport holds, known while it is paused (unread.h) */
+  double read_at, taken_at, ping_sent_at, opened_at; /* taken_at: when the peer last took something of what it has unread */
   /* keepalive policy */
   double peer_ping_at;
   unsigned ping_strikes, ping_reset;
@@ -135,15 +139,15 @@ typedef struct door_engine {
   double now, earliest; /* loop time; earliest deadline added since the timer was armed */
   PyObject *empty;
   /* limits */
-  uint32_t message_bytes_max, header_list_bytes_max;
-  size_t bodies_bytes_max, push_bytes_max, backlog_bytes_max;
+  uint32_t message_bytes_max, header_list_bytes_max, streams_max;
+  size_t bodies_bytes_max, push_bytes_max, backlog_bytes_max, web_hold_bytes, unread_bytes_max, unread_floor_bytes;
   double ping_interval_min_s;
   uint64_t nuisances_burst, resets_burst;
   double nuisances_per_s, resets_per_s;
   /* figures */
-  size_t bodies_bytes, out_bytes;
+  size_t bodies_bytes, out_bytes, unwritten_bytes, unread_look_at;
   uint64_t connections_count, streams_count, streams_live, requests_total, messages_in, messages_out, bytes_in, bytes_out;
-  uint64_t resets_total, floods_total, refused_total;
+  uint64_t resets_total, floods_total, refused_total, unread_total;
 } door_engine;
 
 /* -- growth of the engine's own arrays -------------------------------------------------------------------------- */
@@ -255,6 +259,15 @@ static double timer_next(const door_engine *engine) {
   return engine->now + TIMER_BUCKETS / TIMER_PER_S;
 }
 
+/* First value of a field, or NULL. Names are lower-case on the wire. */
+static nghttp2_rcbuf *field_find(const door_stream *stream, const char *name, size_t length) {
+  for (uint16_t i = 0; i < stream->fields_count; i++) {
+    nghttp2_vec found = nghttp2_rcbuf_get_buf(stream->fields[i].name);
+    if (found.len == length && !memcmp(found.base, name, length)) return stream->fields[i].value;
+  }
+  return NULL;
+}
+
 /* -- segments: what a stream has still to send ----------------------------------------------------------------------- */
 
 static void segment_free(door_segment *segment) {
@@ -290,9 +303,11 @@ static uint8_t *segment_room(door_stream *stream, size_t length) {
 }
 
 static void stream_out_add(door_stream *stream, size_t bytes) {
+  door_connection *connection = stream->connection;
+  if (!connection->out_bytes) connection->taken_at = connection->engine->now; /* until now there was nothing to take */
   stream->out_bytes += bytes;
-  stream->connection->out_bytes += bytes;
-  stream->connection->engine->out_bytes += bytes;
+  connection->out_bytes += bytes;
+  connection->engine->out_bytes += bytes;
 }
 
 static void stream_out_sub(door_stream *stream, size_t bytes) {
@@ -312,6 +327,16 @@ static void stream_out_drop(door_stream *stream) {
   stream->last = NULL;
 }
 
+/* Behind what is there, without a copy. */
+static int segment_reference(door_stream *stream, PyObject *bytes) {
+  door_segment *segment = segment_new(stream, 0);
+  if (!segment) return -1;
+  segment->owner = Py_NewRef(bytes);
+  segment->data = (const uint8_t *)PyBytes_AS_STRING(bytes);
+  segment->length = segment->capacity = (size_t)PyBytes_GET_SIZE(bytes);
+  return 0;
+}
+
 /* One gRPC message = header + message; a large message is referenced. -1 when out of memory. */
 static int stream_append(door_stream *stream, PyObject *header, PyObject *message) {
   size_t header_length = header ? (size_t)PyBytes_GET_SIZE(header) : 0, length = (size_t)PyBytes_GET_SIZE(message);
@@ -326,12 +351,8 @@ static int stream_append(door_stream *stream, PyObject *header, PyObject *messag
   if (header_length) memcpy(room + PREFIX_BYTES, PyBytes_AS_STRING(header), header_length);
   if (copied == total) {
     memcpy(room + PREFIX_BYTES + header_length, PyBytes_AS_STRING(message), length);
-  } else {
-    door_segment *segment = segment_new(stream, 0);
-    if (!segment) return -1;
-    segment->owner = Py_NewRef(message);
-    segment->data = (const uint8_t *)PyBytes_AS_STRING(message);
-    segment->length = segment->capacity = length;
+  } else if (segment_reference(stream, message)) {
+    return -1;
   }
   stream_out_add(stream, PREFIX_BYTES + total);
   stream->connection->engine->messages_out++;

@@ -5,8 +5,8 @@
  * delivery for one that is complete. Texts are grpc-go's, since its clients' users know them.
  */
 #pragma once
-#include "answer.h"
-#include <stdio.h>
+#include "web.h"
+#include "words.h"
 
 static uint32_t path_hash(const uint8_t *path, size_t length) {
   uint32_t hash = 2166136261u ^ (uint32_t)length;
@@ -79,15 +79,6 @@ static int field_keep(door_stream *stream, nghttp2_rcbuf *name, nghttp2_rcbuf *v
   return 0;
 }
 
-/* First value of a field, or NULL. Names are lower-case on the wire. */
-static nghttp2_rcbuf *field_find(const door_stream *stream, const char *name, size_t length) {
-  for (uint16_t i = 0; i < stream->fields_count; i++) {
-    nghttp2_vec found = nghttp2_rcbuf_get_buf(stream->fields[i].name);
-    if (found.len == length && !memcmp(found.base, name, length)) return stream->fields[i].value;
-  }
-  return NULL;
-}
-
 /* 1 to 8 digits and a unit; 0, or -1 when malformed. */
 static int timeout_parse(const uint8_t *text, size_t length, double *seconds) {
   static const struct { char unit; double seconds; } UNITS[] = {{'H', 3600}, {'M', 60}, {'S', 1}, {'m', 1e-3}, {'u', 1e-6}, {'n', 1e-9}};
@@ -119,31 +110,49 @@ static int field_understood(door_stream *stream, const nghttp2_vec *name, const 
     return stream->method != NULL;
   }
   if (IS(":method")) return stream->post = value->len == 4 && !memcmp(value->base, "POST", 4);
-  if (IS("content-type")) return stream->grpc = (unsigned)is_grpc(value->base, value->len);
+  if (IS("content-type")) {
+    stream->grpc = stream->connection->grpc & (unsigned)is_grpc(value->base, value->len);
+    stream->subtype = stream->grpc && value->len > GRPC_TYPE_BYTES;
+    return stream->grpc && !stream->subtype;
+  }
   if (IS("te") || IS(":scheme") || IS("grpc-accept-encoding") || IS("accept-encoding")) return 1;
   if (IS("grpc-timeout")) {
-    stream->bad_timeout = timeout_parse(value->base, value->len, &stream->timeout_s) != 0;
-    stream->has_timeout = !stream->bad_timeout;
-    return !stream->bad_timeout;
+    stream->has_timeout = !timeout_parse(value->base, value->len, &stream->timeout_s);
+    if (!stream->has_timeout) stream->bad_field = 1;
+    return stream->has_timeout;
   }
   if (IS("grpc-encoding")) {
-    stream->encoding_unknown = !(value->len == 8 && !memcmp(value->base, "identity", 8));
+    stream->gzip = value->len == 4 && !memcmp(value->base, "gzip", 4);
+    stream->encoding_unknown = !stream->gzip && value->len && !(value->len == 8 && !memcmp(value->base, "identity", 8));
     return !stream->encoding_unknown;
   }
+  if (is_binary(name) && base64_objection(value) >= 0) stream->bad_field = 1;
   return 0;
 #undef IS
 }
 
 /* -- headers are whole ---------------------------------------------------------------------------------------------- */
 
-/* `format` holds one %s for the value of a field (quoted as it is: it holds no control characters, nghttp2 saw to that). */
+/* `format` holds one %s for the value of a field, in quotes. */
 static void fail_field(door_stream *stream, const char *http, int status, const char *format, const char *name) {
-  char text[512];
+  char text[WORDS_BYTES], shown[QUOTED_BYTES];
   nghttp2_rcbuf *value = field_find(stream, name, strlen(name));
   nghttp2_vec found = {(uint8_t *)"", 0};
   if (value) found = nghttp2_rcbuf_get_buf(value);
-  int length = snprintf(text, sizeof text, format, (int)(found.len > 300 ? 300 : found.len), (const char *)found.base);
+  int length = snprintf(text, sizeof text, format, quoted(&found, shown));
   stream_finish_http(stream, http, status, text, (size_t)length);
+}
+
+/* Of the fields that were kept the last that is malformed counts, as grpc-go reads on. */
+static void fail_malformed(door_stream *stream) {
+  char text[WORDS_BYTES];
+  int length = 0;
+  for (uint16_t i = stream->fields_count; i-- && !length;) {
+    nghttp2_vec name = nghttp2_rcbuf_get_buf(stream->fields[i].name), value = nghttp2_rcbuf_get_buf(stream->fields[i].value);
+    if (name.len == 12 && !memcmp(name.base, "grpc-timeout", 12)) length = timeout_words(&value, text);
+    else if (is_binary(&name)) length = base64_words(&name, &value, text);
+  }
+  stream_finish_http(stream, "400", 13, text, (size_t)length);
 }
 
 static int service_known(const door_engine *engine, const char *service, size_t length) {
@@ -155,15 +164,16 @@ static int service_known(const door_engine *engine, const char *service, size_t 
 }
 
 static void fail_unknown(door_stream *stream) {
-  char text[640];
+  char text[WORDS_BYTES];
   nghttp2_rcbuf *value = field_find(stream, ":path", 5);
   nghttp2_vec path = {(uint8_t *)"", 0};
   if (value) path = nghttp2_rcbuf_get_buf(value);
   const char *whole = (const char *)path.base, *from = whole + (path.len && *whole == '/');
   size_t length = path.len - (size_t)(from - whole), cut = length;
   while (cut && from[cut - 1] != '/') cut--;
-  if (!cut) {
-    length = (size_t)snprintf(text, sizeof text, "malformed method name: \"%.*s\"", (int)(path.len > 300 ? 300 : path.len), whole);
+  if (!cut || *whole != '/') {
+    char shown[QUOTED_BYTES];
+    length = (size_t)snprintf(text, sizeof text, "malformed method name: %s", quoted(&path, shown));
   } else if (service_known(stream->connection->engine, from, cut - 1)) {
     size_t rest = length - cut;
     length = (size_t)snprintf(text, sizeof text, "unknown method %.*s for service %.*s", (int)(rest > 300 ? 300 : rest), from + cut,
@@ -174,14 +184,36 @@ static void fail_unknown(door_stream *stream) {
   stream_finish(stream, 12, text, length);
 }
 
+/* Whether what is no gRPC is taken for HTTP. As etcd: through TLS the content type decides; in clear text etcd has gRPC alone on HTTP/2, so
+ * what names a service there is refused as gRPC refuses it, and only the rest, which etcd refuses too, is served. */
+static int is_web(const door_stream *stream) {
+  const door_connection *connection = stream->connection;
+  if (!connection->web || !connection->grpc) return connection->web;
+  nghttp2_rcbuf *type = field_find(stream, "content-type", 12), *path = field_find(stream, ":path", 5);
+  nghttp2_vec found = {NULL, 0};
+  if (type) found = nghttp2_rcbuf_get_buf(type);
+  if (found.len && memmem(found.base, found.len, "application/grpc", 16)) return 0;
+  if (connection->secure || !path) return connection->secure || !stream->method;
+  found = nghttp2_rcbuf_get_buf(path);
+  size_t cut = found.len;
+  while (cut > 1 && found.base[cut - 1] != '/') cut--;
+  return cut < 2 || !service_known(connection->engine, (const char *)found.base + 1, cut - 2);
+}
+
 static void request_begin(door_stream *stream) {
   door_engine *engine = stream->connection->engine;
   if (stream->headers_too_large) stream_finish_http(stream, "431", 8, "received metadata size exceeds limit", 36);
-  else if (!stream->grpc) fail_field(stream, "415", 3, "invalid gRPC request content-type \"%.*s\"", "content-type");
-  else if (stream->bad_timeout) fail_field(stream, "400", 13, "malformed grpc-timeout: \"%.*s\"", "grpc-timeout");
-  else if (!stream->post) fail_field(stream, "405", 13, "Received a HEADERS frame with :method \"%.*s\" which should be POST", ":method");
+  else if (!stream->grpc) {
+    if (is_web(stream)) {
+      web_begin(stream);
+      return;
+    }
+    fail_field(stream, "415", 3, "invalid gRPC request content-type %s", "content-type");
+  }
+  else if (stream->bad_field) fail_malformed(stream);
+  else if (!stream->post) fail_field(stream, "405", 13, "Received a HEADERS frame with :method %s which should be POST", ":method");
   else if (!stream->method || !stream->method->kind) fail_unknown(stream);
-  else if (stream->encoding_unknown) fail_field(stream, "200", 12, "grpc: Decompressor is not installed for grpc-encoding \"%.*s\"", "grpc-encoding");
+  else if (stream->encoding_unknown) fail_field(stream, "200", 12, "grpc: Decompressor is not installed for grpc-encoding %s", "grpc-encoding");
   if (stream->finished) return;
   stream->kind = stream->method->kind;
   engine->requests_total++;
@@ -220,11 +252,11 @@ static int prefix_check(door_stream *stream) {
     stream_finish(stream, 8, text, (size_t)length);
     return -1;
   }
-  if (p[0] == 1) {
+  if (p[0] == 1 && !stream->gzip) {
     stream_fail(stream, 13, "grpc: compressed flag set with identity or empty encoding");
     return -1;
   }
-  if (p[0]) {
+  if (p[0] > 1) {
     int length = snprintf(text, sizeof text, "grpc: received unexpected payload format %u", p[0]);
     stream_finish(stream, 13, text, (size_t)length);
     return -1;
@@ -241,11 +273,21 @@ static int out_of_memory(door_stream *stream) {
   return -1;
 }
 
+/* A compressed message is marked, and becomes what it stands for with delivery. `message` is stolen; NULL when out of memory. */
+static PyObject *message_packed(door_stream *stream, PyObject *message) {
+  stream->packed = 1;
+  if (stream->kind != KIND_STREAM) return message;
+  PyObject *marked = PyTuple_Pack(1, message);
+  Py_DECREF(message);
+  return marked;
+}
+
 /* `message` is stolen. */
 static int message_complete(door_stream *stream, PyObject *message) {
   door_engine *engine = stream->connection->engine;
   engine->messages_in++;
   stream->prefix_length = 0;
+  if (stream->prefix[0] && !(message = message_packed(stream, message))) return out_of_memory(stream);
   if (stream->kind != KIND_STREAM) {
     stream->message = message;
     stream->complete = 1;
@@ -319,8 +361,8 @@ static void request_data(door_stream *stream, const uint8_t *data, size_t length
 static void request_end(door_stream *stream) {
   stream->half_closed = 1;
   if (stream->finished || !stream->kind) return;
-  int cut = stream->partial || stream->prefix_length;
-  if (stream->kind == KIND_STREAM) {
+  int cut = stream->partial || stream->prefix_length == PREFIX_BYTES; /* a part of the prefix is nothing, for grpc-go */
+  if (stream->kind >= KIND_STREAM) {
     if (cut) stream_fail(stream, 13, "unexpected EOF");
     else stream_event(stream, EVENT_HALF_CLOSE, stream->connection->engine);
   } else if (!stream->complete) {

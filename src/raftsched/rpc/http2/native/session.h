@@ -1,6 +1,7 @@
 /* nghttp2's callbacks, the engine, the connection: feeding bytes in, collecting bytes out, and the limits against floods. */
 #pragma once
 #include "request.h"
+#include "unread.h"
 
 static const char PREFACE[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 #define PREFACE_BYTES 24
@@ -51,9 +52,27 @@ static void connection_pinged(door_connection *connection) {
   if (connection->ping_strikes > 2) connection_calm(connection, "too_many_pings");
 }
 
+/* The server stops: a request that is not whole yet is not waited for, since its rest may never come. What is whole is served. */
+static void connection_end_incomplete(door_connection *connection) {
+  for (door_stream *stream = connection->streams; stream; stream = stream->next) { /* nothing here unlinks: nghttp2 closes it later */
+    if (stream->answered && !stream->half_closed) {
+      nghttp2_submit_rst_stream(connection->session, NGHTTP2_FLAG_NONE, stream->id, NGHTTP2_NO_ERROR);
+    } else if (stream->finished) {
+      continue;
+    } else if (!stream->kind) {
+      nghttp2_submit_rst_stream(connection->session, NGHTTP2_FLAG_NONE, stream->id, NGHTTP2_REFUSED_STREAM);
+    } else if (stream->kind < KIND_STREAM && !stream->complete) {
+      stream_end(stream);
+    } else if (stream->kind == KIND_WEB && !stream->half_closed && !stream->started) {
+      web_refuse(stream);
+    }
+  }
+}
+
 /* Second step: what was opened until now is served, later streams are not. */
 static void connection_refuse_new(door_connection *connection) {
   if (!connection->session || connection->goaway_sent) return;
+  connection_end_incomplete(connection);
   connection->goaway_sent = 1;
   nghttp2_submit_goaway(connection->session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(connection->session),
                         NGHTTP2_NO_ERROR, NULL, 0);
@@ -67,7 +86,8 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
   door_engine *engine = connection->engine;
   if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST || connection->terminated) return 0;
   door_stream *stream = NULL;
-  if (engine->bodies_bytes + STREAM_CHARGE_BYTES <= engine->bodies_bytes_max) stream = stream_new(connection, frame->hd.stream_id);
+  if (connection->streams_count < engine->streams_max && engine->bodies_bytes + STREAM_CHARGE_BYTES <= engine->bodies_bytes_max)
+    stream = stream_new(connection, frame->hd.stream_id);
   if (!stream) {
     engine->refused_total++;
     return nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_REFUSED_STREAM);
@@ -102,9 +122,14 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
     return 0;
   }
   stream->unconsumed += length;
-  if (stream->kind && !stream->finished) request_data(stream, data, length);
+  if (stream->kind && !stream->finished) {
+    if (stream->kind == KIND_WEB) web_data(stream, data, length);
+    else request_data(stream, data, length);
+  } else if (stream->kind == KIND_WEB) {
+    web_thrown(stream, length);
+  }
   /* A complete message keeps the window until it is delivered; a growing one is in the budget; a thrown one is gone. */
-  int waits = stream->message && !stream->finished && (stream->kind != KIND_STREAM || PyList_GET_SIZE(stream->message));
+  int waits = stream->message && !stream->finished && (stream->kind < KIND_STREAM || PyList_GET_SIZE(stream->message));
   if (!waits) stream_consumed(stream);
   return 0;
 }
@@ -159,9 +184,11 @@ static int on_sent(nghttp2_session *session, const nghttp2_frame *frame, void *d
   if (frame->hd.type != NGHTTP2_HEADERS && frame->hd.type != NGHTTP2_DATA) return 0;
   connection->frames_sent++;
   connection->ping_reset = 1;
-  if (frame->hd.type != NGHTTP2_HEADERS || !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM)) return 0;
+  if (!(frame->hd.flags & NGHTTP2_FLAG_END_STREAM)) return 0;
   door_stream *stream = (door_stream *)nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
-  if (!stream || stream->half_closed) return 0;
+  if (!stream) return 0;
+  stream->answered = 1;
+  if (stream->half_closed || (stream->kind == KIND_WEB && !connection->going_away)) return 0;
   return nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR); /* the rest is not wanted */
 }
 
@@ -244,7 +271,9 @@ static door_connection *connection_new(door_engine *engine) {
   return connection;
 }
 
-static int connection_start_http2(door_connection *connection) {
+/* `any_authority`: of a unix socket. Go clients before gRPC 1.41 give its path there, which is no authority, and nghttp2 cannot be told
+ * to pass over that alone; nothing in request.h relies on what else it looks at. */
+static int connection_start_http2(door_connection *connection, int any_authority) {
   door_engine *engine = connection->engine;
   nghttp2_settings_entry settings[] = {
       {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, 0x7fffffff},
@@ -252,12 +281,22 @@ static int connection_start_http2(door_connection *connection) {
       {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, engine->header_list_bytes_max},
       {NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1},
   };
+  nghttp2_option_set_no_http_messaging(engine->option, any_authority);
   if (nghttp2_session_server_new2(&connection->session, engine->callbacks, connection, engine->option)) return -1;
   connection->phase = PHASE_HTTP2;
   if (nghttp2_submit_settings(connection->session, NGHTTP2_FLAG_NONE, settings, sizeof settings / sizeof *settings)) return -1;
   if (nghttp2_session_set_local_window_size(connection->session, NGHTTP2_FLAG_NONE, 0, WINDOW_CONNECTION_BYTES)) return -1;
   connection_dirty(connection);
   return 0;
+}
+
+/* The first bytes for the peer are in the write buffer: they say how many streams it may have. libnghttp2 itself does not know: it would
+ * end the whole connection where grpc-go refuses the one stream. */
+static void connection_tell_streams_max(const door_connection *connection, size_t length) {
+  door_engine *engine = connection->engine;
+  uint8_t *frame = engine->write_buffer, *value = frame + 11;
+  if (length < 15 || frame[3] != NGHTTP2_SETTINGS || frame[10] != NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS) return;
+  for (int i = 0; i < 4; i++) value[i] = (uint8_t)(engine->streams_max >> (24 - 8 * i));
 }
 
 /* All streams end as cancelled. The struct stays until connection_free: it may be in the dirty list of this tick. */
@@ -272,6 +311,7 @@ static void connection_end(door_connection *connection) {
   if (connection->previous) connection->previous->next = connection->next;
   else engine->connections = connection->next;
   if (connection->next) connection->next->previous = connection->previous;
+  connection_unwritten(connection, 0);
   engine->connections_count--;
 }
 
@@ -310,6 +350,7 @@ static size_t connection_collect(door_connection *connection, size_t limit) {
     memcpy(engine->write_buffer + total, chunk, (size_t)length);
     total += (size_t)length;
   }
+  if (total) connection->taken_at = engine->now;
   engine->bytes_out += total;
   return total;
 }
@@ -328,6 +369,7 @@ static int connection_finished(door_connection *connection) {
 static void connection_announce_end(door_connection *connection) {
   if (!connection->session || connection->going_away) return;
   connection->going_away = 1;
+  connection_end_incomplete(connection);
   nghttp2_submit_shutdown_notice(connection->session);
   nghttp2_submit_ping(connection->session, NGHTTP2_FLAG_NONE, GOAWAY_PING);
   connection_dirty(connection);
@@ -351,7 +393,7 @@ static void stream_hold(door_stream *stream) {
 }
 
 static void connection_release_held(door_connection *connection) {
-  while (connection->held_first && connection->out_bytes <= connection->engine->backlog_bytes_max / 2) {
+  while (connection->held_first && connection_unread(connection) <= unread_allowed(connection->engine) / 2) {
     door_stream *stream = connection->held_first;
     connection->held_first = stream->held_next;
     if (!connection->held_first) connection->held_last = NULL;

@@ -22,6 +22,8 @@ typedef struct {
     uint32_t seq;                     /* counts uses of this slot and commits: late outcomes are told apart */
     uint32_t name_size;               /* of any key that etcd takes, not only of names that the API lets in */
     uint8_t place, gated, pending, kind, retry;  /* kind: of the target, for metrics; retry: planned_* is of a further attempt */
+    uint8_t extra;                    /* somebody asked for it: no tick of the schedule, and it counts in no counter */
+    uint32_t tries;                   /* of an extra run, that failed */
 } run_t;
 
 enum { RUN_CHUNK_BITS = 10, RUN_CHUNK = 1 << RUN_CHUNK_BITS };

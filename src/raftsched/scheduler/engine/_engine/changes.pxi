@@ -36,7 +36,8 @@ cdef int job_put(Engine self, slice_t name, uint64_t main, uint32_t sub, slice_t
     assign_route(self, job, name, &stored)
     if not job.flags & HAS_JOB:
         self.jobs += 1
-    job.flags = HAS_JOB | (job.flags & HAS_LAST)
+    # A pause and a request for a run are the name's: they end with the job, not with a put.
+    job.flags = HAS_JOB | (job.flags & (HAS_LAST | PAUSED | EXTRA | RUN_WANTED))
     job.main = main
     job.sub = sub
     job.partition_id = stored.partition_id
@@ -102,6 +103,9 @@ cdef int assign_route(Engine self, job_t* job, slice_t name, const stored_job_t*
     route = self.delivery.hold_route(copy(name), kind)
     release_route(self, job)
     job.route = route.index
+    if kind != TARGET_NONE and route.name_space is None:
+        route.name_space = copy(metadata.name_space)
+        route.frozen = route.name_space in self.frozen
     if kind == TARGET_ACTOR and route.target is None:
         route.target = (text(metadata.name_space), text(metadata.actor_type))
         route.gated = self.gates.gated(*route.target)
@@ -123,7 +127,7 @@ cdef int job_deleted(Engine self, slice_t name, uint64_t main) except -1:
     job = job_at(&self.table, slot)
     if not job.flags & HAS_JOB or job.main >= main:
         return 0
-    return forget(self, slot, name, True)
+    return forget(self, slot, name, main, True)
 
 
 cdef int job_forgotten(Engine self, slice_t name, uint64_t main) except -1:
@@ -131,12 +135,19 @@ cdef int job_forgotten(Engine self, slice_t name, uint64_t main) except -1:
     cdef uint32_t slot = find(self, name)
     if slot == JOB_NONE or not job_at(&self.table, slot).flags & HAS_JOB or job_at(&self.table, slot).main >= main:
         return 0
-    return forget(self, slot, name, False)
+    return forget(self, slot, name, main, False)
 
 
-cdef int forget(Engine self, uint32_t slot, slice_t name, bint collect_counter) except -1:
+cdef int forget(Engine self, uint32_t slot, slice_t name, uint64_t main, bint collect_counter) except -1:
     cdef job_t* job = job_at(&self.table, slot)
     cdef bint owned = mine(self, job)
+    # An owner may be dead, and its jobs be nobody's yet: the first replica sees to what is beside them, too.
+    set_misfires(self, slot, job, None)
+    if job.flags & EXTRA:
+        self.strays.append((BRANCH_STRAY, copy(name), main, owned or self.index == 0))
+    if job.flags & RUN_WANTED:
+        self.asked.pop(slot, None)
+        self.strays.append((BRANCH_STRAY_RUN, copy(name), main, owned or self.index == 0))
     detach(self, job)
     release_schedule(self, job)
     release_route(self, job)
@@ -150,8 +161,18 @@ cdef int forget(Engine self, uint32_t slot, slice_t name, bint collect_counter) 
     self.jobs -= 1
     if job.counter_main == 0:
         job_remove(&self.table, slot)
-    elif owned and collect_counter and not self.loading:
-        self.orphans.append(copy(name))
+    elif collect_counter:
+        if owned and not self.loading:
+            self.orphans.append(copy(name))
+        else:
+            widowed(self, name)
+    return 0
+
+
+cdef int widowed(Engine self, slice_t name) except -1:
+    # Its owner may be dead, and nobody else would ever remove it.
+    if len(self.widows) < WIDOWS_MAX:
+        self.widows.add(copy(name))
     return 0
 
 
@@ -176,6 +197,8 @@ cdef int counter_put(Engine self, slice_t name, uint64_t main, slice_t record) e
     job.flags = (job.flags & ~HAS_LAST) | (HAS_LAST if counter.has_last else 0)
     job.last_s = counter.last.s
     job.last_ns = counter.last.ns
+    if self.loading and not job.flags & HAS_JOB:
+        widowed(self, name)
     return counter_changed(self, slot)
 
 
@@ -192,6 +215,8 @@ cdef int counter_deleted(Engine self, slice_t name, uint64_t main) except -1:
     job.count = job.attempts = 0
     if not job.flags & HAS_JOB:
         job_remove(&self.table, slot)
+        if self.widows:
+            self.widows.discard(copy(name))
         return 0
     return counter_changed(self, slot)
 
@@ -205,24 +230,42 @@ cdef int counter_changed(Engine self, uint32_t slot) except -1:
 cdef int remove_orphans(Engine self) except -1:
     # A job deleted without its counter, by hand: nothing else would ever remove the counter.
     cdef bytes name
-    cdef uint32_t slot, run
-    cdef job_t* job
-    cdef run_t* r
+    cdef uint32_t slot
     for name in self.orphans:
         slot = find(self, view(name))
-        if slot == JOB_NONE or job_at(&self.table, slot).flags & HAS_JOB:
-            continue
-        job = job_at(&self.table, slot)
-        run = run_new(&self.delivery.runs)
-        if run == RUN_NONE:
-            raise MemoryError
-        r = run_at(&self.delivery.runs, run)
-        r.counter_main = job.counter_main
-        if run_set_name(r, view(name).data, view(name).size) < 0:
-            raise MemoryError
-        append_branch(self, run, BRANCH_ORPHAN, NULL)
+        if slot != JOB_NONE and not job_at(&self.table, slot).flags & HAS_JOB:
+            remove_counter(self, slot, view(name))
     self.orphans.clear()
     return 0
+
+
+cdef int take_widows(Engine self) except -1:
+    # Those of whom this replica is the owner now. Undecodable ones, of no partition, stay as they are (D11). The guards see to it that
+    # the job is not there: a load reads its counters after its jobs.
+    cdef bytes name
+    cdef uint32_t slot
+    cdef job_t* job
+    for name in sorted(self.widows):
+        slot = find(self, view(name))
+        if slot == JOB_NONE or job_at(&self.table, slot).flags & HAS_JOB:
+            self.widows.discard(name)
+            continue
+        job = job_at(&self.table, slot)
+        if job.counter_partition_id and in_partition(self, job.counter_partition_id):
+            remove_counter(self, slot, view(name))
+    return 0
+
+
+cdef int remove_counter(Engine self, uint32_t slot, slice_t name) except -1:
+    cdef uint32_t run = run_new(&self.delivery.runs)
+    cdef run_t* r
+    if run == RUN_NONE:
+        raise MemoryError
+    r = run_at(&self.delivery.runs, run)
+    r.counter_main = job_at(&self.table, slot).counter_main
+    if run_set_name(r, name.data, name.size) < 0:
+        raise MemoryError
+    return append_branch(self, run, BRANCH_ORPHAN, NULL)
 
 
 # -- load and ownership

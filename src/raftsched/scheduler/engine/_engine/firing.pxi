@@ -1,11 +1,43 @@
 # Due jobs, and their way to a stream.
 
+cdef struct place_t:
+    int64_t due
+    int index
+
+
+cdef int by_due(const void* left, const void* right) noexcept nogil:
+    cdef const place_t* a = <const place_t*>left
+    cdef const place_t* b = <const place_t*>right
+    if a.due != b.due:
+        return -1 if a.due < b.due else 1
+    return a.index - b.index
+
+
+cdef void oldest_first(place_t* order, const int64_t* due, int count) noexcept nogil:
+    # The wheel hands out what was due before it was put there in the order in which it was put.
+    cdef bint sorted_already = True
+    cdef int i
+    for i in range(count):
+        order[i].due = due[i]
+        order[i].index = i
+        if i and due[i] < due[i - 1]:
+            sorted_already = False
+    if not sorted_already:
+        qsort(order, count, sizeof(place_t), by_due)
+
+
 cdef int fire(Engine self, uint32_t slot) except -1:
     cdef job_t* job = job_at(&self.table, slot)
-    cdef instant_t tick
+    cdef instant_t tick, first
     cdef run_t* r
     cdef uint32_t run = job.run
-    if not mine(self, job) or next_tick(self, job, &tick) != 1:
+    cdef bint extra = run_wanted(self, job)
+    if not mine(self, job):
+        return settle(self, slot)
+    if extra:
+        tick.s = self.now_ms // 1000
+        tick.ns = <int32_t>(self.now_ms % 1000) * 1000000
+    elif held(self, job) or next_wanted(self, slot, &tick) != 1 or (may_pass(self, job) and due_ms(self, tick.s, tick.ns) > self.now_ms):
         return settle(self, slot)
     if run == RUN_NONE:
         run = run_new(&self.delivery.runs)
@@ -16,6 +48,7 @@ cdef int fire(Engine self, uint32_t slot) except -1:
         r.job = slot
         r.planned_s = tick.s
         r.planned_ns = tick.ns
+        r.extra = extra
     r = run_at(&self.delivery.runs, run)
     r.tick_s = tick.s
     r.tick_ns = tick.ns
@@ -24,6 +57,8 @@ cdef int fire(Engine self, uint32_t slot) except -1:
     r.route = job.route
     r.started_ms = self.now_ms
     r.kind = (<Route>PyList_GET_ITEM(self.delivery.routes, job.route)).kind
+    if not extra and may_pass(self, job) and next_tick(self, job, &first) == 1:
+        note_passed(self, job, first, tick, r.kind)
     job.state = IN_FLIGHT
     return submit(self, run)
 
@@ -32,6 +67,8 @@ cdef int submit(Engine self, uint32_t run) except -1:
     # A run that is nowhere goes to a stream, to a gate, or to the staging of its route.
     cdef run_t* r = run_at(&self.delivery.runs, run)
     cdef Route route = <Route>PyList_GET_ITEM(self.delivery.routes, r.route)
+    if held_back(self, job_at(&self.table, r.job), r):
+        return settle(self, r.job)
     if not route.streams:
         self.undelivered[r.kind] += 1
         return park(self, run)
@@ -149,6 +186,8 @@ cdef uint32_t flush_stream(Engine self, StreamState stream, uint32_t budget) exc
     cdef job_t* job
     cdef bytes message, record
     cdef object push = stream.push
+    cdef list batch = []
+    cdef Py_ssize_t batch_bytes = 0
     while sent < budget and stream.queue.count and stream.writable and stream.open:
         run = self.delivery.unqueue(stream)
         r = run_at(&self.delivery.runs, run)
@@ -158,12 +197,12 @@ cdef uint32_t flush_stream(Engine self, StreamState stream, uint32_t budget) exc
             collect(self, run)
             continue
         job = job_at(&self.table, r.job)
-        if not mine(self, job):
+        if not mine(self, job) or held_back(self, job, r) or not wants_now(self, run):
             release_gate(self, run)
-            settle(self, r.job)  # it is another's, and nothing was sent yet
+            settle(self, r.job)  # it is another's, or paused, or too late meanwhile, and nothing was sent yet
             continue
         record = self.read_record(job.main, job.sub)
-        message = encode(self, record, stream.next_id, r)
+        message = encode_batched(self, record, stream.next_id, r, job) if stream.batched else encode(self, record, stream.next_id, r)
         if message is None:
             record_missing(self, run)
             continue
@@ -173,8 +212,18 @@ cdef uint32_t flush_stream(Engine self, StreamState stream, uint32_t budget) exc
         r.stream_id = stream.next_id
         stream.next_id += 1
         sent += 1
+        if stream.batched:
+            batch.append(message)
+            batch_bytes += PyBytes_GET_SIZE(message)
+            if batch_bytes < BATCH_BYTES:
+                continue
+            message = b"".join(batch)
+            batch.clear()
+            batch_bytes = 0
         if not push(message):
             stream.writable = False
+    if batch and not push(b"".join(batch)):
+        stream.writable = False
     return sent
 
 
@@ -196,4 +245,34 @@ cdef bytes encode(Engine self, bytes record, uint64_t id, run_t* r):
     name.size -= prefix
     message = PyBytes_FromStringAndSize(NULL, trigger_size(name, id, &stored))
     trigger_put(<uint8_t*>PyBytes_AS_STRING(message), name, id, &stored)
+    return message
+
+
+cdef bytes encode_batched(Engine self, bytes record, uint64_t id, run_t* r, const job_t* job):
+    # As `encode`, an element of WatchTriggersResponse. The id of the run is made of what every replica reads in the store.
+    cdef batched_t trigger
+    cdef stored_job_t stored
+    cdef metadata_t metadata
+    cdef char[96] tail
+    cdef size_t prefix, route, size, tail_size
+    cdef bytes message
+    if (not decode(record, &trigger.composed, &stored) or not stored.has_metadata or metadata_parse(stored.metadata, &metadata) < 0
+            or run_set_name(r, trigger.composed.data, trigger.composed.size) < 0):
+        return None
+    prefix = prefix_match(trigger.composed, &metadata, &route)
+    if prefix == 0:
+        return None
+    trigger.name.data = trigger.composed.data + prefix
+    trigger.name.size = trigger.composed.size - prefix
+    trigger.metadata = &metadata
+    trigger.job = &stored
+    trigger.id = id
+    trigger.asked = <uint64_t>self.asked.get(r.job, 0) if r.extra else 0
+    trigger.tick.s = r.tick_s
+    trigger.tick.ns = r.tick_ns
+    trigger.attempt = r.tries if r.extra else job.attempts if counted(self, job) else 0
+    tail_size = run_tail(&trigger, tail)
+    size = batched_body_size(&trigger, tail_size)
+    message = PyBytes_FromStringAndSize(NULL, pb_bytes_size(1, size))
+    batched_put(<uint8_t*>PyBytes_AS_STRING(message), &trigger, tail, tail_size)
     return message

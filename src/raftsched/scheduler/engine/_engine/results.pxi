@@ -1,5 +1,29 @@
 # What workers answer, and what becomes of it in the store.
 
+cdef int answered(Engine self, StreamState stream, uint64_t id, int status) except -1:
+    cdef uint32_t run = ids_take(&stream.ids, id)
+    if run == RUN_NONE:
+        self.unknown_acks_total += 1
+        self.note("unknown trigger id", b"%d" % id)
+        return 0
+    run_at(&self.delivery.runs, run).place = PLACE_NONE
+    return result(self, run, status)
+
+
+cdef int batched_acks(Engine self, StreamState stream, slice_t message) except? -1:
+    # -1: it is malformed, or something else; what came before that counts.
+    cdef pb_in acks
+    cdef uint64_t id
+    cdef int failed, got
+    if acks_open(message, &acks) < 0:
+        return -1
+    got = ack_next(&acks, &id, &failed)
+    while got == 1:
+        answered(self, stream, id, failed)
+        got = ack_next(&acks, &id, &failed)
+    return got
+
+
 cdef int result(Engine self, uint32_t run, int status) except -1:
     # SUCCESS 0 or FAILED 1 of a run that is nowhere now.
     cdef run_t* r = run_at(&self.delivery.runs, run)
@@ -16,6 +40,8 @@ cdef int result(Engine self, uint32_t run, int status) except -1:
         collect(self, run)
         return 0
     job = job_at(&self.table, slot)
+    if r.extra:
+        return extra_result(self, run, status)
     counter_of(self, job, &counter)
     if status == 1:
         retry = plan_retry(self, r, job, counter.attempts + 1)
@@ -39,6 +65,18 @@ cdef int result(Engine self, uint32_t run, int status) except -1:
     return append_branch(self, run, BRANCH_FINISH if next_tick(self, &later, &tick) == 0 else BRANCH_COUNTER, &counter)
 
 
+cdef int extra_result(Engine self, uint32_t run, int status) except -1:
+    # Of a run that somebody asked for: the failure policy holds, but what is tried again is not written down.
+    cdef run_t* r = run_at(&self.delivery.runs, run)
+    cdef job_t* job = job_at(&self.table, r.job)
+    r.tries += 1
+    r.retry = status == 1 and plan_retry(self, r, job, r.tries)
+    if r.retry:
+        return arm(self, r.job, due_ms(self, r.planned_s, r.planned_ns))
+    job.state = COMMITTING
+    return append_branch(self, run, BRANCH_RAN, NULL)
+
+
 cdef void counter_of(Engine self, const job_t* job, counter_t* counter) noexcept:
     # The job's counter as it stands; zero if there is none of this partition id.
     memset(counter, 0, sizeof(counter_t))
@@ -59,12 +97,13 @@ cdef bint plan_retry(Engine self, run_t* r, const job_t* job, uint32_t attempts)
     cdef slice_t name
     cdef int64_t ns
     cdef bytes record = self.read_record(job.main, job.sub)
-    if (not decode(record, &name, &stored) or not stored.has_policy or policy_parse(stored.policy, &policy) < 0
-            or policy.kind == POLICY_UNSET):
+    if not decode(record, &name, &stored) or (stored.has_policy and policy_parse(stored.policy, &policy) < 0):
         policy.kind = POLICY_CONSTANT
         policy.has_max = True
         policy.max_retries = 3
         policy.interval_ns = NS
+    elif not stored.has_policy or policy.kind == POLICY_UNSET:
+        return False  # only what others wrote has no policy, and Dapr drops it
     if policy.kind == POLICY_DROP or (policy.has_max and policy.max_retries < attempts):
         return False
     if policy.interval_ns > 0:

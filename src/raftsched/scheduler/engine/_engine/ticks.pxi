@@ -5,14 +5,18 @@ cdef inline bint counted(Engine self, const job_t* job) noexcept:
     return job.counter_main != 0 and job.counter_partition_id == job.partition_id
 
 
-cdef inline bint mine(Engine self, const job_t* job) noexcept:
+cdef inline bint in_partition(Engine self, uint64_t partition_id) noexcept:
     cdef uint32_t i
-    if self.total == 0 or job.partition_id % self.total != self.index:
+    if self.total == 0 or partition_id % self.total != self.index:
         return False
     for i in range(self.narrowings):
-        if job.partition_id % self.narrow_totals[i] != self.narrow_indexes[i]:
+        if partition_id % self.narrow_totals[i] != self.narrow_indexes[i]:
             return False
     return True
+
+
+cdef inline bint mine(Engine self, const job_t* job) noexcept:
+    return in_partition(self, job.partition_id)
 
 
 cdef int after(Engine self, const job_t* job, instant_t at, instant_t* tick) noexcept:
@@ -80,10 +84,13 @@ cdef int settle(Engine self, uint32_t slot) except -1:
     cdef instant_t tick
     cdef run_t* run
     cdef int found
-    if self.loading or not mine(self, job):
+    if self.loading or not mine(self, job) or (held(self, job) and not run_wanted(self, job)):
         detach(self, job)
         return to_idle(self, job)
-    found = next_tick(self, job, &tick)
+    if run_wanted(self, job):
+        detach(self, job)
+        return arm(self, slot, self.now_ms)
+    found = next_wanted(self, slot, &tick)
     if job.run != RUN_NONE:
         # Kept only for a retry of the same tick, whose planned time the record does not hold.
         run = run_at(&self.delivery.runs, job.run)

@@ -27,7 +27,7 @@ typedef struct {
     uint32_t count, repeats, attempts;
     uint32_t run;                   /* open run, JOB_NONE = none; of a free record the next free one */
     uint32_t route;
-    uint8_t state, kind, flags, reserved;
+    uint8_t state, kind, flags, more;
 } job_t;
 
 _Static_assert(sizeof(job_t) == 128, "two cache lines per job");

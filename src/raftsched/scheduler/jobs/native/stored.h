@@ -9,6 +9,11 @@
 #define JOBS_PREFIX "dapr/jobs/"
 #define COUNTERS_PREFIX "dapr/counters/"
 #define LEADERSHIP_PREFIX "dapr/leadership/"
+#define STATES_PREFIX "raftsched/jobs/"           /* JobExtra by composed name */
+#define NAMESPACES_PREFIX "raftsched/namespaces/"  /* NamespaceExtra by namespace */
+#define RUNS_PREFIX "raftsched/runs/"             /* RunRequest by composed name */
+enum { STATES_PREFIX_SIZE = sizeof(STATES_PREFIX) - 1, NAMESPACES_PREFIX_SIZE = sizeof(NAMESPACES_PREFIX) - 1 };
+enum { RUNS_PREFIX_SIZE = sizeof(RUNS_PREFIX) - 1 };
 enum { LEADERSHIP_PREFIX_SIZE = sizeof(LEADERSHIP_PREFIX) - 1 };
 enum { JOBS_PREFIX_SIZE = sizeof(JOBS_PREFIX) - 1, COUNTERS_PREFIX_SIZE = sizeof(COUNTERS_PREFIX) - 1 };
 #define SECONDS_MIN (-62135596800LL)
@@ -22,7 +27,7 @@ typedef struct { slice_t key, value; uint64_t create_revision, mod_revision, ver
 
 typedef struct {
     slice_t app_id, name_space, actor_id, actor_type, concurrency_key;
-    uint8_t target, has_concurrency_key;
+    uint8_t target, has_target, has_concurrency_key;
 } metadata_t;
 
 typedef struct { uint8_t kind, has_max; uint32_t max_retries; int64_t interval_ns; } policy_t;
@@ -61,8 +66,7 @@ static int any_parse(slice_t body, slice_t *url, slice_t *value) {
     url->data = value->data = NULL;
     url->size = value->size = 0;
     while ((got = pb_next(&in, &f)) == 1)
-        if (f.number <= 2) {
-            if (f.type != PB_BYTES) return -1;
+        if (f.number <= 2 && f.type == PB_BYTES) {
             if (f.number == 1) *url = f.body; else *value = f.body;
         }
     return got;
@@ -73,15 +77,13 @@ static int target_parse(slice_t body, metadata_t *out) {
     pb_field f;
     int got;
     while ((got = pb_next(&in, &f)) == 1) {
-        if (f.number > 2) continue;
-        if (f.type != PB_BYTES) return -1;
-        out->actor_id.size = out->actor_type.size = 0;
+        if (f.number > 2 || f.type != PB_BYTES) continue;
+        if (out->target != f.number) out->actor_id.size = out->actor_type.size = 0;
         out->target = (uint8_t)f.number;
         pb_in inner = pb_open(f.body);
         pb_field g;
         while ((got = pb_next(&inner, &g)) == 1)
-            if (f.number == 2 && g.number <= 2) {
-                if (g.type != PB_BYTES) return -1;
+            if (f.number == 2 && g.number <= 2 && g.type == PB_BYTES) {
                 if (g.number == 1) out->actor_id = g.body; else out->actor_type = g.body;
             }
         if (got < 0) return -1;
@@ -95,11 +97,10 @@ static int metadata_parse(slice_t body, metadata_t *out) {
     int got;
     memset(out, 0, sizeof *out);
     while ((got = pb_next(&in, &f)) == 1) {
-        if (f.number > 4) continue;
-        if (f.type != PB_BYTES) return -1;
+        if (f.number > 4 || f.type != PB_BYTES) continue;
         if (f.number == 1) out->app_id = f.body;
         else if (f.number == 2) out->name_space = f.body;
-        else if (f.number == 3) { if (target_parse(f.body, out) < 0) return -1; }
+        else if (f.number == 3) { out->has_target = 1; if (target_parse(f.body, out) < 0) return -1; }
         else { out->concurrency_key = f.body; out->has_concurrency_key = 1; }
     }
     return got;
@@ -119,20 +120,18 @@ static int policy_parse(slice_t body, policy_t *out) {
     int got;
     memset(out, 0, sizeof *out);
     while ((got = pb_next(&in, &f)) == 1) {
-        if (f.number > 2) continue;
-        if (f.type != PB_BYTES) return -1;
-        memset(out, 0, sizeof *out);
+        if (f.number > 2 || f.type != PB_BYTES) continue;
+        if (out->kind != f.number) memset(out, 0, sizeof *out);
         out->kind = f.number == 1 ? POLICY_DROP : POLICY_CONSTANT;
         pb_in inner = pb_open(f.body);
         pb_field g;
         while ((got = pb_next(&inner, &g)) == 1) {
             if (f.number == 1 || g.number > 2) continue;
-            if (g.number == 1) {
+            if (g.number == 1 && g.type == PB_BYTES) {
                 instant_t interval;
-                if (g.type != PB_BYTES || pb_instant(g.body, &interval) < 0) return -1;
+                if (pb_instant(g.body, &interval) < 0) return -1;
                 out->interval_ns = duration_ns(interval);
-            } else {
-                if (g.type != PB_VARINT) return -1;
+            } else if (g.number == 2 && g.type == PB_VARINT) {
                 out->has_max = 1;
                 out->max_retries = (uint32_t)g.value;
             }
@@ -142,9 +141,15 @@ static int policy_parse(slice_t body, policy_t *out) {
     return got;
 }
 
+/* Dapr stores what its clients wish, also years that a Timestamp cannot name: what is before the year 1 is due, what is after 9999 never is. */
 static int timestamp_parse(slice_t body, instant_t *out) {
     if (pb_instant(body, out) < 0) return -1;
-    return out->s < SECONDS_MIN || out->s > SECONDS_MAX || out->ns < 0 ? -1 : 0;
+    int32_t carry = out->ns / 1000000000 - (out->ns % 1000000000 < 0);
+    out->ns -= carry * 1000000000;
+    if (__builtin_add_overflow(out->s, (int64_t)carry, &out->s)) out->s = carry < 0 ? INT64_MIN : INT64_MAX;
+    if (out->s < SECONDS_MIN) out->s = SECONDS_MIN, out->ns = 0;
+    else if (out->s > SECONDS_MAX) out->s = SECONDS_MAX, out->ns = 999999999;
+    return 0;
 }
 
 static int api_job_parse(slice_t body, stored_job_t *out) {
@@ -152,8 +157,7 @@ static int api_job_parse(slice_t body, stored_job_t *out) {
     pb_field f;
     int got;
     while ((got = pb_next(&in, &f)) == 1) {
-        if (f.number > 7) continue;
-        if (f.type != (f.number == 4 ? PB_VARINT : PB_BYTES)) return -1;
+        if (f.number > 7 || f.type != (f.number == 4 ? PB_VARINT : PB_BYTES)) continue;
         switch (f.number) {
         case 1: out->schedule = f.body; out->has_schedule = 1; break;
         case 2: out->due_time = f.body; out->has_due_time = 1; break;
@@ -179,8 +183,7 @@ static int stored_job_parse(slice_t value, stored_job_t *out) {
     int got, has_job = 0;
     memset(out, 0, sizeof *out);
     while ((got = pb_next(&in, &f)) == 1) {
-        if (f.number > 5) continue;
-        if (f.type != (f.number == 1 ? PB_VARINT : PB_BYTES)) return -1;
+        if (f.number > 5 || f.type != (f.number == 1 ? PB_VARINT : PB_BYTES)) continue;
         switch (f.number) {
         case 1: out->partition_id = f.value; break;
         case 2:
@@ -201,8 +204,7 @@ static int counter_parse(slice_t value, counter_t *out) {
     int got;
     memset(out, 0, sizeof *out);
     while ((got = pb_next(&in, &f)) == 1) {
-        if (f.number > 4) continue;
-        if (f.type != (f.number == 3 ? PB_BYTES : PB_VARINT)) return -1;
+        if (f.number > 4 || f.type != (f.number == 3 ? PB_BYTES : PB_VARINT)) continue;
         switch (f.number) {
         case 1: out->partition_id = f.value; break;
         case 2: out->count = (uint32_t)f.value; break;
@@ -263,7 +265,7 @@ static uint8_t *trigger_put(uint8_t *at, slice_t name, uint64_t id, const stored
 }
 
 /* -- guarded branches: RequestOp{request_txn: Txn{compare job.mod, counter.mod; success ...}} as field 2 of the outer Txn */
-enum { BRANCH_FINISH = 0, BRANCH_COUNTER = 1, BRANCH_ORPHAN = 2 };
+enum { BRANCH_FINISH = 0, BRANCH_COUNTER = 1, BRANCH_ORPHAN = 2, BRANCH_STRAY = 3, BRANCH_STRAY_RUN = 4, BRANCH_RAN = 5 };
 
 static size_t compare_size(size_t key_size, uint64_t revision) {
     return 2 + pb_bytes_size(3, key_size) + pb_number_size(6, revision);  /* result EQUAL is the default and stays out */
@@ -288,12 +290,58 @@ static uint8_t *delete_put(uint8_t *at, const char *prefix, size_t prefix_size, 
     at = pb_put_raw(at, prefix, prefix_size);
     return pb_put_raw(at, name.data, name.size);
 }
-/* `at` has branch_size_max(name.size) bytes of room. A FINISH without a counter deletes the job alone. */
+enum { GONE_SEEN = 0, GONE_MISSING = 1, GONE_RECREATED = 2 };
+
+/* Deletes what a job left behind, unless it is younger than `revision`, by which the job was gone. Who has not seen it go may not have heard
+ * of everything yet: then only if there is no job (GONE_MISSING), or one that came later (GONE_RECREATED). */
+static uint8_t *stray_put(uint8_t *at, const char *prefix, size_t prefix_size, slice_t name, uint64_t revision, int gone) {
+    int recreated = gone == GONE_RECREATED;
+    size_t key = prefix_size + name.size, compare = 4 + pb_bytes_size(3, key) + pb_number_size(6, revision + 1);
+    size_t job_key = JOBS_PREFIX_SIZE + name.size;
+    uint64_t created = recreated ? revision : 0;
+    size_t job_compare = (recreated ? 4 : 2) + pb_bytes_size(3, job_key) + pb_number_size(5, created);
+    size_t txn = pb_bytes_size(1, compare) + pb_bytes_size(2, delete_op_size(key));
+    if (gone != GONE_SEEN) txn += pb_bytes_size(1, job_compare);
+    at = pb_put_head(at, 2, pb_bytes_size(4, txn));
+    at = pb_put_head(at, 4, txn);
+    at = pb_put_head(at, 1, compare);
+    at = pb_put_number(at, 1, 2);  /* result LESS */
+    at = pb_put_number(at, 2, 2);  /* target MOD */
+    at = pb_put_head(at, 3, key);
+    at = pb_put_raw(at, prefix, prefix_size);
+    at = pb_put_raw(at, name.data, name.size);
+    at = pb_put_number(at, 6, revision + 1);
+    if (gone == GONE_SEEN) return delete_put(at, prefix, prefix_size, name);
+    at = pb_put_head(at, 1, job_compare);
+    if (recreated) at = pb_put_number(at, 1, 1);  /* result GREATER */
+    at = pb_put_number(at, 2, 1);  /* target CREATE */
+    at = pb_put_head(at, 3, job_key);
+    at = pb_put_raw(at, JOBS_PREFIX, JOBS_PREFIX_SIZE);
+    at = pb_put_raw(at, name.data, name.size);
+    at = pb_put_number(at, 5, created);
+    return delete_put(at, prefix, prefix_size, name);
+}
+
+/* A run that somebody asked for is over: the request goes, if the job is still the one that ran. */
+static uint8_t *ran_put(uint8_t *at, slice_t name, uint64_t job_main) {
+    size_t key = RUNS_PREFIX_SIZE + name.size;
+    size_t txn = pb_bytes_size(1, compare_size(JOBS_PREFIX_SIZE + name.size, job_main)) + pb_bytes_size(2, delete_op_size(key));
+    at = pb_put_head(at, 2, pb_bytes_size(4, txn));
+    at = pb_put_head(at, 4, txn);
+    at = compare_put(at, JOBS_PREFIX, JOBS_PREFIX_SIZE, name, job_main);
+    return delete_put(at, RUNS_PREFIX, RUNS_PREFIX_SIZE, name);
+}
+
+/* `at` has branch_size_max(name.size) bytes of room. A FINISH without a counter deletes the job alone. For a STRAY `job_main` is the
+ * revision by which the job was gone, and `counter_main` one of GONE_*. */
 static uint8_t *branch_put(uint8_t *at, int kind, slice_t name, uint64_t job_main, uint64_t counter_main, const counter_t *counter) {
     size_t job_key = JOBS_PREFIX_SIZE + name.size, counter_key = COUNTERS_PREFIX_SIZE + name.size;
     size_t job_compare = compare_size(job_key, job_main), counter_compare = compare_size(counter_key, counter_main);
     uint8_t value[COUNTER_SIZE_MAX];
     size_t value_size = 0, put_size = 0, ops = 0;
+    if (kind == BRANCH_STRAY) return stray_put(at, STATES_PREFIX, STATES_PREFIX_SIZE, name, job_main, (int)counter_main);
+    if (kind == BRANCH_STRAY_RUN) return stray_put(at, RUNS_PREFIX, RUNS_PREFIX_SIZE, name, job_main, (int)counter_main);
+    if (kind == BRANCH_RAN) return ran_put(at, name, job_main);
     if (kind == BRANCH_COUNTER) {
         value_size = (size_t)(counter_put(value, counter) - value);
         put_size = pb_bytes_size(1, counter_key) + pb_bytes_size(2, value_size);

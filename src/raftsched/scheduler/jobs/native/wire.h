@@ -28,7 +28,8 @@ static inline int pb_varint(pb_in *in, uint64_t *out) {
     return 0;
 }
 
-/* 1 = a field, 0 = the end, -1 = malformed. Groups (unknown to every message here) are passed over whole. */
+/* 1 = a field, 0 = the end, -1 = malformed. Groups (unknown to every message here) are passed over whole. Whoever knows the number of a
+ * field, but with another wire type, passes over it, too. */
 static int pb_next_at(pb_in *in, pb_field *field, int depth) {
     uint64_t tag;
     if (in->at == in->end) return 0;
@@ -102,7 +103,7 @@ static inline size_t pb_number_size(uint32_t number, uint64_t value) {
     return pb_varint_size((uint64_t)number << 3) + pb_varint_size(value);
 }
 
-/* -- google.protobuf.Timestamp and Duration share one shape: 1 seconds int64, 2 nanos int32 */
+/* -- google.protobuf.Timestamp and Duration share one shape: 1 seconds int64, 2 nanos int32. Any nanos are read, as Go does. */
 typedef struct { int64_t s; int32_t ns; } instant_t;
 enum { INSTANT_SIZE_MAX = 2 + 10 + 1 + 10 };
 
@@ -114,10 +115,7 @@ static inline int pb_instant(slice_t body, instant_t *out) {
     out->ns = 0;
     while ((got = pb_next(&in, &field)) == 1) {
         if (field.number == 1 && field.type == PB_VARINT) out->s = (int64_t)field.value;
-        else if (field.number == 2 && field.type == PB_VARINT) {
-            if ((int64_t)field.value > 999999999 || (int64_t)field.value < -999999999) return -1;
-            out->ns = (int32_t)(int64_t)field.value;
-        } else if (field.number <= 2) return -1;
+        else if (field.number == 2 && field.type == PB_VARINT) out->ns = (int32_t)(uint32_t)field.value;
     }
     return got;
 }

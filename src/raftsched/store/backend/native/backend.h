@@ -34,7 +34,8 @@
 #include "../../native/crc32c.h"
 #include "reach.h"
 
-enum { BUCKETS_MAX = 10, REVISION_BYTES = 17, TOMBSTONE_BYTES = 18, BULK_MAX = 64, SIZES_EVERY_MS = 500, SIDE_KEY_BYTES_MAX = 511, LOCK_FILE_BYTES = 16384 };
+enum { BUCKETS_MAX = 10, REVISION_BYTES = 17, TOMBSTONE_BYTES = 18, BULK_MAX = 64, SIDE_KEY_BYTES_MAX = 511, LOCK_FILE_BYTES = 16384 };
+enum { SIZES_SHARE = 20 }; /* sizes are measured when the last time took at most 1/20 of the time since */
 
 static const char *const bucket_names[BUCKETS_MAX] = {
     "alarm", "auth", "authRoles", "authUsers", "cluster", "key", "lease", "members", "members_removed", "meta",
@@ -76,7 +77,7 @@ typedef struct {
 
 typedef enum { BULK_HASH, BULK_COPY, BULK_SCAN, BULK_EXPORT } backend_bulk_kind_t;
 
-/* What a bbolt file is made of; see export.h. Owns all but the bytes that the sides point to. */
+/* What a bbolt file, or the hash over all, is made of; see pairs.h. Owns all but the bytes that the sides point to. */
 typedef struct {
     MDB_txn *txn;
     int fd;
@@ -119,6 +120,7 @@ typedef struct {
     uint64_t durable_index, durable_term;
     uint64_t size_bytes, in_use_bytes;
     struct timespec sized_at;
+    int64_t sizing_us; /* how long the last measuring took */
 
     backend_bulk_t jobs[BULK_MAX]; /* ring: [first, first + ended) ended, then [.., + pending) to do */
     size_t job_first, jobs_ended, jobs_pending;
@@ -203,11 +205,11 @@ static int measure(backend_t *backend, uint64_t *size, uint64_t *in_use)
     return error == MDB_NOTFOUND ? 0 : error;
 }
 
-static long ms_since(const struct timespec *then)
+static int64_t us_since(const struct timespec *then)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (now.tv_sec - then->tv_sec) * 1000 + (now.tv_nsec - then->tv_nsec) / 1000000;
+    return (now.tv_sec - then->tv_sec) * 1000000LL + (now.tv_nsec - then->tv_nsec) / 1000;
 }
 
 /* ---- committer ------------------------------------------------------------------------------------------------------------ */
@@ -331,10 +333,12 @@ static void *backend_committer(void *argument)
             pthread_cond_wait(&backend->work, &backend->mutex);
         if (!backend->commit_ready)
             break;
-        int want_sizes = ms_since(&backend->sized_at) >= SIZES_EVERY_MS;
+        int want_sizes = us_since(&backend->sized_at) >= backend->sizing_us * SIZES_SHARE;
         uint64_t size = 0, in_use = 0;
+        struct timespec began;
         pthread_mutex_unlock(&backend->mutex);
         int error = commit_with_care(backend, &backend->commit);
+        clock_gettime(CLOCK_MONOTONIC, &began);
         int sized = !error && want_sizes && !measure(backend, &size, &in_use);
         pthread_mutex_lock(&backend->mutex);
         backend->commit_ready = 0;
@@ -351,6 +355,7 @@ static void *backend_committer(void *argument)
         if (sized) {
             backend->size_bytes = size;
             backend->in_use_bytes = in_use;
+            backend->sizing_us = us_since(&began);
             clock_gettime(CLOCK_MONOTONIC, &backend->sized_at);
         }
         pthread_cond_broadcast(&backend->change);
@@ -399,40 +404,6 @@ static int backend_get(backend_t *backend, uint64_t main, uint32_t sub, int tomb
 
 /* ---- bulk ----------------------------------------------------------------------------------------------------------------- */
 
-static int is_unhashed(int bucket, const MDB_val *key)
-{
-    static const char *const names[3] = {"term", "consistent_index", "storageVersion"};
-    for (int i = 0; bucket == BUCKET_META && i < 3; i++)
-        if (key->mv_size == strlen(names[i]) && !memcmp(key->mv_data, names[i], key->mv_size))
-            return 1;
-    return 0;
-}
-
-static int hash_bucket(backend_t *backend, MDB_txn *txn, int bucket, uint32_t *crc)
-{
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    int error = mdb_cursor_open(txn, backend->buckets[bucket], &cursor);
-    if (error)
-        return error;
-    *crc = crc32c_update(*crc, bucket_names[bucket], strlen(bucket_names[bucket]));
-    while (!(error = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)))
-        if (!is_unhashed(bucket, &key))
-            *crc = crc32c_update(crc32c_update(*crc, key.mv_data, key.mv_size), value.mv_data, value.mv_size);
-    mdb_cursor_close(cursor);
-    return error == MDB_NOTFOUND ? 0 : error;
-}
-
-static int run_hash(backend_t *backend, MDB_txn *txn, int64_t *result)
-{
-    uint32_t crc = 0;
-    int error = 0;
-    for (int bucket = 0; bucket < BUCKETS_MAX && !error; bucket++)
-        error = hash_bucket(backend, txn, bucket, &crc);
-    *result = crc;
-    return error;
-}
-
 static int sync_path(const char *directory, const char *name)
 {
     int error = 0, at = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -457,6 +428,7 @@ static int run_copy(backend_t *backend, const char *path)
 }
 
 #include "export.h"
+#include "hash.h"
 
 typedef struct {
     backend_t *backend;
@@ -473,11 +445,14 @@ static int is_export_over(void *context)
     return over ? ECANCELED : 0;
 }
 
-/* The transaction and the descriptor go as soon as the file is complete: they hold pages and space. */
-static void run_export(backend_t *backend, backend_bulk_t *job)
+/* The transaction and the descriptor go as soon as the job is done: they hold pages and space. */
+static void run_described(backend_t *backend, backend_bulk_t *job)
 {
     export_stop_t stop = {backend, job->number};
-    job->error = export_all(job->export_, backend->buckets, is_export_over, &stop, &job->result);
+    if (job->kind == BULK_HASH)
+        job->error = hash_all(job->export_, backend->buckets, &job->result);
+    else
+        job->error = export_all(job->export_, backend->buckets, is_export_over, &stop, &job->result);
     export_free(job->export_);
     job->export_ = NULL;
 }
@@ -490,16 +465,14 @@ static void run_bulk(backend_t *backend, backend_bulk_t *job)
         job->error = run_copy(backend, job->path);
         return;
     }
-    if (job->kind == BULK_EXPORT) {
-        run_export(backend, job);
+    if (job->export_) {
+        run_described(backend, job);
         return;
     }
     job->error = mdb_txn_begin(backend->env, NULL, MDB_RDONLY, &txn);
     if (job->error)
         return;
-    if (job->kind == BULK_HASH) {
-        job->error = run_hash(backend, txn, &job->result);
-    } else if (!(job->error = mdb_cursor_open(txn, backend->buckets[BUCKET_KEY], &cursor))) {
+    if (!(job->error = mdb_cursor_open(txn, backend->buckets[BUCKET_KEY], &cursor))) {
         job->result = scan_records(cursor, job->from, job->to, job->callback, job->context, &job->error);
         mdb_cursor_close(cursor);
     }

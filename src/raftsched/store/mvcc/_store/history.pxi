@@ -25,21 +25,33 @@ cdef int scan_all(MvccStore store, uint64_t from_main, uint64_t to_main, scan_fn
 
 # -- compaction ------------------------------------------------------------------------------------------------------
 
-cdef list drop_older(MvccStore store, entry_t* entry, uint32_t count, list dropped):
-    cdef uint32_t i
-    for i in range(count):
+cdef bint name_older(MvccStore store, uint32_t handle, entry_t* entry, uint32_t count, size_t names_max, list dropped) except -1:
+    """Names the next of the oldest `count` revisions; True when all are named, and dropped from the index.
+
+    A key may have a million: they are named over many slices and dropped in one go, because dropping moves what stays. Meanwhile the
+    index has revisions that the backend may not have; they are compacted, so nobody reads them. A key that another one came in between
+    begins anew: to delete a record twice is no error.
+    """
+    cdef uint32_t i, begin = store.core.named if handle == store.core.named_handle else 0
+    cdef uint32_t end = <uint32_t> min(<size_t> count, begin + names_max)
+    for i in range(begin, end):
         dropped.append((entry.older.item[i].main, <uint32_t> entry.older.item[i].sub, bool(entry.older.item[i].tombstone)))
+    store.core.named_handle, store.core.named = handle, end
+    if end < count:
+        return False
+    store.core.named = 0
     core_drop_older(&store.core, entry, count)
-    return dropped
+    return True
 
 
-cdef int scrub_entry(MvccStore store, size_t position, list dropped) except -1:
+cdef bint scrub_entry(MvccStore store, size_t position, size_t names_max, list dropped) except -1:
+    """False: there is more of this key to name."""
     cdef uint32_t handle = store.core.dirty[position]
     cdef entry_t* entry = core_entry(&store.core, handle)
     cdef int everything = 0
     cdef uint32_t count = entry_compactable(entry, <uint64_t> store.compacted, &everything)
-    if count:
-        drop_older(store, entry, count, dropped)
+    if count and not name_older(store, handle, entry, count, names_max, dropped):
+        return False
     if everything:
         dropped.append((entry.main, entry.sub, True))
         if core_drop_entry(&store.core, handle):
@@ -48,7 +60,7 @@ cdef int scrub_entry(MvccStore store, size_t position, list dropped) except -1:
     elif entry.older == NULL and not entry.dead:
         entry.dirty = 0
         core_clean(&store.core, position)
-    return 0
+    return True
 
 
 # -- changes by revision ---------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ cdef extern from "native/request.h" nogil:
         int64_t max_create
         int32_t order
         int32_t target
+        uint8_t serializable
         uint8_t keys_only
         uint8_t count_only
     ctypedef struct put_request:

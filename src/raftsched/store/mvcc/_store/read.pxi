@@ -113,8 +113,11 @@ cdef int collect_entry(
     return 0
 
 
-cdef int collect(MvccStore store, wire_span key, wire_span end, int64_t revision, uint64_t items_max, int64_t* count) except -1:
-    """Finds the live keys of a range at `revision`: all are counted, the first `items_max` put into store.found."""
+cdef int collect(
+    MvccStore store, wire_span key, wire_span end, int64_t revision, uint64_t items_max, int64_t* count, size_t keys_max=SIZE_MAX
+) except -1:
+    """Finds the live keys of a range at `revision`: all are counted, the first `items_max` put into store.found. LARGE: looks at no more
+    than `keys_max`, and there are more."""
     cdef index_walk walk
     cdef uint32_t handle
     store.found.count = 0
@@ -127,6 +130,9 @@ cdef int collect(MvccStore store, wire_span key, wire_span end, int64_t revision
     core_walk_from(&store.core, key, end, &walk)
     handle = core_walk_next(&store.core, &walk)
     while handle:
+        if keys_max == 0:
+            return LARGE
+        keys_max -= 1
         collect_entry(store, handle, revision, items_max, count)
         handle = core_walk_next(&store.core, &walk)
     return 0
@@ -138,8 +144,8 @@ cdef struct range_answer:
     bint stripped      # keys_only: written from the index, not copied
 
 
-cdef int range_find(MvccStore store, const range_request* request, int64_t current, range_answer* out) except -1:
-    """An EtcdError number; 0: store.found holds what to send."""
+cdef int range_find(MvccStore store, const range_request* request, int64_t current, size_t keys_max, range_answer* out) except -1:
+    """An EtcdError number; 0: store.found holds what to send; LARGE: there are more than `keys_max` keys to be looked at."""
     cdef int64_t revision = request.revision
     cdef uint64_t items_max = UINT64_MAX
     cdef bint filters = request.min_mod or request.max_mod or request.min_create or request.max_create
@@ -156,7 +162,8 @@ cdef int range_find(MvccStore store, const range_request* request, int64_t curre
         items_max = 0
     elif request.limit > 0 and not custom:
         items_max = <uint64_t> request.limit + 1
-    collect(store, request.key, request.end, revision, items_max, &out.count)
+    if collect(store, request.key, request.end, revision, items_max, &out.count, keys_max):
+        return LARGE
     if store.found.count:
         range_arrange(store, request, filters)
     if request.limit > 0 and store.found.count > <uint64_t> request.limit:
@@ -208,16 +215,19 @@ cdef uint8_t* range_write(MvccStore store, const range_answer* answer, uint8_t* 
 cdef tuple range_result(MvccStore store, bytes request):
     cdef range_request parsed
     cdef range_answer answer
-    cdef bytes body
-    cdef int error
     if range_parse(span_of(request), &parsed):
         return (CHECK_MALFORMED, store.head, b"")
     store.ranges += 1
-    error = range_find(store, &parsed, store.head, &answer)
+    return range_answered(store, range_find(store, &parsed, store.head, SIZE_MAX, &answer), &answer)
+
+
+cdef tuple range_answered(MvccStore store, int error, const range_answer* answer):
+    """What range_find found."""
+    cdef bytes body
     if error:
         return (error, store.head, b"")
-    body = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> range_size(store, &answer))
-    range_write(store, &answer, <uint8_t*> PyBytes_AS_STRING(body))
+    body = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> range_size(store, answer))
+    range_write(store, answer, <uint8_t*> PyBytes_AS_STRING(body))
     shrink_found(store)
     return (0, store.head, body)
 

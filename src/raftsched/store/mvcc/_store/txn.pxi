@@ -198,7 +198,7 @@ cdef int execute_range(MvccStore store, wire_span body) except -1:
     cdef int64_t current = store.head + 1 if store.next_sub else store.head
     range_parse(body, &request)
     count_range(store)
-    if range_find(store, &request, current, &found):
+    if range_find(store, &request, current, SIZE_MAX, &found):
         raise CorruptError("a range inside a transaction failed after its checks")
     begin_op(store, OP_RANGE, current, range_size(store, &found), &response)
     store.answer.length = range_write(store, &found, store.answer.data + store.answer.length) - store.answer.data

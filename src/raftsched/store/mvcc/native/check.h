@@ -35,6 +35,8 @@ static int check_delete(wire_span message) {
     return request.key.length ? CHECK_OK : CHECK_KEY_NOT_PROVIDED;
 }
 
+#define TXN_PARSE_DEPTH_MAX 4999 /* Go's are 10000 messages, of which a level is two */
+
 static int check_txn_ops(wire_span txn, int64_t budget);
 
 static int check_op(wire_span op, int64_t budget) {
@@ -82,9 +84,43 @@ static int check_txn_ops(wire_span txn, int64_t budget) {
     return CHECK_OK;
 }
 
+/* 0 if a TxnRequest is well formed, however deep it nests, up to where Go's own parser gives up. Without recursion, for that is deep. */
+static int txn_well_formed(wire_span message) {
+    wire_reader *levels = (wire_reader *)malloc(TXN_PARSE_DEPTH_MAX * sizeof *levels);
+    int depth = 0, bad = !levels;
+    if (levels) levels[0] = wire_open(message);
+    while (depth >= 0 && !bad) {
+        wire_reader *reader = &levels[depth];
+        uint32_t field = 0, type = 0;
+        wire_span part, body;
+        compare_request compare;
+        int kind, more = wire_tag(reader, &field, &type);
+        if (more < 1) {
+            bad = more;
+            depth--;
+        } else if (field == TXN_COMPARE) {
+            bad = wire_take_bytes(reader, type, &part) || compare_parse(part, &compare);
+        } else if (field != TXN_SUCCESS && field != TXN_FAILURE) {
+            bad = wire_skip(reader, field, type);
+        } else if (!(bad = wire_take_bytes(reader, type, &part) || op_parse(part, &kind, &body))) {
+            if (kind != OP_TXN) bad = op_validate(part, 1);
+            else if (!(bad = ++depth == TXN_PARSE_DEPTH_MAX)) levels[depth] = wire_open(body);
+        }
+    }
+    free(levels);
+    return bad;
+}
+
+/* Of what was not taken for a transaction: nested too deep is too many operations, unless something before that is wrong. */
+static int check_deep(wire_span txn, int64_t ops_max) {
+    if (txn_well_formed(txn)) return CHECK_MALFORMED;
+    int error = check_txn_ops(txn, ops_max < TXN_DEPTH_MAX ? ops_max : TXN_DEPTH_MAX);
+    return error ? error : CHECK_TOO_MANY_OPS;
+}
+
 /* -1 when out of memory. */
 static int check_txn(wire_span txn, int64_t ops_max, uint64_t seed) {
-    if (txn_validate(txn, 1)) return CHECK_MALFORMED;
+    if (txn_validate(txn, 1)) return check_deep(txn, ops_max);
     int error = check_txn_ops(txn, ops_max);
     return error ? error : txn_check_intervals(txn, seed);
 }

@@ -20,6 +20,7 @@ typedef struct {
     uint32_t *dirty;
     size_t dirty_count, dirty_capacity;
     size_t scrub_left; /* entries of `dirty` that the present compaction has not looked at */
+    uint32_t named_handle, named; /* the key whose oldest revisions are being named, and how many are */
     sample_t *sample;  /* ascending: when `superseded_ever` was reached */
     uint32_t sample_count;
 } core_t;

@@ -7,10 +7,39 @@ cdef void send(Kernel self, Message message):
         wait = wait or message.index > self.stable
     elif message.type == PRE_VOTE:
         wait = False  # promises nothing
+    elif message.type == PROPOSE and not wait and queued_behind(self, message):
+        return
     if wait:
         self.after.append(message)
     else:
         self.now.append(message)
+
+
+cdef bint queued_behind(Kernel self, Message message):
+    """Lets a forwarded proposal wait as long as those of its term that wait already, and no longer; False = there are none.
+
+    Why: their numbers rise, and the leader takes whatever comes behind a higher one for a repetition.
+    """
+    for other in self.after:
+        if (<Message>other).type == PROPOSE and (<Message>other).term == message.term:
+            self.after.append(message)
+            return True
+    for batch, other in reversed(self.held):
+        if (<Message>other).type == PROPOSE and (<Message>other).term == message.term:
+            self.held.append((batch, message))  # the next batch may be of much later
+            return True
+    return False
+
+
+cdef void release(Kernel self):
+    """What waited for writes that are done may leave, in its order."""
+    cdef list still = []
+    for wait, message in self.held:
+        if wait > self.durable_batch:
+            still.append((wait, message))
+        elif (<Message>message).term == self.term or (<Message>message).type in (PRE_VOTE, PRE_VOTE_RESPONSE):
+            self.now.append(message)  # what was said in an older term is of no use to anyone
+    self.held = still
 
 
 cdef void broadcast_append(Kernel self):

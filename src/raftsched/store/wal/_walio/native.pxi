@@ -131,6 +131,14 @@ cdef extern from "native/wal_writer.h" nogil:
         bint reserve
 
     wal_view_t log_view(wal_log_t* log)
+    enum:
+        DURATION_BUCKETS
+
+    ctypedef struct wal_durations_t:
+        uint64_t* counts
+        uint64_t total_ns
+
+    void log_durations(wal_log_t* log, wal_durations_t* writes, wal_durations_t* syncs)
     bint log_drop(wal_log_t* log, char* name)
     bint log_has_room(wal_log_t* log, uint64_t size_bytes, bint privileged)
     int log_wait(wal_log_t* log, uint64_t batch, long timeout_ms)

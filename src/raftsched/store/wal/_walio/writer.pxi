@@ -193,6 +193,13 @@ cdef class LogWriter:
     def written_bytes(self):
         return log_view(self.log).written_bytes
 
+    def durations(self):
+        cdef wal_durations_t writes
+        cdef wal_durations_t syncs
+        log_durations(self.log, &writes, &syncs)
+        return (([writes.counts[i] for i in range(DURATION_BUCKETS)], writes.total_ns / 1e9),
+                ([syncs.counts[i] for i in range(DURATION_BUCKETS)], syncs.total_ns / 1e9))
+
     @property
     def drops_pending(self):
         return log_view(self.log).drop_count

@@ -43,6 +43,13 @@ typedef struct wal_segment {
     uint64_t zeroed; /* the file's size: all bytes below are allocated */
 } wal_segment_t;
 
+/* Buckets of 1 ms, 2 ms, ... 8.192 s, and one above: etcd's. */
+enum { DURATION_BUCKETS = 15 };
+
+typedef struct {
+    uint64_t counts[DURATION_BUCKETS], total_ns;
+} wal_durations_t;
+
 typedef struct wal_log {
     pthread_mutex_t mutex;
     pthread_cond_t work;    /* to the writer */
@@ -69,6 +76,7 @@ typedef struct wal_log {
     wal_group_t *idle;        /* for reuse */
     size_t idle_count;
     uint64_t queued_bytes, durable_batch, sync_count, written_bytes;
+    wal_durations_t writes, syncs; /* of pwritev and fdatasync */
     int writing, closing, stalled, reserve;
     int spending;    /* the reserve is being removed: neither reserve nor free space for a moment */
     uint64_t turned; /* zeros that are written and not room yet: no free space any more */
@@ -79,6 +87,22 @@ typedef struct wal_log {
     int error;
     char error_text[256];
 } wal_log_t;
+
+static uint64_t monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void duration_add(wal_durations_t *durations, uint64_t ns)
+{
+    int bucket = 0;
+    while (bucket < DURATION_BUCKETS - 1 && ns > (uint64_t)1000000 << bucket)
+        bucket++;
+    durations->counts[bucket]++;
+    durations->total_ns += ns;
+}
 
 static void log_deadline(struct timespec *at, long milliseconds)
 {

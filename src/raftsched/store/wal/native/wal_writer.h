@@ -119,11 +119,14 @@ static int write_head(wal_log_t *log)
     if (make_room(log, group))
         return -1;
     pthread_mutex_unlock(&log->mutex);
+    uint64_t begun_ns = monotonic_ns();
     int error = write_group(group);
+    uint64_t written_ns = monotonic_ns();
     if (!error && fdatasync(group->segment->fd)) {
         error = errno;
         what = "cannot sync";
     }
+    uint64_t synced_ns = monotonic_ns();
     if (!error && group->publishes && (error = publish(log, group->segment)))
         what = "cannot name";
     pthread_mutex_lock(&log->mutex);
@@ -138,6 +141,8 @@ static int write_head(wal_log_t *log)
         log->tail = NULL;
     log->writing = 0;
     log->sync_count++;
+    duration_add(&log->writes, written_ns - begun_ns);
+    duration_add(&log->syncs, synced_ns - written_ns);
     log->written_bytes += group->length;
     log->queued_bytes -= group->length;
     log->durable_batch = group->batch_last;
@@ -427,6 +432,14 @@ static wal_view_t log_view(wal_log_t *log)
     };
     pthread_mutex_unlock(&log->mutex);
     return view;
+}
+
+static void log_durations(wal_log_t *log, wal_durations_t *writes, wal_durations_t *syncs)
+{
+    pthread_mutex_lock(&log->mutex);
+    *writes = log->writes;
+    *syncs = log->syncs;
+    pthread_mutex_unlock(&log->mutex);
 }
 
 /* Takes over `name`, a file to be removed; 0 = too many wait. */

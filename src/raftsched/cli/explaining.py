@@ -1,0 +1,62 @@
+"""`raftsched job explain`: what a schedule would do, or where it is wrong, asked of a running scheduler."""
+
+from typing import Annotated, Any
+
+import typer
+from google.protobuf import json_format
+
+from raftsched.cli import render
+from raftsched.cli.finding import AsJson, instant, jobs
+from raftsched.cli.job import ADDRESS, TIMEOUT_S, Address, As, Output, Timeout
+from raftsched.pb.v1 import jobs_pb2
+
+REFUSED = 1
+
+
+def explain(
+    schedule: Annotated[str | None, typer.Argument(help="Six cron fields, '@daily' …, or '@every <duration>'.", show_default=False)] = None,
+    *,
+    due_time: Annotated[str | None, typer.Option("--due-time", "-d", help="When it fires first.")] = None,
+    repeats: Annotated[int | None, typer.Option("--repeats", "-r", min=0, max=2**32 - 1, help="How often it fires.")] = None,
+    ttl: Annotated[str | None, typer.Option("--ttl", help="When it ends.")] = None,
+    count: Annotated[int, typer.Option("--next", "-c", min=1, max=1000, help="How many fires to show.")] = 10,
+    address: Address = ADDRESS,
+    output: As = Output.TABLE,
+    as_json: AsJson = False,
+    timeout: Timeout = TIMEOUT_S,
+) -> None:
+    """Show the next runs of a schedule with what clock changes do to them, or why and where it is refused (exit code 1).
+
+    \b
+    raftsched job explain 'CRON_TZ=Europe/Rome 0 30 2 * * *' --next 5
+    """
+    request = jobs_pb2.ExplainScheduleRequest(schedule=schedule, due_time=due_time, ttl=ttl, repeats=repeats, count=count)
+    with jobs(address) as stub:
+        answer = stub.ExplainSchedule(request, timeout=timeout)
+    if as_json or output is Output.JSON:
+        shown: dict[str, Any] = json_format.MessageToDict(
+            answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+        render.print_json(shown)
+    elif answer.HasField("refusal"):
+        _print_refusal(getattr(request, answer.refusal.field), answer.refusal)
+    else:
+        _print_fires(answer)
+    if answer.HasField("refusal"):
+        raise typer.Exit(REFUSED)
+
+
+def _print_refusal(given: object, refusal: jobs_pb2.Refusal) -> None:
+    print(f"refused: {render.plain(refusal.reason)}")
+    text = str(given)
+    if given is not None and refusal.length and text.isprintable():
+        print(f"  {refusal.field.replace('_', ' ')}: {text}")
+        print(" " * (4 + len(refusal.field) + refusal.position) + "^" * refusal.length)
+
+
+def _print_fires(answer: jobs_pb2.ExplainScheduleResponse) -> None:
+    rows = [("UTC", render.plain(answer.zone), "REMARKS")]
+    rows += [(instant(fire.at), render.plain(fire.local), render.plain("; ".join(fire.remarks))) for fire in answer.fires]
+    render.print_rows(rows, cut=False)
+    if answer.ends:
+        print("no run after these" if answer.fires else "it never runs")

@@ -1,0 +1,41 @@
+"""raftsched.v1.Jobs/ExplainSchedule: the messages around scheduler/schedule/explain.py.
+
+Must not know: jobs, the store.
+"""
+
+from raftsched.errors import GrpcCode, StatusError
+from raftsched.limits import EXPLAINED_BYTES_MAX, EXPLAINED_FIRES_DEFAULT, EXPLAINED_FIRES_MAX
+from raftsched.pb.v1 import jobs_pb2
+from raftsched.scheduler.schedule import Schedules
+from raftsched.scheduler.schedule.explain import Asked, explain, local_text
+from raftsched.scheduler.schedule.instants import INSTANT_NS_MAX, INSTANT_NS_MIN
+
+NS_PER_S = 1_000_000_000
+
+
+def explain_schedule(schedules: Schedules, request: jobs_pb2.ExplainScheduleRequest, now_ns: int) -> jobs_pb2.ExplainScheduleResponse:
+    """Raises `StatusError` for what cannot be asked; a schedule that is refused is an answer."""
+    if any(len(text.encode()) > EXPLAINED_BYTES_MAX for text in (request.schedule, request.due_time, request.ttl)):
+        raise StatusError(GrpcCode.INVALID_ARGUMENT, f"a text to be explained has at most {EXPLAINED_BYTES_MAX} bytes")
+    if request.count > EXPLAINED_FIRES_MAX:
+        raise StatusError(GrpcCode.INVALID_ARGUMENT, f"count is at most {EXPLAINED_FIRES_MAX}")
+    if request.HasField("now"):
+        now_ns = request.now.seconds * NS_PER_S + request.now.nanos
+        if not INSTANT_NS_MIN <= now_ns <= INSTANT_NS_MAX:
+            raise StatusError(GrpcCode.INVALID_ARGUMENT, "now is no instant of the years 1 to 9999")
+    asked = Asked(
+        request.schedule if request.HasField("schedule") else None,
+        request.due_time if request.HasField("due_time") else None,
+        request.ttl if request.HasField("ttl") else None,
+        request.repeats if request.HasField("repeats") else None,
+    )
+    found = explain(schedules, asked, now_ns=now_ns, count=request.count or EXPLAINED_FIRES_DEFAULT)
+    if found.refusal is not None:
+        why = found.refusal
+        refusal = jobs_pb2.Refusal(reason=why.reason, field=why.field, position=why.position, length=why.length)
+        return jobs_pb2.ExplainScheduleResponse(refusal=refusal)
+    answer = jobs_pb2.ExplainScheduleResponse(ends=found.ends, zone=found.zone or "UTC")
+    for one in found.fires:
+        fire = answer.fires.add(local=local_text(one.at_ns, one.offset_s), remarks=one.remarks)
+        fire.at.seconds, fire.at.nanos = divmod(one.at_ns, NS_PER_S)
+    return answer

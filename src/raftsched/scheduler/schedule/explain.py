@@ -1,0 +1,202 @@
+"""What a schedule does, said before it is stored: its next fires with the clock changes on their way, and where a text is refused.
+
+Invariant: the fires are those that the engine would fire of a job stored at `now_ns`, each acknowledged; a refusal has the text that
+ScheduleJob would give. Must not know: the clock, jobs.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from raftsched.scheduler.schedule import go
+from raftsched.scheduler.schedule.cron import DESCRIPTORS, FIELDS, check_item
+from raftsched.scheduler.schedule.errors import InvalidJobError
+from raftsched.scheduler.schedule.instants import DAY_S, civil_from_days
+from raftsched.scheduler.schedule.schedules import EVERY_PREFIX, ZONE_PREFIXES, Schedule, Schedules, ZoneTable
+from raftsched.scheduler.schedule.validate import ResolvedJob, validate_job
+
+NS = go.NS_PER_S
+DATE_FIELDS = (3, 5)  # days, months, weekdays: who says "never" together
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The strings of a job; None = absent."""
+
+    schedule: str | None = None
+    due_time: str | None = None
+    ttl: str | None = None
+    repeats: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why nothing would be stored. `position` and `length` in characters of the field that is named."""
+
+    reason: str
+    field: str
+    position: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fire:
+    """One run."""
+
+    at_ns: int
+    offset_s: int
+    """East of UTC, at that instant."""
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Either `refusal`, or the fires. `ends`: there is none after them; `zone`: its name, "" = UTC."""
+
+    refusal: Refusal | None = None
+    fires: tuple[Fire, ...] = ()
+    ends: bool = False
+    zone: str = ""
+
+
+def explain(schedules: Schedules, asked: Asked, *, now_ns: int, count: int) -> Explanation:
+    """The first `count` fires of a job stored at `now_ns`."""
+    try:
+        job = validate_job(schedules, schedule=asked.schedule, due_time=asked.due_time, ttl=asked.ttl, repeats=asked.repeats, now_ns=now_ns)
+    except InvalidJobError as error:
+        return Explanation(Refusal(str(error), *_place(schedules, asked, now_ns)))
+    zone, table = schedules.zone_of(asked.schedule or "")
+    fires: list[Fire] = []
+    before_ns = now_ns
+    for at_ns in _ticks(job, asked.repeats):
+        if len(fires) == count:
+            return Explanation(None, tuple(fires), False, zone)
+        remarks = tuple(_remarks(job.schedule, table, before_ns // NS, at_ns // NS)) if table and job.schedule else ()
+        fires.append(Fire(at_ns, offset_at(table, at_ns // NS), remarks))
+        before_ns = at_ns
+    return Explanation(None, tuple(fires), True, zone)
+
+
+def _ticks(job: ResolvedJob, repeats: int | None) -> Iterator[int]:
+    """The next-trigger rule over a job whose runs are all acknowledged. With `@every 0s` one instant comes for ever."""
+    tick = job.due_ns if job.due_ns is not None else job.schedule.next_after(job.start_ns) if job.schedule else None
+    done = 0
+    while tick is not None and (job.expiration_ns is None or tick <= job.expiration_ns):
+        yield tick
+        done += 1
+        if job.schedule is None or (repeats is not None and done >= repeats):
+            return
+        tick = job.schedule.next_after(tick)
+
+
+def offset_at(table: ZoneTable | None, second: int) -> int:
+    """Seconds east of UTC."""
+    return 0 if table is None else table[1][max(bisect_right(table[0], second) - 1, 0)]
+
+
+def _remarks(schedule: Schedule, table: ZoneTable, before_s: int, at_s: int) -> Iterator[str]:
+    """What clock changes do between two fires, and to the second one."""
+    at, offsets = table
+    for index in range(max(bisect_right(at, before_s), 1), bisect_right(at, at_s)):
+        change, old, new = at[index], offsets[index - 1], offsets[index]
+        missing = schedule.local_between(change + old, change + new) if new > old else None
+        if missing is not None:
+            yield (
+                f"{wall(missing)} is skipped: there is no such time, clocks go forward from {wall(change + old)[11:]} to "
+                f"{wall(change + new)[11:]}"
+            )
+    index = bisect_right(at, at_s)
+    for near, which in ((index, "first"), (index - 1, "second")):
+        if not 0 < near < len(at) or offsets[near] >= offsets[near - 1]:
+            continue
+        change, old, new = at[near], offsets[near - 1], offsets[near]
+        if change + new <= at_s + (old if which == "first" else new) < change + old:
+            yield f"the {which} of two: clocks go back from {wall(change + old)[11:]} to {wall(change + new)[11:]}, both are run"
+
+
+def wall(local_s: int) -> str:
+    """Seconds of a wall clock as text."""
+    day, second = divmod(local_s, DAY_S)
+    year, month, day_of_month = civil_from_days(day)
+    return f"{year:04}-{month:02}-{day_of_month:02}T{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}"
+
+
+def local_text(at_ns: int, offset_s: int) -> str:
+    """RFC 3339 with the offset of the zone; fractions as long as they need to be."""
+    second, ns = divmod(at_ns, NS)
+    fraction = f".{ns:09}".rstrip("0") if ns else ""
+    minutes = abs(offset_s) // 60
+    zone = f"{'-' if offset_s < 0 else '+'}{minutes // 60:02}:{minutes % 60:02}" if offset_s else "Z"
+    return wall(second + offset_s) + fraction + zone
+
+
+# -- where a text is refused
+
+
+def _place(schedules: Schedules, asked: Asked, now_ns: int) -> tuple[str, int, int]:
+    """(field, position, length) of what `validate_job` refuses, in its order."""
+    if asked.schedule is None and asked.due_time is None:
+        return "schedule", 0, 0
+    if asked.repeats is not None and (asked.repeats < 1 or (asked.schedule is None and asked.repeats > 1)):
+        return "repeats", 0, 0
+    if asked.schedule is None and asked.ttl is not None:
+        return "ttl", 0, len(asked.ttl)
+    if asked.schedule is not None:
+        try:
+            schedules.parse(asked.schedule)
+        except InvalidJobError:
+            return ("schedule", *place_in(schedules, asked.schedule))
+    if asked.due_time is not None:
+        try:
+            validate_job(schedules, schedule=None, due_time=asked.due_time, ttl=None, repeats=None, now_ns=now_ns)
+        except InvalidJobError:
+            return "due_time", 0, len(asked.due_time)
+    return "ttl", 0, len(asked.ttl or "")
+
+
+def place_in(schedules: Schedules, text: str) -> tuple[int, int]:
+    """(position, length) of what is wrong in a schedule that `Schedules.parse` refuses."""
+    start = 0
+    if text.startswith(ZONE_PREFIXES):
+        end = go.first_space(text)
+        if end < 0:
+            return 0, len(text)
+        name_at = text.index("=") + 1
+        try:
+            schedules.zone_of(text)
+        except InvalidJobError:
+            return name_at, end - name_at
+        start = len(text) - len(text[end:].lstrip(go.SPACE))
+    body = go.trim_space(text[start:]) if start else text
+    if start and body.startswith(EVERY_PREFIX):
+        return 0, go.first_space(text)
+    if body.startswith(EVERY_PREFIX):
+        missing = body == EVERY_PREFIX  # no duration to point at
+        return (start, len(body)) if missing else (start + len(EVERY_PREFIX), len(body) - len(EVERY_PREFIX))
+    if body.startswith("@") and body not in DESCRIPTORS:
+        return start, len(body)
+    return _place_in_fields(body, start)
+
+
+def _place_in_fields(body: str, start: int) -> tuple[int, int]:
+    fields, at = [], 0
+    for field in go.split_fields(body):
+        at = body.index(field, at)
+        fields.append((start + at, field))
+        at += len(field)
+    if len(fields) != len(FIELDS):
+        extra = fields[len(FIELDS) :]
+        first = extra[0][0] if extra else start
+        last_at, last = extra[-1] if extra else (start, body)
+        return first, last_at + len(last) - first
+    for (where, field), bounds in zip(fields, FIELDS, strict=True):
+        within = 0
+        for item in field.split(","):
+            if item and not check_item(item, bounds):
+                return where + within, len(item)
+            within += len(item) + 1
+    for where, field in fields:
+        if not field.strip(","):
+            return where, len(field)
+    (first, _), (last_at, last) = fields[DATE_FIELDS[0]], fields[DATE_FIELDS[1]]
+    return first, last_at + len(last) - first
