@@ -1,27 +1,20 @@
 """`make cluster`: three members by one command, a killed one comes back, Ctrl-C ends all of them in order."""
 
-import importlib.util
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
-from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from serving import fetch, wait_for
 
 from raftsched.cli.app import run as command
+from raftsched.testing.managed import free_shift, load
 
 pytestmark = pytest.mark.process
 SCRIPT = Path(__file__).parents[2] / "scripts" / "cluster.py"
-_spec = importlib.util.spec_from_file_location("cluster_script", SCRIPT)
-assert _spec is not None
-assert _spec.loader is not None
-script = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(script)
+script = load(SCRIPT)
 
 
 def healthy(port: int) -> bool:
@@ -39,19 +32,8 @@ def alive(pid: int) -> bool:
     return True
 
 
-def free_shift() -> int:
-    """Beside whatever runs on the ports of the README; some of these are ports that outgoing connections take, too."""
-    for shift in random.sample(range(20, 5000), 100):
-        taken = [port for one in range(3) for port in (*script.ports(one, shift).values(), script.moved(script.PEER_PORT, one, shift))]
-        with ExitStack() as stack, suppress(OSError):
-            for port in taken:
-                stack.enter_context(socket.create_server(("127.0.0.1", port)))
-            return shift
-    raise AssertionError("no free ports")
-
-
 def test_three_members_by_one_command(tmp_path: Path) -> None:
-    shift = free_shift()
+    shift = free_shift(script)
     data, log = tmp_path / "data", tmp_path / "log"
     words = [sys.executable, str(SCRIPT), "--data", str(data), "--shift", str(shift)]
     with log.open("wb") as out:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from serving import metrics
 
 from raftsched.pb.etcd import auth_pb2, rpc_pb2, rpc_pb2_grpc
 from raftsched.testing.cluster import Cluster, Member
@@ -79,6 +80,11 @@ def test_a_member_older_than_the_oldest_segment(tmp_path: Path) -> None:
         absent.start()
         cluster.wait_equal(60)
         assert "receiving a snapshot: done" in absent.logs(1 << 20)
+        sent, to = metrics(leader.metrics_port), f'{{To="{absent.status(5).header.member_id:x}"}}'
+        assert sent[f"etcd_network_snapshot_send_success{to}"] >= 1
+        assert sent[f"etcd_network_snapshot_send_inflights_total{to}"] == 0
+        assert sent[f"etcd_network_snapshot_send_total_duration_seconds_count{to}"] == sent[f"etcd_network_snapshot_send_success{to}"]
+        assert f"etcd_network_snapshot_send_failures{to}" in sent
         assert users(absent) == users(leader) == (5, ["ann"], [("r", b"a", b"b")])
         write(absent, 2_000, 20)  # through it
         cluster.wait_equal()

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from serving import Clients, Worker, fetch, job_metadata, metrics, refused, wait
 
 from raftsched.pb.dapr import scheduler_pb2
 from raftsched.pb.etcd import rpc_pb2
-from raftsched.testing.process import ServerProcess, free_ports
+from raftsched.testing.process import SOURCE, ServerProcess, free_ports
 
 pytestmark = pytest.mark.process
+TREE = {"PYTHONPATH": str(SOURCE)}
+"""This very tree, wherever the package is installed."""
 SERVE = [sys.executable, "-m", "raftsched", "serve"]
 CLUSTER = "Fatal error running scheduler: failed to create etcd config: "
 FORMAT = "invalid format for initial cluster. Make sure to include 'http://' or 'https://' in Scheduler URL: "
@@ -26,7 +29,7 @@ FATAL = {
     ("--kubeconfig=x",): "kubeconfig flag is only valid in --mode=kubernetes",
     ("--etcd-space-quota=lots",): "failed to parse etcd space quota: ",
     ("--log-level=loud",): "invalid value for --log-level: loud",
-    ("--workers=0",): "Fatal error running scheduler: workers must be larger than 0",
+    ("--workers=0",): "Fatal error running scheduler: fail to create etcd-cron: workers must be larger than 0",
     ("--id=other",): CLUSTER + "scheduler ID: other is not found in initial cluster",
     ("--etcd-initial-cluster=x",): CLUSTER
     + FORMAT
@@ -35,10 +38,10 @@ FATAL = {
     ("--etcd-backend-batch-interval=soon",): CLUSTER
     + "failed to parse backend batch interval. Please use a string representing time.Duration",
     # what a later version brings is refused, never ignored
-    ("--tls-enabled",): "--tls-enabled is not supported",
-    ("--mode=kubernetes",): "--mode=kubernetes is not supported",
+    ("--tls-enabled",): "trust anchors are required",
+    ("--scheduler-cert-file=/a",): "--scheduler-cert-file and --scheduler-key-file need each other",
+    ("--mode=kubernetes",): "trust anchors are required",
     ("--mode=other",): "invalid value for --mode: other",
-    ("--etcd-embed=false", "--etcd-client-endpoints=a:1"): "--etcd-embed=false is not supported",
     ("--placement-enabled=true",): "--placement-enabled is not supported",
     (
         "--etcd-initial-cluster=dapr-scheduler-server-0=http://a:1,b=http://a:1",
@@ -50,8 +53,16 @@ FATAL = {
 }
 
 
+NOT_THERE = {
+    ("--tls-enabled", "--trust-anchors-file=/nowhere.crt"): "cannot read the trust anchors file /nowhere.crt: No such file or directory",
+    ("--scheduler-cert-file=/a", "--scheduler-key-file=/b"): "cannot read the certificate file /a: No such file or directory",
+}
+
+
 def run(*words: str, cwd: Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*SERVE, *words], capture_output=True, text=True, cwd=cwd, env=environment or {}, timeout=30, check=False)
+    return subprocess.run(
+        [*SERVE, *words], capture_output=True, text=True, cwd=cwd, env={**TREE, **(environment or {})}, timeout=30, check=False
+    )
 
 
 @pytest.mark.parametrize("words", FATAL, ids=lambda words: " ".join(words)[:40])
@@ -61,6 +72,15 @@ def test_a_wrong_value_is_one_fatal_line_on_stdout(words: tuple[str, ...], tmp_p
     assert (answer.returncode, len(lines), answer.stderr) == (1, 1, "")
     assert " level=fatal " in lines[0]
     assert FATAL[words].replace("\\", "\\\\").replace('"', '\\"') in lines[0]
+    assert not list(tmp_path.iterdir()), "refused, and made files all the same"
+
+
+@pytest.mark.parametrize("words", NOT_THERE, ids=" ".join)
+def test_a_file_that_is_not_there_is_the_last_line(words: tuple[str, ...], tmp_path: Path) -> None:
+    answer = run(*words, cwd=tmp_path)
+    levels = [line.split()[1] for line in answer.stdout.splitlines()]
+    assert (answer.returncode, set(levels[:-1]), levels[-1], answer.stderr) == (1, {"level=info"}, "level=fatal", "")
+    assert NOT_THERE[words] in answer.stdout.splitlines()[-1]
     assert not list(tmp_path.iterdir()), "refused, and made files all the same"
 
 
@@ -108,7 +128,7 @@ def test_it_starts_with_a_bare_environment_in_a_directory_it_cannot_write(tmp_pa
     server = ServerProcess(tmp_path / "server", args=["--log-level=DEBUG", "--workers=128", "--etcd-backend-batch-interval", "100ms"])
     server.directory.mkdir()
     with server.stdout_path.open("ab") as out, server.stderr_path.open("ab") as err:
-        server.process = subprocess.Popen(server.command, stdout=out, stderr=err, env={"NAMESPACE": "default"}, cwd="/proc")
+        server.process = subprocess.Popen(server.command, stdout=out, stderr=err, env={**TREE, "NAMESPACE": "default"}, cwd="/proc")
     server.wait_ready()
     wait_for(lambda: "Cron is ready" in server.stdout_path.read_text(), 10, "no quorum")
     assert server.stop() == 0
@@ -257,6 +277,16 @@ def test_a_start_takes_less_than_a_second_of_processor_time(tmp_path: Path) -> N
         used_s = server.cpu_seconds()
         assert used_s < 1.0
         assert server.memory_bytes() < 60_000_000
+
+
+def test_an_idle_server_is_hardly_there(server: ServerProcess) -> None:
+    """spec/scheduler.md §12, Parallelism: many instances share a machine: idle CPU and threads are low."""
+    assert server.process is not None
+    wait_for(lambda: "Cron is ready" in server.stdout_path.read_text(), 10, "no quorum")
+    before_s = server.cpu_seconds()
+    time.sleep(3)
+    assert server.cpu_seconds() - before_s < 0.3  # a tenth of one core, of which it takes a tenth
+    assert len(os.listdir(f"/proc/{server.process.pid}/task")) <= 10
 
 
 def test_logs_go_to_a_file_when_asked(tmp_path: Path) -> None:

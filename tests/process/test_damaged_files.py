@@ -179,6 +179,19 @@ def test_the_version_file_of_another_layout_is_refused(copy: ServerProcess) -> N
     assert "VERSION" in line
 
 
+@pytest.mark.parametrize(("name", "remedy"), [("IDS", "remove the file"), ("LEFT", "remove the file"), ("JOINING", "empty {}")])
+def test_a_damaged_small_file_is_refused_with_what_to_do(copy: ServerProcess, name: str, remedy: str) -> None:
+    """With other damage: test_numbering.py, test_leaving.py, test_joining.py."""
+    path = store(copy) / name
+    path.write_bytes(bytes(40))
+    line = refusal(copy)
+    assert f"{path} is damaged" in line
+    assert "it should hold" in line
+    assert remedy.format(path.parent) in line
+    path.unlink()
+    serves_everything(copy)
+
+
 def test_a_log_of_another_member_is_refused(copy: ServerProcess, tmp_path: Path) -> None:
     other = ServerProcess(tmp_path / "other")
     with other:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from google.protobuf import any_pb2
 from serving import COUNTERS, JOBS, Clients, Worker, composed, job_metadata, wait_for
 
 from raftsched.pb.dapr import scheduler_pb2, stored_pb2
@@ -132,3 +133,27 @@ def test_an_interrupt_ends_it_in_time_with_stalled_streams(tmp_path: Path) -> No
         stream.cancel()
     unread.close()
     clients.close()
+
+
+def test_nothing_but_the_contracts_keys_is_in_the_store(server: ServerProcess, clients: Clients) -> None:
+    """§6.1: nothing else of the scheduler is visible in the key space: jobs, counters, one leadership key."""
+    clients.schedule("ticking", schedule="@every 50ms")
+    with Worker(server) as worker:
+        wait_for(lambda: clients.counter("ticking"), 20, "no counter")
+    assert worker.deliveries
+    every = rpc_pb2.RangeRequest(key=b"\0", range_end=b"\0", keys_only=True)
+    keys = [pair.key for pair in clients.kv.Range(every, timeout=10).kvs]
+    assert keys == [COUNTERS + composed("ticking"), JOBS + composed("ticking"), LEADERSHIP]
+
+
+def test_a_payload_of_256_mib(server: ServerProcess, clients: Clients) -> None:
+    """§2.5, §3: messages up to 2 GiB, here 256 MiB: stored, read again when it is due, delivered; and memory is given back."""
+    data = any_pb2.Any(type_url="x", value=bytes(256 << 20))
+    request = scheduler_pb2.ScheduleJobRequest(name="large", job=scheduler_pb2.Job(due_time="0s", data=data), metadata=job_metadata("app"))
+    clients.scheduler.ScheduleJob(request, timeout=120)
+    keys = rpc_pb2.RangeRequest(key=JOBS, range_end=b"dapr/jobs0", count_only=True)
+    with Worker(server) as worker:
+        wait_for(lambda: worker.payloads, 120, "not delivered")
+        assert (worker.deliveries, len(worker.payloads[0])) == (["large"], 256 << 20)
+        wait_for(lambda: not clients.kv.Range(keys, timeout=60).count, 60, "its key stays")
+    wait_for(lambda: server.memory_bytes() < 256 << 20, 60, lambda: f"{server.memory_bytes()} bytes are kept")

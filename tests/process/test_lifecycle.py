@@ -37,6 +37,15 @@ def test_a_started_server_shows_one_leadership_key_with_one_lease(clients: Clien
     assert len(clients.lease.LeaseLeases(rpc_pb2.LeaseLeasesRequest(), timeout=10).leases) == 1
 
 
+def test_a_client_port_of_this_host_alone_is_one_line(tmp_path: Path) -> None:
+    """Who maps the port out of a container would else wonder why a backup cannot connect (issue "The whole Dapr Scheduler service")."""
+    for args, lines in ((), 1), (("--etcd-client-listen-address=0.0.0.0",), 0):
+        with ServerProcess(tmp_path / f"server-{lines}", args=args) as server:
+            found = [line for line in server.stdout_path.read_text().splitlines() if "cannot connect" in line]
+            assert len(found) == lines, found
+            assert all(f"The etcd API listens on localhost:{server.client_port}:" in line for line in found)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_zero(tmp_path: Path, number: signal.Signals) -> None:
     server = ServerProcess(tmp_path / "server").start()

@@ -44,7 +44,17 @@ def test_what_the_readme_links_to_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["job", "--help"], ["job", "schedule", "--help"], ["job", "watch", "--help"], ["serve", "--help"], ["version"]]
+    "words",
+    [
+        ["--help"],
+        ["job", "--help"],
+        ["job", "schedule", "--help"],
+        ["job", "watch", "--help"],
+        ["import", "dapr", "--help"],
+        ["export", "--help"],
+        ["serve", "--help"],
+        ["version"],
+    ],
 )
 def test_every_help_is_there(words: list[str]) -> None:
     answer = subprocess.run([sys.executable, "-m", "raftsched", *words], capture_output=True, text=True, env={}, timeout=60, check=False)

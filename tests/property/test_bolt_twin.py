@@ -1,6 +1,8 @@
 """The native writer and reader of bbolt files against the slow twin, over random trees."""
 
+import os
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import bolt_twin
@@ -15,11 +17,17 @@ SIZES = st.one_of(st.integers(0, 60), st.integers(1_000, 5_000), st.integers(8_0
 SMALL = st.dictionaries(st.binary(min_size=1, max_size=200), SIZES, max_size=40)
 SIDES = tuple(name for name in BUCKETS if name != "key")
 RUNS = st.lists(st.tuples(st.integers(1, 400), SIZES), max_size=8)
+MEMORY = next((path for path in ("/dev/shm",) if os.access(path, os.W_OK)), None)  # what is synced here, a disk need not see
 SLOW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+@cache
+def pattern(salt: int) -> bytes:
+    return bytes((salt + at * 7) & 0xFF for at in range(251))
+
+
 def value_of(size: int, salt: int) -> bytes:
-    return bytes((salt + at * 7) & 0xFF for at in range(min(size, 251))) * (size // 251 + 1) if size else b""
+    return pattern(salt)[:size] * (size // 251 + 1)
 
 
 def revision(main: int, sub: int, tombstone: bool) -> bytes:
@@ -43,7 +51,7 @@ def export(backend: Backend, path: Path, sides: list[tuple[str, bytes, bytes | N
 )
 def test_what_lmdb_holds_is_what_the_slow_reader_finds(runs, small, told, data) -> None:  # type: ignore[no-untyped-def]
     """All pairs, with the sides in place of what has their keys."""
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as name:
         backend, made, main = Backend(f"{name}/db"), Generation(), 1
         wanted: dict[bytes, dict[bytes, bytes]] = {one.encode(): {} for one in BUCKETS}
         for count, size in runs:
@@ -90,7 +98,7 @@ def test_what_the_slow_writer_makes_is_read(
     places = [(main, main % 2, main % 7 == 0) for main in range(2, len(records) + 2)]
     buckets[b"key"] = [(revision(*place), value_of(size, 9)) for place, size in zip(places, records, strict=True)]
     made = bolt_twin.Writer(page_bytes).finish(buckets, inline=frozenset(buckets), free=free, txid=txid)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as name:
         path = Path(name) / "db"
         path.write_bytes(made)
         bolt = BoltFile(str(path))

@@ -83,7 +83,7 @@ class Twin:
     def _decode(self, change: Change) -> Job:
         stored = _jobs.decode_stored_job(_jobs.parse_kv(change.record)[1])
         partition, due, begin, expires, schedule, _, _, repeats, _, _, failure = stored
-        retry: tuple[int, int | None] | None = {b"": (10**9, 3), DROP: None, QUICK: (0, 1), SLOW: (700 * NS, 2)}[failure or b""]
+        retry: tuple[int, int | None] | None = {_jobs.DEFAULT_POLICY: (10**9, 3), DROP: None, QUICK: (0, 1), SLOW: (700 * NS, 2)}[failure]
         interval = None if schedule is None else int(schedule.removeprefix(b"@every ").removesuffix(b"ms")) * NS
         return Job(change.main, partition, interval, _ns(begin), due, None if expires is None else _ns(expires), repeats, retry)
 

@@ -42,7 +42,7 @@ class Twin:
             if not able:
                 return gone
             self.waiting.remove(able[0])
-            self.held[able[0][0]] = able[0][1]
+            self.held[able[0][0]] = [key for key in able[0][1] if key in self.limit]  # what was withdrawn meanwhile is not held
             gone.add(able[0][0])
 
     def withdraw(self, stream: int) -> set[int]:

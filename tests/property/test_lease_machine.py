@@ -1,6 +1,7 @@
 """The lessor against a model that keeps everything in plain dicts and sorts it all each time."""
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -97,7 +98,7 @@ class LeaseMachine(RuleBasedStateMachine):
         told = self.lessor.renew(lease, self.now_ms)
         if lease not in self.ttl or not self.primary:
             assert told == 0
-        elif self.deadline[lease] <= self.now_ms:
+        elif self.deadline[lease] < self.now_ms:
             assert told == -1
         else:
             assert told == self.ttl[lease]
@@ -106,7 +107,7 @@ class LeaseMachine(RuleBasedStateMachine):
     @rule(count_max=st.integers(1, 4))
     def expire(self, count_max: int) -> None:
         over = self.lessor.expired(self.now_ms, count_max)
-        due = {lease for lease, deadline in self.deadline.items() if deadline <= self.now_ms} - self.named
+        due = {lease for lease, deadline in self.deadline.items() if deadline < self.now_ms} - self.named
         assert len(over) == min(len(due), count_max)
         assert set(over) <= due
         self.named.update(over)
@@ -140,3 +141,19 @@ class LeaseMachine(RuleBasedStateMachine):
 
 LeaseMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
 TestLeases = LeaseMachine.TestCase
+
+
+@pytest.mark.parametrize("renewed", [False, True])
+def test_a_lease_lives_its_whole_time_by_a_clock_of_whole_milliseconds(renewed: bool) -> None:
+    """What is granted or renewed at 1,000.9 ms is seen at 1,000, and at 3,000.1 ms has 0.8 ms left."""
+    lessor = Lessor(lambda _write: None)
+    lessor.promote(0, 0)
+    lessor.set_time(999 if renewed else 1_000)
+    lessor.grant(1, 2)
+    if renewed:
+        assert lessor.renew(1, 1_000) == 2
+    assert lessor.expired(3_000) == []
+    assert lessor.renew(1, 3_000) == 2
+    assert lessor.expired(5_000) == []
+    assert lessor.expired(5_001) == [1]
+    assert lessor.renew(1, 5_001) == -1

@@ -23,7 +23,9 @@ class Life(StoreMachine):
         elif kind < 0.80:
             self.compact(chance.choice([-1, 0, 0, 1, 2, 5]))
         elif kind < 0.84:
-            self.scrub(chance.choice([1, 3, 100]))
+            self.scrub(chance.choice([1, 3, 100]), chance.choice([1, 3, 100]))
+        elif kind < 0.85:
+            self.scrub_a_little(chance.choice([1, 3, 100]))
         elif kind < 0.87:
             self.hash(traffic.near(0.8))
         elif kind < 0.90:

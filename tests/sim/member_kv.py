@@ -183,6 +183,9 @@ class MemberKv:
     def owns_directory(self) -> bool:
         return True
 
+    def shared(self) -> bool:
+        return False
+
     def peers(self) -> Sequence[int]:
         return ()
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from raftsched.store.membership import ADD_LEARNER, ADD_NODE, REMOVE_NODE, UPDATE_NODE, decode_change, encode_change
 from raftsched.store.raft._kernel import Kernel, Message
 
-APPEND, APPEND_RESPONSE, VOTE, VOTE_RESPONSE = 3, 4, 5, 6
+PROPOSE, APPEND, APPEND_RESPONSE, VOTE, VOTE_RESPONSE = 2, 3, 4, 5, 6
 LEADER, CATCH_UP, CONF_CHANGE = 3, 2, 1
 
 Entry = tuple[int, int, bytes]  # term, kind, data
@@ -116,6 +116,7 @@ class Member:
         self.unsynced: list = []
         self.commit = self.kernel.commit
         self.reads: dict[int, int] = {}
+        self.forwarded = (0, 0)  # (term, sequence) of the last proposal that left
 
     def crash(self) -> None:
         """Of the unsynced batches a prefix reaches the disk; the applied state may lag behind what was applied."""
@@ -303,13 +304,17 @@ class Cluster:
         if message.type == APPEND_RESPONSE and not message.reject and message.index:
             assert disk.base + len(disk.entries) >= message.index, "an ack left before the entries were on disk"
             assert disk.term >= message.term
+        if message.type == PROPOSE:
+            assert member.forwarded < (message.term, message.context), "a forwarded proposal left behind a later one, which hides it"
+            member.forwarded = (message.term, message.context)
 
     def check(self, member: Member) -> None:
         kernel = member.kernel
         if kernel is None:
             return
         assert kernel.commit >= member.commit, "commit went back"
-        if kernel.state == LEADER:
+        # A lone voter leads before its own vote is written. Until then it says and commits nothing: if it dies, it never led.
+        if kernel.state == LEADER and member.disk.term == kernel.term:
             if kernel.term not in self.leaders:
                 self.check_complete(kernel)
             if self.leaders.setdefault(kernel.term, member.id) != member.id:
@@ -341,7 +346,7 @@ class Cluster:
     def check_configuration(self, member: Member) -> None:
         kernel = member.kernel
         assert (kernel.voter_ids, kernel.learner_ids) == member.in_force, "the configuration is not what the log says"
-        if kernel.state == LEADER and kernel.term == max(self.leaders):
+        if kernel.state == LEADER and kernel.term == max(self.leaders, default=0):
             open_changes = sum(index > self.last_committed for index, _ in member.changes)
             assert open_changes <= 1, "majorities need not meet: two changes of the configuration are uncommitted"
             self.check_matches(kernel)

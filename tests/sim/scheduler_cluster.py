@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from member_kv import MemberKv
-from virtual_loop import CallTimer, VirtualLoop
+from virtual_loop import VirtualLoop
 
 from raftsched.limits import FENCE_ELECTED_MS, FENCE_SILENT_MS
 from raftsched.pb.dapr import scheduler_pb2
@@ -27,6 +27,7 @@ from raftsched.scheduler.replicas import GIVEN_UP, read_key
 from raftsched.scheduler.service import SchedulerService
 from raftsched.testing.memory_etcd import MemoryEtcd
 from raftsched.testing.scheduling import APP, START_MS, metadata, result
+from raftsched.testing.sim.loop import SimTimer
 from raftsched.types import Change
 
 ROUTE = b"app||ns||app||"
@@ -91,7 +92,7 @@ class Replica:
             engine_log=Lines(cluster, name),
             wall_ns=lambda: self.wall_ms() * 1_000_000,
             mono_ns=lambda: cluster.loop.now_ns + self.mono_offset_ms * 1_000_000,
-            timer=CallTimer,
+            timer=SimTimer,
         )
         self.stream = Stream(self)
         own = self.service.own
@@ -154,8 +155,9 @@ class Cluster:
         for number, composed in enumerate(self.jobs):
             begin = START_MS + 1_000 + number * 37
             value = _jobs.encode_stored_job(
-                number, True, begin // 1000, begin % 1000 * 1_000_000, None, b"@every 1s", None, None, None, metadata(APP), None, None
-            )
+                number, True, begin // 1000, begin % 1000 * 1_000_000, None, b"@every 1s", None, None, None, metadata(APP), None,
+                _jobs.DEFAULT_POLICY,
+            )  # fmt: skip
             self.etcd.put(JOBS + composed, value)
         self._looking = loop.create_task(self._look())
 
@@ -382,7 +384,6 @@ class Cluster:
 def play(seed: int, story: Callable[[Cluster], Coroutine[Any, Any, None]]) -> Cluster:
     """One cluster on one virtual clock; what a broken promise is told with is the end of the trace."""
     loop = VirtualLoop()
-    asyncio.set_event_loop(loop)
     errors: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: errors.append(context))
     try:
@@ -402,6 +403,5 @@ def play(seed: int, story: Callable[[Cluster], Coroutine[Any, Any, None]]) -> Cl
         for task in asyncio.all_tasks(loop):
             task.cancel()
         loop.run_until_complete(asyncio.sleep(0))
-        asyncio.set_event_loop(None)
         loop.close()
     return cluster

@@ -109,7 +109,7 @@ async def plant(world: World, count: int, every_ms: int) -> None:
         begin_ns = process.service.now_ns() + every_ms * MS + every_ms * MS * number // count
         job = _jobs.encode_stored_job(
             number, True, *divmod(begin_ns, NS), None, f"@every {every_ms}ms".encode(),
-            None, None, None, metadata(OWNER), b"\x0a\x01x", None,
+            None, None, None, metadata(OWNER), b"\x0a\x01x", _jobs.DEFAULT_POLICY,
         )  # fmt: skip
         name = f"{name_prefix(OWNER)}steady-{number}".encode()
         answer = await propose(process, codec.PUT, pb.PutRequest(key=JOBS + name, value=job).SerializeToString())

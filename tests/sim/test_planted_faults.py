@@ -8,6 +8,8 @@ import pytest
 
 from raftsched.pb.etcd import rpc_pb2 as pb
 from raftsched.scheduler.bridge.embedded import EmbeddedKv
+from raftsched.scheduler.delivery import gates
+from raftsched.scheduler.delivery.gates import Limit
 from raftsched.scheduler.engine.clock import TickClock
 from raftsched.scheduler.service import SchedulerService
 from raftsched.store.lease import Lessor
@@ -27,6 +29,19 @@ CALM = Options(faults=("slow",), fault_every_s=2.0, duration_s=8.0, clients=2, t
 CUTS = Options(members=3, faults=("cut", "one-way", "heal"), fault_every_s=1.0, duration_s=8.0, clients=6, keys=2, think_s=0.01, planners=0)
 FENCES = Options(
     members=3, faults=("cut", "heal"), fault_every_s=3.0, duration_s=20.0, clients=1, planners=2, plan_s=0.1, apps=1, watches=0
+)
+GATED = Options(
+    members=3,
+    faults=("stop",),
+    fault_every_s=4.0,
+    duration_s=8.0,
+    clients=1,
+    planners=3,
+    plan_s=0.1,
+    work_s=0.3,
+    watches=0,
+    gates=(Limit("cat", None, 4), Limit("cat", "red", 2)),
+    late_apps_s=3.0,
 )
 VOTES = Options(
     members=3,
@@ -148,6 +163,16 @@ def forgets_its_vote(patch: Patch) -> None:
     patch.setattr(recovery, "recover", forgetful)
 
 
+def shares_are_whole(patch: Patch) -> None:
+    """Each replica lets through what all of them may."""
+    patch.setattr(gates, "share_of", lambda limit, index, total: limit)
+
+
+def gates_stand_open(patch: Patch) -> None:
+    """Who should wait for a slot goes."""
+    patch.setattr(gates.Gates, "_has_room", lambda self, key: True)
+
+
 PLANTED: list[tuple[Callable[[Patch], None], Options, int, str]] = [
     (index_beside_the_data, CRASHES, 12, ""),
     (answers_before_the_sync, SLOW, 12, ""),
@@ -160,6 +185,8 @@ PLANTED: list[tuple[Callable[[Patch], None], Options, int, str]] = [
     (forgets_a_tick, CALM, 8, "none lost"),
     (triggers_behind_the_fence, FENCES, 10, "fenced"),
     (forgets_its_vote, VOTES, 8, ""),
+    (shares_are_whole, GATED, 4, "gates"),
+    (gates_stand_open, GATED, 4, "gates"),
 ]
 
 
@@ -175,7 +202,9 @@ def test_planted_fault_is_seen(plant: Callable[[Patch], None], options: Options,
     pytest.fail(f"not seen in {seeds} seeds: {plant.__doc__}")
 
 
-@pytest.mark.parametrize("options", [CRASHES, SLOW, CALM, CUTS, FENCES, VOTES], ids=["crashes", "slow", "calm", "cuts", "fences", "votes"])
+@pytest.mark.parametrize(
+    "options", [CRASHES, SLOW, CALM, CUTS, FENCES, VOTES, GATED], ids=["crashes", "slow", "calm", "cuts", "fences", "votes", "gated"]
+)
 def test_nothing_is_seen_without_one(options: Options) -> None:
     for seed in range(2):
         report = simulate(f"planted-{seed}", options=options)

@@ -1,7 +1,8 @@
 """S1 to S12 and R1, the schedules that break stock pysyncobj (stock_scenarios.py), on our kernel.
 
 Not here, since they are of other rooms: S4 and S5 (a kill between snapshot and cut of the log, or in the middle of the cut):
-tests/process/test_store_crashes.py and tests/property/test_wal_recovery.py; S7 (errors of a command, of a callback):
+tests/sim/test_points.py, tests/process/test_store_crashes.py and tests/property/test_wal_recovery.py; S7 (errors of a command, of a
+callback):
 tests/unit/test_store_rooms.py::test_bytes_that_are_no_request_are_a_result and the test of changes before answers in test_store_node.py;
 S9 (a request that not all versions know): tests/unit/test_kinds.py;
 S11 (a full queue): tests/unit/test_host.py::test_a_full_queue_is_answered.

@@ -3,6 +3,7 @@
 RAFTSCHED_SIM_SECONDS says how long fresh seeds are tried (30); a seed that fails goes into seeds.txt, with what it found.
 """
 
+import asyncio
 import os
 import secrets
 import subprocess
@@ -13,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from raftsched.testing.sim.__main__ import complaint, seed_of
+from raftsched.scheduler.delivery.gates import Limit
+from raftsched.testing.sim.__main__ import complaint, play, seed_of
+from raftsched.testing.sim.external_options import ExternalReport
+from raftsched.testing.sim.loop import SimLoop
 from raftsched.testing.sim.options import CLUSTER_FAULTS, FAULTS, Options, Report
 from raftsched.testing.sim.world import simulate
 
@@ -24,16 +28,16 @@ FRESH_SECONDS = float(os.environ.get("RAFTSCHED_SIM_SECONDS", "30"))
 
 @pytest.mark.parametrize("seed", RECORDED)
 def test_recorded_seed(seed: str) -> None:
-    report = simulate(seed)
+    report = play(seed)
     assert not report.error, complaint(report)
 
 
 def test_fresh_seeds() -> None:
     first = secrets.randbits(40)
     began_s = time.monotonic()
-    reports: list[Report] = []
+    reports: list[Report | ExternalReport] = []
     while time.monotonic() - began_s < FRESH_SECONDS:
-        reports.append(simulate(seed_of(first + len(reports))))
+        reports.append(play(seed_of(first + len(reports))))
         assert not reports[-1].error, complaint(reports[-1])
     taken_s = time.monotonic() - began_s
     print(f"{len(reports)} seeds from {first}, {len(reports) / taken_s:.2f} seeds/s")
@@ -48,6 +52,28 @@ def test_runs_get_work_done() -> None:
     assert sum(report.watched for report in reports) > 100
     assert sum(report.lives for report in reports) > 2 * len(reports)
     assert sum(report.undecided for report in reports) <= 1
+
+
+def test_gates_fill_and_workers_come_late() -> None:
+    """What is drawn for some of the seeds: limits that bind, jobs that wait for a worker, answers that are given twice."""
+    options = Options(
+        members=3,
+        faults=("stop", "kill"),
+        fault_every_s=4.0,
+        duration_s=8.0,
+        clients=1,
+        watches=0,
+        planners=2,
+        plan_s=0.1,
+        work_s=0.2,
+        gates=(Limit("cat", None, 4), Limit("cat", "red", 1)),
+        late_apps_s=4.0,
+        twice=0.2,
+    )
+    report = simulate("gates-0", options=options)
+    assert not report.error, complaint(report)
+    assert report.happened["slots full"] > 10
+    assert {len(Options.draw(str(number)).gates) for number in range(40)} == {0, 1, 2}
 
 
 NAMED = {*FAULTS, *CLUSTER_FAULTS}
@@ -94,3 +120,24 @@ def test_same_trace_under_any_hash_seed() -> None:
         digests = {digest_under(hash_seed, seed) for hash_seed in ("0", "4711")}
         assert len(digests) == 1
         assert digests != {digest_under("0", seed + "0")}
+
+
+def test_what_is_thrown_away_at_the_end_makes_no_real_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would close it: whichever test runs while it is collected would fail."""
+    made, ended = [], []
+    monkeypatch.setattr(type(asyncio.get_event_loop_policy()), "get_event_loop", lambda _self: made.append("a real loop"))
+    loop = SimLoop("end")
+
+    async def unfinished() -> None:
+        try:
+            await loop.create_future()
+        finally:
+            ended.append(asyncio.gather())
+
+    async def begin() -> None:
+        loop.create_task(unfinished())
+        await asyncio.sleep(0)
+
+    loop.run_until_complete(begin())
+    loop.discard()
+    assert (len(ended), made) == (1, [])

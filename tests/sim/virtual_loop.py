@@ -2,7 +2,6 @@
 
 import asyncio
 import selectors
-from collections.abc import Callable
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -27,17 +26,3 @@ class _Jumping(selectors.SelectSelector):
             assert timeout is not None, "everybody waits for ever"
             self._loop.now_ns += max(0, -int(-timeout * 1e9 // 1))
         return found
-
-
-class CallTimer:
-    def __init__(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> None:
-        self._loop, self._wake = loop, wake
-        self._handle: asyncio.TimerHandle | None = None
-
-    def arm(self, delay_ns: int) -> None:
-        self.close()
-        self._handle = self._loop.call_later(max(delay_ns, 1) / 1e9, self._wake)
-
-    def close(self) -> None:
-        if self._handle is not None:
-            self._handle.cancel()

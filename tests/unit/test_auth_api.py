@@ -23,7 +23,7 @@ from raftsched.pb.etcd import rpc_pb2 as pb
 from raftsched.pb.etcd import rpc_pb2_grpc as stubs
 from raftsched.rpc.etcd.access import ADMIN, KNOWN, Access, common_name
 from raftsched.security.jwt_tokens import JwtTokens
-from raftsched.server import NoTokens, token_signer
+from raftsched.store_server import NoTokens, token_signer
 from raftsched.testing.lone_node import EtcdDoor
 from raftsched.types import NOBODY, Identity
 
@@ -557,6 +557,7 @@ def test_a_jwt_is_exactly_what_etcd_takes(tmp_path: Path) -> None:
     assert signed(username="u", revision=3.0) == Identity("u", 3), "without an end it has none"
     assert signed(username="u", revision=3, exp=soon - 120) is None
     assert signed(username="u", revision=3, nbf=soon) is None
+    assert signed(username="u", revision=3, exp=float("inf")) is None
     assert signed(username=3, revision=3) is None
     assert signed(username="u") is None
     assert signed(username="u", revision="3") is None

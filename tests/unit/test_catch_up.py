@@ -240,6 +240,12 @@ def mono_ns() -> int:
     return int(asyncio.get_running_loop().time() * 1e9)
 
 
+def streams(cluster: Any) -> tuple[int, int, int]:
+    """Of all members: streams that succeeded, that failed, that are under way."""
+    figures = cluster.service.streams
+    return sum(figures.successes.values()), sum(figures.failures.values()), sum(figures.in_flight.values())
+
+
 def play(path: Path, story: Callable[[Cluster], Awaitable[None]], *, stall_ms: int = 2_000, **options: int) -> Cluster:
     async def run() -> Cluster:
         cluster = Cluster(path, **options)
@@ -457,8 +463,29 @@ def test_one_older_than_the_oldest_gets_a_snapshot_and_the_rest(tmp_path: Path) 
         assert cluster.installed == [applied]
         assert cluster.followers[2].kernel.first_index == applied + 1
         counters = cluster.service.counters()
-        assert (counters[names.SUCCESSES], counters[names.FAILURES], counters[names.IN_FLIGHT], counters[names.COPIES]) == (1, 0, 0, 1)
+        assert (*streams(cluster), counters[names.COPIES]) == (1, 0, 0, 1)
         assert counters[names.SENT] > 0
+        told = cluster.service.streams.labelled()
+        assert told.pop("etcd_network_snapshot_send_total_duration_seconds")[1][("2",)][0][-1][1] == 1
+        prefix = "etcd_network_snapshot_send_"
+        assert told == {
+            f"{prefix}{name}": (("To",), {("2",): one}) for name, one in (("success", 1), ("failures", 0), ("inflights_total", 0))
+        }
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize(("behind", "sent"), [(1_500, 0), (2_500, 1)])
+def test_one_further_behind_than_it_may_be_gets_a_snapshot_although_the_log_holds_all(tmp_path: Path, behind: int, sent: int) -> None:
+    async def story(cluster: Cluster) -> None:
+        cluster.service._entries_max = 2_000
+        cluster.write(behind)
+        cluster.forget()
+        cluster.followers[2] = Follower(2, cluster)
+        await cluster.settled()
+        await cluster.idle()
+        assert len(cluster.installed) == sent
+        assert (cluster.service.counters()[names.ENTRIES] == 0) == bool(sent)
 
     play(tmp_path, story)
 
@@ -526,7 +553,7 @@ def test_for_one_that_does_not_come_back_the_segments_go(tmp_path: Path) -> None
         cluster.forget()
         cluster.followers[2] = Follower(2, cluster)
         cluster.receive = gone
-        while not cluster.installed or cluster.service.counters()[names.SUCCESSES] == 0:
+        while not cluster.installed or streams(cluster)[0] == 0:
             await asyncio.sleep(0.002)
             cluster.kernel.tick()
             cluster.turn()
@@ -552,7 +579,7 @@ def test_an_interrupted_snapshot_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
         await cluster.settled()
         await cluster.idle()
         counters = cluster.service.counters()
-        assert (counters[names.SUCCESSES], counters[names.FAILURES], counters[names.COPIES]) == (1, 2, 1)
+        assert (*streams(cluster), counters[names.COPIES]) == (1, 2, 0, 1)
         assert any("goes on where it stopped" in line for line in cluster.lines.lines)
 
     play(tmp_path, story)
@@ -584,7 +611,7 @@ def test_a_snapshot_goes_on_after_a_restart_of_its_receiver(tmp_path: Path, monk
         await cluster.settled()
         await cluster.idle()
         counters = cluster.service.counters()
-        assert (counters[names.SUCCESSES], counters[names.FAILURES], counters[names.COPIES]) == (1, 4, 1)
+        assert (*streams(cluster), counters[names.COPIES]) == (1, 4, 0, 1)
         assert 0 < offsets[0] < offsets[1], offsets
         assert len([line for line in cluster.lines.lines if "goes on where it stopped" in line]) >= 3
         assert len(cluster.installed) == 1
@@ -627,7 +654,7 @@ def test_who_refuses_is_probed_again(tmp_path: Path) -> None:
             await asyncio.sleep(0.002)
             cluster.kernel.tick()
             cluster.turn()
-        assert cluster.service.counters()[names.FAILURES] >= 1
+        assert streams(cluster)[1] >= 1
         cluster.receive = accept
         await cluster.settled()
 

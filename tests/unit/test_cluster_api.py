@@ -182,6 +182,8 @@ def test_each_change_on_the_leader_and_through_a_follower(log: Log, at: int) -> 
         (Change(ADD_NODE, 0, ("no url",)), EtcdError.BAD_MEMBER_URLS),
         (Change(ADD_NODE, 0, ()), EtcdError.BAD_MEMBER_URLS),
         (Change(UPDATE_NODE, 2, ("x",)), EtcdError.BAD_MEMBER_URLS),
+        (Change(UPDATE_NODE, 999, ("x",)), EtcdError.MEMBER_NOT_FOUND),
+        (Change(UPDATE_NODE, 999, ()), EtcdError.MEMBER_NOT_FOUND),
         (Change(ADD_NODE, 0, ("http://m3:2380",)), EtcdError.PEER_URL_EXISTS),
         (Change(UPDATE_NODE, 2, ("http://m3:2380",)), EtcdError.PEER_URL_EXISTS),
         (Change(UPDATE_NODE, 9, URL9), EtcdError.MEMBER_NOT_FOUND),
@@ -488,6 +490,9 @@ class Changeable(LoneNode):
 
     async def promote(self, member_id: int) -> Sequence[MemberInfo]:
         return await self.changes.change(Change(ADD_NODE, member_id, promotion=True))
+
+    async def downgrade(self, action: int, version: str) -> str:
+        raise status_of(EtcdError.BAD_DOWNGRADE_VERSION)
 
     def promotion_failures(self) -> Mapping[str, int]:
         return self.changes.promotion_failures

@@ -9,9 +9,11 @@ from raftsched.cli.goflags import parse
 from raftsched.cli.serve import ALIASES
 from raftsched.config import ServeConfig, cluster, load
 from raftsched.config.flags import FLAGS
+from raftsched.config.tls import TlsOptions
 from raftsched.errors import ConfigError
 
 STORE = "Fatal error running scheduler: failed to create etcd config: "
+EMBEDDED = "Fatal error running scheduler: failed to start embedded etcd: "
 CLUSTER = STORE + "invalid format for initial cluster. Make sure to include 'http://' or 'https://' in Scheduler URL: "
 
 
@@ -126,7 +128,7 @@ def test_presence_of_the_broadcast_flag_counts() -> None:
         (["--etcd-space-quota=1kk"], "failed to parse etcd space quota: unable to parse quantity's suffix"),
         (["--log-level=loud"], "invalid value for --log-level: loud"),
         (["--mode=nomad"], "invalid value for --mode: nomad: must be standalone or kubernetes"),
-        (["--workers=0"], "Fatal error running scheduler: workers must be larger than 0"),
+        (["--workers=0"], "Fatal error running scheduler: fail to create etcd-cron: workers must be larger than 0"),
         (["--id=x"], STORE + "scheduler ID: x is not found in initial cluster"),
         (["--etcd-initial-cluster=a"], CLUSTER + "incorrect format for initialPeerList: [a]. Should contain <id>=http://<ip>:<peer-port>"),
         (
@@ -139,15 +141,14 @@ def test_presence_of_the_broadcast_flag_counts() -> None:
         ),
         (
             ["--etcd-backend-batch-interval=5"],
-            STORE
-            + 'failed to parse backend batch interval. Please use a string representing time.Duration: time: missing unit in duration "5"',
+            STORE + "failed to parse backend batch interval. Please use a string representing time.Duration",
         ),
-        (["--etcd-compaction-mode=never"], STORE + 'unknown auto-compaction-mode "never"'),
-        (["--etcd-compaction-retention=x"], STORE + 'error parsing CompactionRetention: time: invalid duration "x"'),
-        (["--etcd-compaction-retention=-5m"], STORE + "error parsing CompactionRetention: -5m is out of range"),
+        (["--etcd-compaction-mode=never"], EMBEDDED + 'unknown auto-compaction-mode "never"'),
+        (["--etcd-compaction-retention=x"], EMBEDDED + 'error parsing CompactionRetention: time: invalid duration "x"'),
+        (["--etcd-compaction-retention=-5m"], EMBEDDED + "error parsing CompactionRetention: -5m is out of range"),
         (
             ["--etcd-compaction-mode=revision", "--etcd-compaction-retention=10m"],
-            STORE + "error parsing CompactionRetention: 10m is not a number of revisions",
+            EMBEDDED + "error parsing CompactionRetention: 10m is not a number of revisions",
         ),
         (["--port=65536"], "invalid value for --port: 65536 is not a port"),
         (["--healthz-port=-1"], "invalid value for --healthz-port: -1 is not a port"),
@@ -168,15 +169,72 @@ def test_a_wrong_option_is_refused_with_one_line(words: list[str], text: str) ->
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (["--tls-enabled"], "--tls-enabled"),
-        (["--mode=kubernetes"], "--mode=kubernetes"),
-        (["--mode=kubernetes", "--kubeconfig=k"], "--mode=kubernetes"),
-        (["--etcd-embed=false", "--etcd-client-endpoints=h:1"], "--etcd-embed=false"),
         (["--placement-enabled=true"], "--placement-enabled"),
     ],
 )
 def test_what_does_not_exist_yet_stops_the_start(words: list[str], what: str) -> None:
     assert refusal(*words) == f"{what} is not supported by this version of raftsched"
+
+
+EXTERNAL = ["--etcd-embed=false"]
+
+
+@pytest.mark.parametrize(
+    ("words", "endpoints"),
+    [
+        (["--etcd-client-endpoints=h:1,http://i:2", "--etcd-client-endpoints=h"], [("h:1", False), ("i:2", False), ("h:2379", False)]),
+        (["--etcd-client-endpoints=h:1, http://h:1/,h:1"], [("h:1", False)]),
+        (["--etcd-client-endpoints=https://[::1]:5,http://[::1]:6"], [("[::1]:5", True), ("[::1]:6", False)]),
+        (["--etcd-client-endpoints=unix:///run/etcd.sock"], [("unix:/run/etcd.sock", False)]),
+        (["--etcd-client-endpoints=h:1,http://i:2", "--etcd-client-cacert=ca"], [("h:1", True), ("i:2", False)]),
+    ],
+)
+def test_endpoints_of_an_external_etcd(words: list[str], endpoints: list[tuple[str, bool]]) -> None:
+    made = config(*EXTERNAL, *words).external
+    assert made is not None
+    assert [(one.address, one.secure) for one in made.endpoints] == endpoints
+
+
+def test_an_external_etcd_needs_no_list_of_members() -> None:
+    """Replicas are scaled freely (spec §11): an id need not be listed anywhere."""
+    made = config(*EXTERNAL, "--id=any-42", "--etcd-client-endpoints=h", "--etcd-client-username=u", "--etcd-client-password=p")
+    assert made.initial_cluster == ()
+    assert made.external is not None
+    assert (made.external.username, made.external.password) == ("u", "p")
+    assert config().external is None
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--etcd-client-cacert=f"], "cannot use --etcd-client-cacert with --etcd-embed"),
+        (["--etcd-client-cert=f"], "cannot use --etcd-client-cert with --etcd-embed"),
+        (["--etcd-client-key=f"], "cannot use --etcd-client-key with --etcd-embed"),
+        ([*EXTERNAL, "--etcd-client-username=u"], "must specify --etcd-client-endpoints when not using embedded etcd"),
+        (
+            [*EXTERNAL, "--etcd-client-endpoints=ftp://h"],
+            "invalid value for --etcd-client-endpoints: URL scheme must be http, https, unix, or unixs: ftp://h",
+        ),
+        (
+            [*EXTERNAL, "--etcd-client-endpoints=h:x"],
+            "invalid value for --etcd-client-endpoints: Port could not be cast to integer value as 'x': h:x",
+        ),
+        (
+            [*EXTERNAL, "--etcd-client-endpoints=http://h:1/p"],
+            "invalid value for --etcd-client-endpoints: must be [http(s)://]<host>:<port>: http://h:1/p",
+        ),
+        ([*EXTERNAL, "--etcd-client-endpoints=unix://"], "invalid value for --etcd-client-endpoints: URL names no socket: unix://"),
+        ([*EXTERNAL, "--etcd-client-endpoints=" + ",".join(["h"] * 65)], "invalid value for --etcd-client-endpoints: more than 64"),
+        ([*EXTERNAL, "--etcd-client-endpoints=h", "--etcd-client-cert=f"], "--etcd-client-cert and --etcd-client-key must both be given"),
+        (
+            [*EXTERNAL, "--etcd-client-endpoints=http://h", "--etcd-client-cacert=f"],
+            "certificates for etcd are given, and no endpoint is https",
+        ),
+        ([*EXTERNAL, "--etcd-client-endpoints=h", "--etcd-client-password=p"], "--etcd-client-password needs --etcd-client-username"),
+    ],
+)
+def test_a_wrong_option_about_an_external_etcd(words: list[str], text: str) -> None:
+    assert refusal(*words) == text
 
 
 def options_of(*words: str) -> dict[str, Any]:
@@ -261,9 +319,9 @@ FILES = ("--peer-cert-file=c", "--peer-key-file=k", "--peer-trusted-ca-file=t")
 
 def test_tls_between_peers_needs_its_files_and_https_everywhere() -> None:
     secure = [cluster.PeerEntry("a", "https://a:1"), cluster.PeerEntry("b", "https://b:1")]
-    made = cluster.peer_tls(options_of(*FILES, "--peer-client-cert-auth"), secure)
-    assert made == cluster.PeerTls("c", "k", "t", client_cert_auth=True)
-    assert cluster.peer_tls(options_of(), [cluster.PeerEntry("a", "http://a:1")]) is None
+    made = cluster.peer_tls(options_of(*FILES, "--peer-client-cert-auth"), secure, "h")
+    assert made == TlsOptions("c", "k", "t", client_cert_auth=True, min_version="TLS1.2", self_signed_hosts=("h",))
+    assert cluster.peer_tls(options_of(), [cluster.PeerEntry("a", "http://a:1")], "") is None
     for words, entries, text in [
         ((), secure, "needs mTLS: --peer-cert-file, --peer-key-file, --peer-trusted-ca-file"),
         (FILES[:2], secure, "needs mTLS: --peer-trusted-ca-file"),
@@ -272,7 +330,7 @@ def test_tls_between_peers_needs_its_files_and_https_everywhere() -> None:
         (("--peer-client-cert-auth",), [cluster.PeerEntry("a", "http://a:1")], "--peer-client-cert-auth needs --peer-cert-file"),
     ]:
         with pytest.raises(ConfigError, match=text.replace("(", r"\(")):
-            cluster.peer_tls(options_of(*words), entries)
+            cluster.peer_tls(options_of(*words), entries, "")
 
 
 def test_peers_with_https_need_what_does_not_exist_yet() -> None:

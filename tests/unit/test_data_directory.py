@@ -1,6 +1,7 @@
 """Layout, lock, marker, foreign data, and the steps of Defragment."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,20 @@ def test_data_of_another_version_are_refused(tmp_path: Path) -> None:
         DataDirectory(tmp_path, instance="x")
 
 
+def test_data_without_their_version_are_not_an_etcds(tmp_path: Path) -> None:
+    """What a copy left out: to be told to take it over as an etcd's would lead astray."""
+    directory = DataDirectory(tmp_path, instance=None, name="member")
+    directory.close()
+    (directory.path / "wal" / "0000000000000000-0000000000000000.wal").write_bytes(b"x")
+    (directory.path / "db.0").mkdir()
+    (directory.path / "VERSION").unlink()
+    with pytest.raises(FatalError, match="no file VERSION: it is not whole"):
+        DataDirectory(tmp_path, instance=None, name="member")
+    (directory.path / "db.0").rmdir()
+    with pytest.raises(FatalError, match="holds the data of an etcd"):
+        DataDirectory(tmp_path, instance=None, name="member")
+
+
 def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
     with pytest.raises(FatalError, match=r"data directory .*: (Not a directory|File exists)"):
@@ -127,7 +142,9 @@ def test_defragment(tmp_path: Path) -> None:
         job = directory.start_defragment(backend)
         backend.wait_bulk(20_000)
         assert backend.bulk_completed() == [(job, 0, "")]
-        directory.finish_defragment(backend)
+        old = directory.finish_defragment(backend)
+        assert Path(old).exists()  # the caller's to remove
+        shutil.rmtree(old)
         assert backend.path == str(directory.path / f"db.{number}") == directory.database_path
         assert [name for name in os.listdir(directory.path) if name.startswith("db.")] == [f"db.{number}"]
     assert backend.size_bytes < before / 2

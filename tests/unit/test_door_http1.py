@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from raftsched.rpc.http2.http1 import LINGER_S
 from raftsched.testing.door_peer import ManualDoor, RawPeer
 
 GET = b"GET /%s HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -67,8 +68,98 @@ def test_what_comes_ahead_of_an_answer_is_bounded(door: ManualDoor) -> None:
     assert not raw.transport.reading
     assert len(door.requests) == 1
     door.requests[0].respond(200, [], b"first")
+    door.manual.run()
     assert raw.transport.reading
     assert bodies(raw) == [b"first", *[b"GET /next "] * 3_000]
+
+
+def test_requests_sent_ahead_take_turns_with_everything_else(door: ManualDoor) -> None:
+    """A loop that answered all of them in one go would do nothing else: a page of metrics costs milliseconds."""
+    raw, other = door.raw(), door.raw()
+    raw.feed((GET % b"a") * 500, run=False)
+    assert len(bodies(raw)) == 1
+    other.feed(GET % b"b", run=False)
+    assert len(bodies(other)) == 1
+    raw.feed((GET % b"a") * 5_000, run=False)
+    assert not raw.transport.reading
+    assert raw.take() == b""
+    door.manual.run()
+    assert len(bodies(raw)) == 5_499
+    assert raw.transport.reading
+
+
+def test_what_was_sent_ahead_of_an_end_is_answered(door: ManualDoor) -> None:
+    raw = door.raw()
+    raw.feed((GET % b"a") * 5, run=False)
+    assert raw.protocol.eof_received()  # our half stays open
+    door.manual.run()
+    assert len(bodies(raw)) == 5
+    assert raw.transport.closed
+
+
+def test_nobody_is_answered_who_has_gone(door: ManualDoor) -> None:
+    raw = door.raw()
+    before = door.counters()["http_requests_total"]
+    raw.feed((GET % b"a") * 100, run=False)
+    raw.transport.close()
+    door.manual.run()
+    assert door.counters()["http_requests_total"] == before + 1
+
+
+class Sink:
+    """Takes a body, and is busy with each part for three turns."""
+
+    held_bytes = 0
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+        self._left = 0
+
+    @property
+    def busy(self) -> bool:
+        return self._left > 0
+
+    def on_begin(self) -> None:
+        self.did.append("begin")
+
+    def on_body(self, data: bytes) -> None:
+        self.did.append(f"body {len(data)}")
+        self._left = 3
+
+    def go_on(self) -> None:
+        self.did.append("more")
+        self._left -= 1
+
+    def on_body_end(self) -> None:
+        self.did.append("end")
+
+
+def test_a_body_for_which_there_is_much_to_do_takes_turns() -> None:
+    sink = Sink()
+    door = ManualDoor(on_http_head=lambda request: sink)
+    raw = door.raw()
+    raw.feed(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 80000\r\n\r\n" + bytes(1_000), run=False)
+    assert sink.did == ["begin", "body 1000"]
+    raw.feed(bytes(79_000), run=False)
+    assert sink.did == ["begin", "body 1000"]
+    assert not raw.transport.reading
+    door.manual.run()
+    assert sink.did == ["begin", "body 1000", *["more"] * 3, "body 79000", *["more"] * 3, "end"]
+    assert raw.transport.reading
+    raw.lose()
+    door.assert_empty()
+
+
+@pytest.mark.parametrize("path", [b"hold", b"a"])
+def test_nobody_gets_a_tunnel(door: ManualDoor, path: bytes) -> None:
+    """HTTP has no body for an answer to CONNECT that is a success: the connection would be another thing from there on."""
+    raw = door.raw()
+    raw.feed(b"CONNECT /%s HTTP/1.1\r\nhost: a\r\n\r\n" % path)
+    for request in door.requests:
+        request.respond(200, [], b"x")
+    assert raw.take().startswith(b"HTTP/1.1 405 ")
+    assert door.manual.errors == []
+    assert raw.transport.half_closed
 
 
 def test_bodies_share_one_budget(door: ManualDoor) -> None:
@@ -77,6 +168,9 @@ def test_bodies_share_one_budget(door: ManualDoor) -> None:
     first.feed(post)
     second.feed(post)
     assert second.take().startswith(b"HTTP/1.1 503 ")
+    assert second.transport.half_closed  # a reset would take the answer away
+    assert not second.transport.closed
+    door.manual.advance(LINGER_S)
     assert second.transport.closed
     door.requests[0].respond(204, [], b"")
     assert first.take().startswith(b"HTTP/1.1 204 ")

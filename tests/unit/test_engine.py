@@ -186,6 +186,20 @@ def test_exhausted_retries_go_on_from_the_original_tick() -> None:
     assert worker.take() == [("a", 3)]
 
 
+def test_without_a_policy_a_failed_tick_is_dropped() -> None:
+    """As others may store a job; ScheduleJob never does."""
+    bench = Bench()
+    bench.etcd.put(
+        b"dapr/jobs/app||ns||app||a",
+        _jobs.encode_stored_job(1, True, T // 1000, 0, None, None, None, None, None, metadata(APP), None, None),
+    )
+    worker = bench.connect()
+    bench.tick()
+    bench.ack(worker, 1, status=FAILED)
+    bench.tick(5000)
+    assert (worker.take(), bench.etcd.keys) == ([("a", 1)], {})
+
+
 def test_attempts_survive_a_restart_and_the_retry_comes_at_once() -> None:
     bench = Bench()
     name = bench.put("a", due_ms=T)

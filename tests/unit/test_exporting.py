@@ -82,7 +82,7 @@ async def test_what_is_applied_is_in_it_and_the_small_buckets_are_etcds(tmp_path
         assert json.loads(meta[b"confState"]) == {"voters": [node.member_id], "auto_leave": False}
         assert meta[b"storageVersion"] == b"3.7.0" == export.version.encode()
         assert int.from_bytes(meta[b"consistent_index"], "big") > 1
-        assert cluster == {b"clusterVersion": b"3.7.0", b"downgrade": exporting.NO_DOWNGRADE}
+        assert cluster == {b"clusterVersion": b"3.7.0"}
         assert node.histograms()["etcd_disk_backend_snapshot_duration_seconds"][0][-1][1] == 1
 
 

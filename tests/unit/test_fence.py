@@ -252,3 +252,26 @@ def test_a_follower_forges_no_number() -> None:
     first.incoming(Beat(HEARTBEAT_RESPONSE, FOLLOWER, LEADER, beat=1, echo=1_000_000), 10)
     first.incoming(Beat(HEARTBEAT_RESPONSE, 99, LEADER, beat=1, echo=1_000), 10)
     assert first.until_ms(10) == 0
+
+
+def test_who_stands_back_is_dead_to_the_fence_and_alive_to_all_else() -> None:
+    """Its loans end as if it had fallen silent with its last numbered answer."""
+    first, second, third = leader(), follower(), follower(OTHER)
+    for mono_ms in (100, 150):
+        exchange(first, second, mono_ms)
+        exchange(first, third, mono_ms, to=OTHER)
+    second.stands_back = True
+    for mono_ms in range(200, 1_101, 50):
+        exchange(first, second, mono_ms)
+        exchange(first, third, mono_ms, to=OTHER)
+    assert second.until_ms(10) <= 150 + 600
+    assert third.until_ms(10) > 1_100
+    assert first.dead(1_049) == []
+    assert first.dead(1_050) == [FOLLOWER]
+    assert first.silent_ms(FOLLOWER, 1_100) == 0
+    assert FOLLOWER in first.present(1_100, 100)
+    second.stands_back = False
+    for mono_ms in (1_150, 1_200):
+        exchange(first, second, mono_ms)
+    assert first.dead(1_200) == []
+    assert second.until_ms(10) > 1_200

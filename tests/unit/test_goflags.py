@@ -1,5 +1,6 @@
 """The command line as pflag reads it, and the process around it: streams, exit codes, what is imported."""
 
+import os
 import subprocess
 import sys
 
@@ -43,7 +44,9 @@ def test_the_last_of_several_counts() -> None:
 
 
 def test_positional_words_are_ignored_and_two_dashes_end_the_flags() -> None:
-    assert flags("x", "--port=1", "-", "y", "--", "--nonsense") == {"port": 1}
+    ignored: list[str] = []
+    assert parse(["x", "--port=1", "-", "y", "--", "--nonsense"], FLAGS, {}, ignored) == {"port": 1}
+    assert ignored == ["x", "-", "y", "--nonsense"]
 
 
 @pytest.mark.parametrize(
@@ -76,17 +79,16 @@ def test_what_is_unknown_or_malformed_is_a_usage_error(words: list[str], text: s
 
 
 def test_short_names_stand_for_the_long_ones() -> None:
-    words = ["--name=m", "--initial-cluster", "m=http://h:1", "--data-dir=/d", "--listen-client-urls=http://[::1]:7"]
+    words = ["--name=m", "--initial-cluster", "m=http://h:1", "--data-dir=/d", "--listen-peer-urls=http://[::1]:7"]
     assert flags(*words, short=True) == {
         "id": "m",
         "etcd-initial-cluster": ("m=http://h:1",),
         "etcd-data-dir": "/d",
-        "etcd-client-listen-address": "::1",
-        "etcd-client-port": 7,
+        "peer-listen-address": "[::1]:7",
     }
-    for wrong in ("https://h:1", "h:1", "http://h", "http://h:x", "http://h:1,http://i:1"):
-        with pytest.raises(UsageError, match="listen-client-urls"):
-            flags(f"--listen-client-urls={wrong}", short=True)
+    for wrong in ("unix://h:1", "h:1", "http://h", "http://h:x", "http://h:1,http://i:1"):
+        with pytest.raises(UsageError, match="listen-peer-urls"):
+            flags(f"--listen-peer-urls={wrong}", short=True)
 
 
 WORDS = st.lists(
@@ -148,6 +150,16 @@ def test_fatal_flag_errors_go_to_stdout_with_exit_1_and_no_traceback() -> None:
     assert answer.stdout.count("\n") == 1
 
 
+def test_what_is_ignored_is_told() -> None:
+    """`--enable-metrics false` looks as if it switched something off."""
+    words = ["--etcd-data-dir=/proc/none", "--port=0", "--healthz-port=0", "--enable-metrics", "false", "--metrics-port=0"]
+    answer = run("serve", *words, env={"PYTHONPATH": os.environ.get("PYTHONPATH", "")})
+    assert answer.returncode == 1
+    lines = [line for line in answer.stdout.splitlines() if "level=warning" in line]
+    assert len(lines) == 1
+    assert "ignored, since it is neither a flag nor the value of one: false" in lines[0]
+
+
 def test_the_scheduler_executable_knows_daprs_flags_only() -> None:
     program = "import sys; sys.argv[1:] = ['--initial-cluster=a']; from raftsched.cli.scheduler import main; sys.exit(main())"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
@@ -162,7 +174,23 @@ def test_the_version_needs_no_heavy_import() -> None:
     assert answer.stdout.endswith("set()\n")
 
 
+def test_the_store_alone_imports_nothing_of_the_scheduler() -> None:
+    program = (
+        "import sys, raftsched.cli.etcd, raftsched.standalone; print([name for name in sys.modules if name in "
+        "{'typer', 'rich', 'grpc', 'click', 'yaml', 'dns'} or name.startswith(('raftsched.scheduler', 'raftsched.rpc.scheduler'))])"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert answer.stdout == "[]\n"
+
+
 def test_the_server_imports_neither_typer_nor_rich_nor_grpc() -> None:
-    program = "import sys, raftsched.cli.serve, raftsched.server; print({'typer', 'rich', 'grpc', 'click'} & {*sys.modules})"
+    rooms = "raftsched.cli.serve, raftsched.server, raftsched.rpc.scheduler.api, raftsched.scheduler.service"
+    program = f"import sys, {rooms}; print({{'typer', 'rich', 'grpc', 'click', 'h2'}} & {{*sys.modules}})"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert answer.stdout == "set()\n"
+
+
+def test_identities_cost_a_start_no_grpc() -> None:
+    program = "import sys, raftsched.security.identity_guards; print({'typer', 'rich', 'grpc', 'click'} & {*sys.modules})"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert answer.stdout == "set()\n"

@@ -109,5 +109,7 @@ async def test_healthz() -> None:
     answer = await get("/healthz?x")
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.endswith(b"\r\n\r\n")
-    assert (await get("/")).startswith(b"HTTP/1.1 404 ")
+    for path in ("/", "//[", "http://[", "/%zz"):
+        assert (await get(path)).startswith(b"HTTP/1.1 404 "), path
+    assert (await get("http://a:1/healthz")).startswith(b"HTTP/1.1 200 ")
     await server.close()

@@ -173,6 +173,12 @@ def test_it_stays_small() -> None:
     assert len(Path(inspect.getfile(ReplicationHost)).read_text().splitlines()) <= 200
 
 
+def test_two_methods_are_overridden() -> None:
+    """And the constructor: what else pysyncobj has is as its authors wrote it."""
+    own = {name for name, value in vars(ReplicationHost).items() if callable(value) and hasattr(SyncObj, name)}
+    assert own == {"__init__", "_onTick", "_SyncObj__onMessageReceived"}
+
+
 if __name__ == "__main__":  # prints the hashes, after the changed source was read
     for one, what in RELIED_ON.items():
         print(f'    "{one}": "{hashlib.sha256(inspect.getsource(what).encode()).hexdigest()[:16]}",')

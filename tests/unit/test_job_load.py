@@ -7,7 +7,7 @@ import pytest
 
 from raftsched.pb.dapr import stored_pb2
 from raftsched.pb.etcd import kv_pb2
-from raftsched.testing.job_load import CounterWatch, JobLoad, Shot
+from raftsched.testing.job_load import CounterWatch, JobLoad, Shot, without_delivery
 
 SECOND_NS = 10**9
 
@@ -16,9 +16,13 @@ class Made(JobLoad):
     """Recurring jobs as the test says they stand in the store."""
 
     stored: dict[str, tuple[stored_pb2.Job, stored_pb2.Counter]]
+    ticks: dict[str, list[tuple[int, int]]]
 
     def _stored(self) -> dict[str, tuple[stored_pb2.Job, stored_pb2.Counter]]:
         return self.stored
+
+    def committed(self) -> dict[str, list[tuple[int, int]]]:
+        return self.ticks
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +32,7 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def load(*, recurring: int = 0) -> Made:
     made = Made([], [], recurring=recurring)
-    made.stored = {}
+    made.stored, made.ticks = {}, {}
     return made
 
 
@@ -70,15 +74,38 @@ def test_recurring_jobs() -> None:
         "every-1": standing(start, 4, start + 4 * SECOND_NS),
         "every-2": standing(start, 10, start + 11 * SECOND_NS),
     }
-    made.deliveries = [(now, name) for name in ("every-0", "every-1", "every-2") for _ in range(10)]
-    made.deliveries = [one for one in made.deliveries if one[1] != "every-0"] + [(now, "every-0")] * 7
+    made.ticks = {name: [(start + n * SECOND_NS, now) for n in range(1, 11)] for name in ("every-0", "every-2")}
+    made.ticks["every-1"] = made.ticks["every-0"][:1]
+    made.deliveries = [(due, name) for name, ticks in made.ticks.items() for due, _ in ticks]
+    made.deliveries = [one for one in made.deliveries if one != (start + 4 * SECOND_NS, "every-0")] + [(start + SECOND_NS, "every-0")] * 5
     wrong = made.finish()
     assert [one.partition(" ")[0] + one.partition(":")[2] for one in wrong if "behind" not in one] == [
         "every-3: acknowledged, and not in the store",
-        "every-0: 10 ticks committed, 7 delivered",
+        "every-1: 4 ticks committed, 1 seen",
         "every-2: tick 10 stands at the wrong instant",
+        f"every-0: the tick of {start + 10 * SECOND_NS} is committed, and no delivery can be its own",
     ]
     assert [one.split(":")[0] for one in wrong if "s behind, at tick 4" in one] == ["every-1"]
+
+
+@pytest.mark.parametrize(
+    ("moments", "missing"),
+    [
+        ([11, 21, 31], []),
+        ([11, 12, 21, 22, 31], []),  # some came twice
+        ([10, 20, 30], []),
+        ([11, 12, 13, 31], [20]),  # the first one's come again do not stand in for the second's
+        ([11, 26, 31], [20]),  # behind its own commit: of the next one, or nobody's
+        ([], [10, 20, 30]),
+        ([36], [10, 20, 30]),
+    ],
+)
+def test_each_tick_has_a_delivery_of_its_own(moments: list[int], missing: list[int]) -> None:
+    assert without_delivery([(10, 15), (20, 25), (30, 35)], moments) == missing
+
+
+def test_a_delivery_counts_once() -> None:
+    assert without_delivery([(10, 40), (20, 40), (30, 40)], [31, 32]) == [30]
 
 
 def event(count: int, revision: int, last_ns: int = 0, *, deleted: bool = False) -> Any:

@@ -1,6 +1,7 @@
 """Empty members on the loop: forming together, joining through any member, the checks of a member with data, and hand-written logs."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -415,17 +416,58 @@ def test_the_marker_outlives_a_restart_and_goes_with_the_promotion(tmp_path: Pat
         if len(asked) < 3:
             raise status_of(EtcdError.LEARNER_NOT_READY)
 
-    run(promote_self(marker, lambda: len(asked) >= 3, promote, log=log, mono_ms=lambda: 0))
-    assert len(asked) == 3
+    learner = MemberInfo(9, "", URLS, (), is_learner=True)
+    looks: list[int] = []
+
+    def me() -> MemberInfo | None:
+        looks.append(1)
+        if len(looks) == 1:
+            return None  # its log has not told it yet
+        return replace(learner, is_learner=len(asked) < 3)
+
+    run(promote_self(marker, me, promote, log=log, mono_ms=lambda: 0))
+    assert (len(looks), len(asked)) == (5, 3)
     assert marker.read() is None
     assert list(tmp_path.iterdir()) == []
     marker.remove()
     assert sum("not a voter yet" in line for line in log.lines) == 1
 
 
-def test_a_broken_marker_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / joining.MARKER_NAME).write_bytes(b"{\xff")
-    with pytest.raises(FatalError, match=r"cannot read .*JOINING"):
+def test_who_was_added_as_a_learner_waits_for_its_promotion(tmp_path: Path) -> None:
+    marker, looks = Marker(tmp_path), list[int]()
+    marker.write(in_cluster("x").members)
+    learner = MemberInfo(9, "", URLS, (), is_learner=True, stays_learner=True)
+
+    async def promote() -> None:
+        raise AssertionError("nobody has asked for it")
+
+    def me() -> MemberInfo:
+        looks.append(1)
+        return learner if len(looks) < 3 else replace(learner, is_learner=False, stays_learner=False)
+
+    run(promote_self(marker, me, promote, log=Log(), mono_ms=lambda: 0))
+    assert marker.read() is None
+
+
+def test_how_a_learner_came_is_kept_until_it_votes() -> None:
+    for stays in (False, True):
+        table = Membership(lambda _: None)
+        told = MemberInfo(9, "", URLS, (), is_learner=True, stays_learner=stays)
+        table.apply_change(membership.encode_change(membership.ADD_LEARNER, 9, membership.encode_json(told)))
+        table.apply_attributes(membership.encode_attributes(9, "nine", ()))
+        moved = membership.encode_json(replace(told, peer_urls=("http://b:1",)))
+        table.apply_change(membership.encode_change(membership.UPDATE_NODE, 9, moved))
+        known = table.member(9)
+        assert known == MemberInfo(9, "nine", ("http://b:1",), (), is_learner=True, stays_learner=stays)
+        assert membership.decode_json(membership.encode_json(known)) == known
+        table.apply_change(membership.encode_change(membership.ADD_NODE, 9, membership.encode_promotion(known)))
+        assert table.member(9) == MemberInfo(9, "nine", ("http://b:1",), ())
+
+
+@pytest.mark.parametrize("content", [b"", b"{\xff", b"{}", bytes(9), b'{"id":7}\n\n{"id":8}', b"[[" * 9_000])
+def test_a_broken_marker_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / joining.MARKER_NAME).write_bytes(content)
+    with pytest.raises(FatalError, match=r"JOINING is damaged, .*(no member: |it is empty).*; .*begin anew: empty .* and start it again"):
         Marker(tmp_path).read()
     with pytest.raises(FatalError, match="cannot write"):
         Marker(tmp_path / "nowhere").write(())
@@ -484,10 +526,10 @@ def test_the_survivor_is_alone_after_force_new_cluster(tmp_path: Path, applied_i
     log, again = opened(tmp_path, applied_index)
     log.close()
     for one in (forced, again):
-        assert one.hard_state == HardState(5, 2, 7)
-        assert one.last_index == 7
+        assert one.hard_state == HardState(5, 2, 9)
+        assert one.last_index == 9
         assert [membership.decode_change(data)[:2] for data in one.datas[-2:]] == [(membership.REMOVE_NODE, 2), (membership.REMOVE_NODE, 3)]
-        assert one.types == {position: 1 for position in range(7 - applied_index) if position + applied_index not in (3, 4)}
+        assert one.types == {position: 1 for position in range(9 - applied_index) if position + applied_index not in (3, 4, 5, 6)}
     for position, data in enumerate(forced.datas):
         if position in forced.types:
             table.apply_change(data)
@@ -497,6 +539,21 @@ def test_the_survivor_is_alone_after_force_new_cluster(tmp_path: Path, applied_i
     _, again_gone = beginning.force_new_cluster(log, recovered, table, applied_index=applied_index, me=("me", URLS))
     assert again_gone == []  # it is alone already
     log.close()
+
+
+def test_an_own_removal_that_was_not_committed_does_not_count(tmp_path: Path) -> None:
+    log, recovered = opened(tmp_path)
+    beginning.write_first_entries(log, recovered, founders(3))
+    normal(log, 4, 1, HardState(5, 2, 4))
+    removal = membership.encode_change(membership.REMOVE_NODE, 1)
+    log.wait_durable(log.append(HardState(5, 2, 4), 5, [5, 5], [b"last", removal], types=[0, 1]), 5_000)
+    log.close()
+    log, recovered = opened(tmp_path)
+    forced, gone = beginning.force_new_cluster(log, recovered, applied([], 0), applied_index=0, me=("me", URLS))
+    log.close()
+    assert gone == [2, 3]
+    assert forced.datas[4] == b"last"
+    assert (forced.last_index, forced.hard_state) == (7, HardState(5, 2, 7))
 
 
 def test_a_flag_that_stays_where_it_was_given_forces_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,8 @@ def test_the_table_has_what_apply_knows_and_nothing_else() -> None:
 def test_a_kind_is_open_from_its_version_on(version: str, allowed: bool) -> None:
     opened = Gate({**SINCE, NEWER: "3.8.0"}).open(version)
     assert (NEWER in opened) == allowed
-    assert opened >= SINCE.keys()
+    assert opened >= {kind for kind, since in SINCE.items() if since == FIRST}
+    assert (codec.DOWNGRADE_INFO_SET in opened) == (version not in ("", FIRST))
     assert 0 not in opened
     assert codec.UNREADABLE not in opened
 

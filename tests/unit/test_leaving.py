@@ -149,9 +149,10 @@ def test_a_kill_while_the_wish_is_written_leaves_all_or_nothing(tmp_path: Path) 
     assert departure.read_left(own) == ME
 
 
-def test_a_damaged_wish_is_named(tmp_path: Path) -> None:
-    (tmp_path / "LEFT").write_text("junk")
-    with pytest.raises(FatalError, match=r"cannot read .*LEFT"):
+@pytest.mark.parametrize("content", [b"", b"junk", b"1", b"1 2 3", b"-1 2", b"1 caf\xc3", bytes(9)])
+def test_a_damaged_wish_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "LEFT").write_bytes(content)
+    with pytest.raises(FatalError, match=r"LEFT is damaged: .*remove the file to go on"):
         departure.read_left(tmp_path)
     (tmp_path / departure.SETTING_ASIDE).write_text("../elsewhere")
     with pytest.raises(FatalError, match="names no folder"):

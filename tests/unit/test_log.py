@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raftsched.errors import ConfigError
-from raftsched.log import LineWriter, Logs, open_logs, parse_level
+from raftsched.log import LineWriter, Logs, open_etcd_logs, open_logs, parse_level
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z"
 
@@ -98,7 +98,7 @@ def test_the_file_is_appended_to(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^cannot open --log-file .*: Is a directory$"):
+    with pytest.raises(ConfigError, match=r'^failed to open log file "(.*)": open \1: is a directory$'):
         open_logs(file=str(tmp_path))
 
 
@@ -122,3 +122,19 @@ def test_undecodable_text_is_still_a_line() -> None:
 def test_structlog_is_there_without_rich() -> None:
     program = "import sys, raftsched.log; sys.exit('rich' in sys.modules or 'typer' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_etcds_outputs_and_forms(tmp_path: Path) -> None:
+    first, second = str(tmp_path / "a"), str(tmp_path / "b")
+    open_etcd_logs("warn", outputs=(first, second), console=True).engine("raft").warning("hello", term=3)
+    text = Path(first).read_text()
+    assert text == Path(second).read_text()
+    assert re.fullmatch(rf'{TIME}\twarn\traft\t[^\t]*test_log\.py:\d+\thello\t\{{"term": 3\}}\n', text)
+    logs = open_etcd_logs("panic", outputs=(second,))
+    logs.engine("").error("no")
+    logs.engine("").fatal("yes")
+    line = json.loads(Path(second).read_text().splitlines()[1])
+    assert (line["level"], line["msg"], "logger" in line) == ("fatal", "yes", False)
+    assert open_etcd_logs(outputs=(first, "/dev/null")).engine_writer.dropped == 0
+    with pytest.raises(ConfigError, match=r'^couldn\'t open sink "/no/such": open /no/such: no such file or directory$'):
+        open_etcd_logs(outputs=("/no/such",))

@@ -166,6 +166,29 @@ def test_history_is_read_at_every_revision() -> None:
     assert store.range(R.RangeRequest(key=b"k", revision=300).SerializeToString())[0] == 0
 
 
+def test_a_key_with_much_history_is_scrubbed_in_slices() -> None:
+    """Also with another compaction, and more puts, between two slices."""
+    store = new_store()
+    for number in range(1_000):
+        put(store, b"k", b"%d" % number)
+    store.compact(600)
+    gone: list[tuple[int, int, bool]] = []
+    finished = False
+    for slice_number in range(100):
+        dropped, finished = store.scrub(512, records_max=100)
+        assert len(dropped) <= 100
+        gone += dropped
+        if finished:
+            break
+        if slice_number == 2:
+            put(store, b"k")
+            store.compact(800)
+    assert finished
+    assert sorted(gone) == [(main, 0, False) for main in range(2, 800)]
+    assert store.superseded_count == 202
+    assert store.range(R.RangeRequest(key=b"k", revision=800).SerializeToString())[0] == 0
+
+
 def test_bound_of_history_keeps_what_it_says() -> None:
     store = new_store()
     for number in range(20_000):

@@ -180,6 +180,40 @@ def test_check_txn(store: MvccStore, ops: list[R.RequestOp], error: int) -> None
     assert store.check_txn(R.TxnRequest(failure=ops).SerializeToString()) == error
 
 
+def nested(levels: int, innermost: bytes) -> bytes:
+    """By hand: Google's own Python makes no message deeper than 100."""
+    request = innermost
+    for _ in range(levels):
+        for field in (0x22, 0x12):  # RequestOp.request_txn in TxnRequest.success
+            length, rest = bytearray(), len(request)
+            while rest > 127:
+                length.append(rest & 127 | 128)
+                rest >>= 7
+            request = bytes((field, *length, rest)) + request
+    return request
+
+
+@pytest.mark.parametrize(
+    ("levels", "innermost", "before", "error"),
+    [
+        (127, b"", b"", 0),
+        (128, b"", b"", EtcdError.TOO_MANY_OPS),
+        (4_998, b"", b"", EtcdError.TOO_MANY_OPS),
+        (4_999, b"", b"", EtcdError.MALFORMED),
+        (150_000, b"", b"", EtcdError.MALFORMED),
+        (128, b"\xff", b"", EtcdError.MALFORMED),
+        (128, b"", b"\xff", EtcdError.MALFORMED),
+        (4_998, b"\x12\x03\x0a\x01\xff", b"", EtcdError.MALFORMED),
+        (200, b"", b"\x12\x02\x0a\x00", EtcdError.KEY_NOT_PROVIDED),
+        (200, b"", b"\x0a\x00", EtcdError.KEY_NOT_PROVIDED),
+        (200, b"", b"\x1a\x02\x0a\x00", EtcdError.TOO_MANY_OPS),
+    ],
+)
+def test_transactions_that_nest_too_deep(store: MvccStore, levels: int, innermost: bytes, before: bytes, error: int) -> None:
+    """Too many operations, unless they are no message at all, or something is found wrong on the way down."""
+    assert store.check_txn(before + nested(levels, innermost)) == error
+
+
 def test_ten_thousand_branches_are_checked_and_done(store: MvccStore) -> None:
     wide = MvccStore(MemoryRecords(), Leases(), hash_seed=1, txn_ops_max=20_000)
     ops = [txn_op(success=[put_op(f"job-{n}"), delete_op(f"counter-{n}"), delete_op(f"x-{n}", f"x-{n}~")]) for n in range(10_000)]
@@ -301,3 +335,19 @@ def test_the_hash_does_not_depend_on_how_far_a_scrub_has_come(store: MvccStore) 
     scrubbed = MvccStore(source, Leases(), hash_seed=2)
     scrubbed.load(revision_hint=store.revision, compact_revision=store.compact_revision)
     assert [scrubbed.hash_kv(revision) for revision in range(store.compact_revision, store.revision + 1)] == before
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (R.RangeRequest(key=b"k", serializable=True).SerializeToString(), True),
+        (R.RangeRequest(key=b"\x38\x01").SerializeToString(), False),
+        (R.RangeRequest(key=b"k").SerializeToString(), False),
+        (R.RangeRequest(key=b"k", serializable=True).SerializeToString() + b"\x38\x00", False),  # the last one counts
+        (R.RangeRequest(key=b"k").SerializeToString() + b"\x38\x81\x80\x00", True),  # a long way to say 1
+        (b"\x38\x01\xff", False),
+        (b"", False),
+    ],
+)
+def test_who_reads_locally(store: MvccStore, message: bytes, expected: bool) -> None:
+    assert store.range_is_serializable(message) is expected

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ class One:
         self.restarts: list[str] = []
         self.clock = SystemClock()
         self._port = ports[name]
+        self._version = (3, 7, 1)
         urls = {one: f"http://127.0.0.1:{port}" for one, port in ports.items()}
         self._options = NodeOptions(
             data_dir=str(directory / name),
@@ -76,7 +78,12 @@ class One:
         )
 
     def _network(self, handler: PeerHandler) -> PeerPort:
-        return Peers(listen_host="127.0.0.1", port=self._port, handler=handler, log=self.log, version=(3, 7, 1))
+        return Peers(listen_host="127.0.0.1", port=self._port, handler=handler, log=self.log, version=self._version)
+
+    def run_as(self, version: tuple[int, int, int]) -> None:
+        """The next start is of a program of this version."""
+        self._version = version
+        self._options = replace(self._options, cluster_version=f"{version[0]}.{version[1]}.0")
 
     async def start_anew(self, *, opener: Opener | None = None) -> None:
         self.node = self._make(opener)

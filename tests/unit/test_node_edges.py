@@ -97,10 +97,10 @@ async def test_a_store_that_cannot_be_read_ends_the_node_and_answers(tmp_path: P
         def __getattr__(self, name: str):
             return getattr(self._inner, name)
 
-        def range_many(self, _messages):
+        def range_some(self, _messages, **_bounds):
             raise FatalError("cannot read the database db.0: Input/output error")
 
-    rig.node._store = Unreadable(rig.node._store)
+    rig.node._ranges._store = Unreadable(rig.node._store)
     waiter = Waiter()
     rig.node.read_many([RANGE], [1], waiter)
     assert rig.fatal == ["cannot read the database db.0: Input/output error"]

@@ -78,7 +78,8 @@ async def test_a_disk_that_is_full_is_asked_again_later(tmp_path: Path, monkeypa
     assert read_ceiling(tmp_path) > 0
 
 
-def test_a_file_that_is_no_ceiling_is_told(tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_text("nonsense")
-    with pytest.raises(FatalError, match=r"cannot read .*IDS"):
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"-1\n", b"1 2\n", b"caf\xc3", bytes(9), b"1" * 17])
+def test_a_file_that_is_no_ceiling_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FILE_NAME).write_bytes(content)
+    with pytest.raises(FatalError, match=r"IDS is damaged: .*remove the file"):
         read_ceiling(tmp_path)

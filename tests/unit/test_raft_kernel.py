@@ -352,6 +352,20 @@ def test_a_read_needs_a_majority_and_a_commit_of_the_own_term() -> None:
     assert kernel.ready().read_states == [("early", 2)]
 
 
+def test_an_answered_round_confirms_all_reads_before_it() -> None:
+    """§6.4"""
+    kernel = make()
+    elect(kernel)
+    kernel.step(Message(APPEND_RESPONSE, 1, 2, 1, index=1))
+    settle(kernel)
+    for number in range(5):
+        kernel.read_index(number)
+    asked = [one for one in settle(kernel) if one.type == HEARTBEAT]
+    latest = max(one.context for one in asked)
+    kernel.step(Message(HEARTBEAT_RESPONSE, 1, 2, 1, context=latest))
+    assert [context for context, _ in kernel.ready().read_states] == [0, 1, 2, 3, 4]
+
+
 def test_reads_fail_when_leadership_is_lost() -> None:
     kernel = make()
     elect(kernel)
@@ -427,6 +441,25 @@ def test_a_stalled_follower_costs_one_window() -> None:
         kernel.propose([b"%d" % number])
     sent = [one for one in settle(kernel) if one.type == APPEND and one.to == 2 and one.runs]
     assert len(sent) == 4
+
+
+def test_the_window_is_bounded_in_bytes_too() -> None:
+    """L6: nothing is begun once that many bytes are unanswered, and an answer makes room for as much."""
+    kernel = make(window_bytes=2_500, message_entries=1)
+    elect(kernel)
+    kernel.step(Message(APPEND_RESPONSE, 1, 2, 1, index=1))
+    settle(kernel)
+
+    def sent() -> list[int]:
+        return [one.runs[0][0] for one in settle(kernel) if one.type == APPEND and one.to == 2 and one.runs]
+
+    for _ in range(10):
+        kernel.propose([bytes(1_000)])
+    assert sent() == [2, 3, 4]
+    kernel.step(Message(APPEND_RESPONSE, 1, 2, 1, index=3))
+    assert sent() == [5, 6]
+    kernel.step(Message(APPEND_RESPONSE, 1, 2, 1, index=6))
+    assert sent() == [7, 8, 9]
 
 
 @pytest.mark.parametrize("size", range(1900, 2101, 40))

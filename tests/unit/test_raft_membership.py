@@ -1,4 +1,4 @@
-"""Changes of the configuration, forwarded proposals and the supply of who is behind: docs/cluster.md, one test per promise."""
+"""Changes of the configuration: docs/cluster.md, one test per promise. Forwarding and supply have files of their own."""
 
 import pytest
 from hypothesis import given
@@ -529,179 +529,25 @@ def test_the_one_it_names_leads_at_once() -> None:
     assert in_force(two) == in_force(three) == ({2, 3}, set())
 
 
-# -- forwarding
-
-
-def forwarded(sequence: int, term: int = 1, sender: int = 2, *items: bytes) -> Message:
-    return Message(PROPOSE, 1, sender, term, context=sequence, runs=run(1, term, *(items or (b"w%d" % sequence,))))
-
-
-def test_a_follower_forwards_to_the_leader_it_knows() -> None:
-    kernel = make()
-    assert not kernel.forward([b"a"], 7)
-    kernel.step(Message(HEARTBEAT, 1, 2, 3))
+def test_who_leads_as_the_only_voter_is_heard_of_when_its_term_is_written() -> None:
+    """It counts its own vote at once. If it dies before that is on disk it may vote for another in that term: so nobody must have heard."""
+    kernel = make(2, voters=[1, 2], learners=[9])
+    kernel.step(Message(HEARTBEAT, 2, 1, 1))
     settle(kernel)
-    assert kernel.forward([b"a", b"b"], 7)
-    (message,) = settle(kernel)
-    assert (message.type, message.to, message.term, message.context) == (PROPOSE, 2, 3, 7)
-    leader = lead(voters=[2, 1, 3])
-    assert not leader.forward([b"a"], 1)
-
-
-def test_a_leader_appends_what_a_follower_forwarded() -> None:
-    leader, follower = make(1), make(2)
-    begin(leader, follower)
-    before = leader.last_index
-    assert follower.forward([b"a", b"b"], 1)
-    for message in settle(follower):
-        leader.step(message)
-    assert leader.last_index == before + 2
-    assert leader.uncommitted_bytes == 2
-
-
-def test_each_forwarded_proposal_is_taken_once_per_term_in_rising_order() -> None:
-    """X4, T11"""
-    kernel = lead()
-    for sequence in (5, 5, 4, 6, 6):
-        kernel.step(forwarded(sequence))
-    kernel.step(forwarded(5, 1, 3))  # of another member
-    assert kernel.last_index == 4
-    kernel.step(forwarded(7, 0))
-    assert kernel.last_index == 4, "of another term"
-    kernel.step(forwarded(8, 1, 9))
-    assert kernel.last_index == 4, "of a stranger"
-
-
-def test_a_new_term_begins_anew() -> None:
-    kernel = lead()
-    kernel.step(forwarded(5))
-    kernel.step(Message(HEARTBEAT, 1, 3, 2))
-    settle(kernel)
-    elect(kernel)
-    before = kernel.last_index
-    kernel.step(forwarded(1, kernel.term))
-    assert kernel.last_index == before + 1
-
-
-def test_a_refused_one_comes_back_and_is_never_taken_later() -> None:
-    leader = lead(uncommitted_bytes_max=10)
-    leader.propose([b"x" * 20])
-    settle(leader)
-    leader.step(forwarded(5))
-    (answer,) = [one for one in settle(leader) if one.type == PROPOSE_RESPONSE]
-    assert (answer.to, answer.reject, answer.context, answer.hint_index) == (2, True, 5, -3)
-    ack(leader, 2, 2)
-    assert leader.uncommitted_bytes == 0
-    leader.step(forwarded(5))
-    assert leader.last_index == 2, "its repetition would make the refusal a lie"
-    follower = make(2)
-    follower.step(Message(HEARTBEAT, 2, 1, 1))
-    settle(follower)
-    follower.step(answer)
-    assert follower.ready().refusals == [(5, -3)]
-    follower.step(Message(PROPOSE_RESPONSE, 2, 3, 1, reject=True, context=6, hint_index=-1))
-    assert follower.ready() is None, "3 does not lead"
-
-
-def test_proposals_are_refused_while_leadership_moves() -> None:
-    kernel = lead()
-    kernel.transfer(3)
-    settle(kernel)
-    kernel.step(forwarded(5))
-    assert [(one.type, one.hint_index) for one in settle(kernel)] == [(PROPOSE_RESPONSE, -2)]
-
-
-def test_nobody_forwards_a_change() -> None:
-    kernel = lead()
-    kernel.step(Message(PROPOSE, 1, 2, 1, context=1, runs=changes(1, 1, encode_change(REMOVE_NODE, 3))))
-    assert kernel.last_index == 1
-    assert in_force(kernel) == ({1, 2, 3}, set())
-
-
-# -- supply of who is behind
-
-
-def behind(**options) -> tuple[Kernel, Kernel]:
-    """A leader that holds entries 7 ... 11 in memory, and a member that has entry 1."""
-    items = [b"%d" % number for number in range(2, 11)]
-    leader = make(voters=[1, 2, 3], term=1, commit=10, applied=10, entries=run(1, 1, b"1", *items), **options)
-    leader.compact(6)
-    elect(leader, helper=3)
-    ack(leader, 3, 11)
-    settle(leader)
-    follower = make(2, term=1, entries=run(1, 1, b"1"))
-    leader.step(Message(APPEND_RESPONSE, 1, 2, 2, index=10, reject=True, hint_index=1, hint_term=1))
-    assert leader.ready().catch_ups == [(2, 2)]
-    return leader, follower
-
-
-def test_supplied_entries_bring_a_member_to_where_memory_begins() -> None:
-    leader, follower = behind()
-    assert leader.supply(2, run(2, 1, b"2", b"3", b"4"), prev_term=1)
-    assert leader.supply(2, run(5, 1, b"5", b"6"), prev_term=1)
-    first, second = settle(leader)
-    follower.step(first)
-    (answer,) = settle(follower)
-    leader.step(answer)
-    assert leader.matches()[2] == (4, 7, CATCH_UP, True)
-    follower.step(second)
-    assert (follower.last_index, follower.commit) == (6, 6)
-    (answer,) = settle(follower)
-    leader.step(answer)
-    assert leader.matches()[2][2] == REPLICATE
-    assert not leader.supply(2, run(7, 1, b"7"), prev_term=1), "the kernel goes on by itself"
-    exchange(leader, follower, ticks=2)
-    assert follower.last_index == leader.last_index
-    assert follower.commit == leader.commit
-
-
-def test_a_member_in_catch_up_is_heartbeated_and_nothing_else() -> None:
-    leader, _ = behind()
-    leader.propose([b"new"])
-    leader.tick()
-    to_it = [one for one in settle(leader) if one.to == 2]
-    assert [(one.type, one.commit) for one in to_it] == [(HEARTBEAT, 0)], "it may have another tail"
-    leader.step(Message(HEARTBEAT_RESPONSE, 1, 2, 2))
-    assert not settle(leader)
-    assert leader.matches()[2][2:] == (CATCH_UP, True)
-
-
-def test_what_was_lost_or_differs_is_asked_for_again_once() -> None:
-    leader, _ = behind()
-    leader.supply(2, run(2, 1, b"2", b"3", b"4"), prev_term=1)
-    leader.supply(2, run(5, 1, b"5"), prev_term=1)
-    leader.supply(2, run(6, 1, b"6"), prev_term=1)
-    settle(leader)
-    for index in (4, 5):  # the first was lost
-        leader.step(Message(APPEND_RESPONSE, 1, 2, 2, index=index, reject=True, hint_index=1, hint_term=1))
-    assert leader.ready().catch_ups == [(2, 2)]
-    assert leader.ready() is None
-    leader.step(Message(APPEND_RESPONSE, 1, 2, 2, index=4, reject=True, hint_index=1, hint_term=1))
-    assert leader.ready() is None, "nothing was supplied since"
-
-
-def test_only_the_leaders_own_entries_are_supplied() -> None:
-    leader, _ = behind()
-    for runs, prev_term in ((run(12, 2, b"none"), 2), (run(2, 3, b"of a later term"), 1), (run(8, 2, b"of another term"), 1)):
-        with pytest.raises(ValueError, match="none of this log"):
-            leader.supply(2, runs, prev_term=prev_term)
-    assert not leader.supply(2, [], prev_term=1)
-    assert not leader.supply(3, run(2, 1, b"2"), prev_term=1)
-    assert not make().supply(2, run(2, 1, b"2"), prev_term=1)
-
-
-def test_a_snapshot_still_helps_and_counts_once_the_member_says_so() -> None:
-    """It may be killed before the snapshot is in place: a match that is not true would be held against its refusals for the whole term."""
-    leader, _ = behind()
-    leader.probe(2)
-    (asked,) = [one for one in settle(leader) if one.to == 2]
-    assert (asked.index, asked.runs) == (leader.last_index, [])
-    assert leader.matches()[2][0] == 0
-    leader.step(Message(APPEND_RESPONSE, 1, 2, leader.term, index=asked.index, reject=True, hint_index=10, hint_term=1))
-    (append,) = [one for one in settle(leader) if one.to == 2]
-    assert (append.index, append.log_term) == (10, 1)
-    leader.step(Message(APPEND_RESPONSE, 1, 2, leader.term, index=append.index + len(append.runs)))
-    assert leader.matches()[2][0] == append.index + len(append.runs)
+    kernel.step(Message(APPEND, 2, 1, 1, runs=[*run(1, 1, b""), *changes(2, 1, encode_change(REMOVE_NODE, 1))]))
+    assert kernel.ready().entries
+    kernel.tick()
+    assert (kernel.state, kernel.term) == (LEADER, 2)
+    kernel.read_index("a read")
+    kernel.propose([b"a"])
+    ready = kernel.ready()
+    assert ready.hard_state == (2, 2, 0)
+    assert (ready.messages, ready.committed, ready.read_states, kernel.ready()) == ([], [], [], None)
+    kernel.persisted(ready.batch)
+    ready = kernel.ready()
+    assert {one.type for one in ready.messages} == {APPEND}
+    assert ready.committed
+    assert ready.read_states
 
 
 # -- the fence's fields; commit advances

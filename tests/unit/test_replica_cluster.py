@@ -35,7 +35,7 @@ from raftsched.types import MemberInfo, Result
 
 APPEND = 3
 PROPOSE = 2
-HEARTBEAT = 8
+HEARTBEAT, READ_INDEX = 8, 15
 
 
 def put(key: bytes, value: bytes = b"v") -> bytes:
@@ -676,3 +676,42 @@ def test_whose_it_is_goes_with_it_however_often_it_is_sent(group: Group) -> None
     ann, bob = [(b"ann", 3, 0, 1)], [(b"bob", 4, 0, 1)]
     owners = [owners_of(one) for one in sent_proposals(pair.follower)]
     assert [owners.count(ann), owners.count(bob), len(owners)] == [3, 3, 6], "of each, and of nobody else"
+
+
+def test_a_leader_without_room_takes_of_others_only_what_frees_space(group: Group) -> None:
+    leader = group.elect()
+    follower = group.others(leader)[0]
+    leader.replica.no_room = True
+    before = leader.kernel.last_index
+    follower.put(1, b"k")
+    group.run()
+    group.tick(3)
+    assert follower.answers() == [(1, EtcdError.NO_SPACE)], "at once, and for certain"
+    assert leader.kernel.last_index == before
+    follower.step(Propose(codec.DELETE_RANGE, [rpc_pb2.DeleteRangeRequest(key=b"k").SerializeToString()], [2], follower))
+    group.run()
+    group.tick()
+    leader.replica.no_room = False
+    follower.put(3, b"k")
+    group.run()
+    group.tick()
+    assert follower.answers()[1:] == [(2, 0), (3, 0)]
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_all_reads_of_a_step_cost_one_round(group: Group, follows: bool) -> None:
+    leader = group.elect()
+    asked = group.others(leader)[0] if follows else leader
+    told: list[int] = []
+    asked.step(*[Read(told.append) for _ in range(20)])
+    assert len([message for message in group.in_flight if message.type == READ_INDEX]) == follows
+    beats: list[int] = []
+
+    def note(message: Message) -> bool:
+        beats.extend([message.to] * (message.type == HEARTBEAT))
+        return False
+
+    group.lost = note
+    group.run()
+    assert sorted(beats) == sorted(one.id for one in group.others(leader)), "one heartbeat to each"
+    assert told == [0] * 20

@@ -3,10 +3,12 @@
 from raftsched.pb.etcd import kv_pb2
 from raftsched.scheduler.jobs.names import LEADERSHIP
 from raftsched.scheduler.jobs.requests import leadership_value
-from raftsched.scheduler.replicas import Replicas
+from raftsched.scheduler.replicas import Replicas, own_uid
 from raftsched.types import Change
 
-OWN_UID = 7
+OWN_UID = own_uid(7 << 32)
+OURS = own_uid(9 << 32)
+DAPRS = 0x1234_5678_9ABC_DEF0
 
 
 def name(one: str) -> bytes:
@@ -16,8 +18,8 @@ def name(one: str) -> bytes:
 class Store:
     """Writes keys and tells the replicas under test."""
 
-    def __init__(self, own: str = "b") -> None:
-        self.replicas = Replicas(name(own), OWN_UID)
+    def __init__(self, own: str = "b", *, shared: bool = False) -> None:
+        self.replicas = Replicas(name(own), OWN_UID, shared=shared)
         self.own = own
         self.revision = 10
         self.created: dict[str, int] = {}
@@ -114,3 +116,45 @@ def test_an_older_change_and_an_unreadable_key() -> None:
     bad = kv_pb2.KeyValue(key=name("a"), value=b"by hand", create_revision=store.created["a"], mod_revision=99).SerializeToString()
     store.replicas.note([Change(False, name("a"), 99, 0, bad)])
     assert store.replicas.agreed() is None
+
+
+def test_uids_tell_whose_a_key_is() -> None:
+    chances = [0, 1, 2**64 - 1, *(3**40 * number % 2**64 for number in range(500))]
+    for chance in chances:
+        uid = own_uid(chance)
+        assert own_uid(uid) == uid
+        assert uid >> 32 == chance >> 32
+        assert uid < 2**64
+    store = Store(shared=True)
+    store.put("a", 1, uid=DAPRS)
+    assert store.replicas.keys[name("a")].dapr
+    store.put("b", 2)
+    assert not store.replicas.keys[name("b")].dapr
+    assert store.replicas.mixed
+
+
+def test_a_key_of_daprs_counts_by_its_size_alone() -> None:
+    """Dapr does not write a key again for another set of the same size; ours does, and is waited for."""
+    for uid, agreed in ((DAPRS, True), (OURS, False)):
+        store = Store(shared=True)
+        store.put("a", 2, uid=uid)
+        store.put("c", 2, uid=DAPRS)
+        store.delete("c")
+        store.put("b", 2)
+        assert (store.replicas.agreed() is not None) is agreed
+    store = Store()  # an embedded store is nobody else's
+    store.put("a", 2, uid=DAPRS)
+    store.put("c", 2, uid=DAPRS)
+    store.delete("c")
+    store.put("b", 2)
+    assert store.replicas.agreed() is None
+    assert not store.replicas.mixed
+
+
+def test_a_key_of_daprs_that_says_another_size_is_waited_for() -> None:
+    store = Store(shared=True)
+    store.put("a", 1, uid=DAPRS)
+    store.put("b", 2)
+    assert store.replicas.agreed() is None
+    store.put("a", 2, uid=DAPRS)
+    assert store.replicas.agreed() == ["a:1", "b:1"]

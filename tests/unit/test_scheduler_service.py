@@ -8,39 +8,19 @@ from itertools import count
 import pytest
 
 from raftsched.errors import EtcdError, status_of
+from raftsched.scheduler.delivery.gates import Admission, Limit
 from raftsched.scheduler.jobs import _jobs
 from raftsched.scheduler.jobs.names import JOBS, LEADERSHIP, TARGET_JOB
 from raftsched.scheduler.jobs.requests import leadership_value
 from raftsched.scheduler.leadership import Partition
 from raftsched.scheduler.service import UNHEALTHY_AFTER_MS, SchedulerService
 from raftsched.testing.memory_etcd import MemoryKv
+from raftsched.testing.peers import LogLines
 from raftsched.testing.scheduling import APP, START_MS, Worker, metadata, result
 from raftsched.types import Change
 
 KEY = LEADERSHIP + b"s-0"
 ROUTE = b"app||ns||app||"
-
-
-class Lines:
-    """A log that keeps its lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, str, dict[str, object]]] = []
-
-    def debug(self, message: str, /, **fields: object) -> None:
-        self.lines.append(("debug", message, fields))
-
-    def info(self, message: str, /, **fields: object) -> None:
-        self.lines.append(("info", message, fields))
-
-    def warning(self, message: str, /, **fields: object) -> None:
-        self.lines.append(("warning", message, fields))
-
-    def error(self, message: str, /, **fields: object) -> None:
-        self.lines.append(("error", message, fields))
-
-    def texts(self) -> list[str]:
-        return [message for _, message, _ in self.lines]
 
 
 class Site:
@@ -50,7 +30,7 @@ class Site:
         self.kv = kv or MemoryKv()
         self.ms = START_MS
         numbers = count(1)
-        self.log, self.engine_log = Lines(), Lines()
+        self.log, self.engine_log = LogLines(), LogLines()
         self.service = SchedulerService(
             self.kv,
             scheduler_id="s-0",
@@ -66,7 +46,7 @@ class Site:
 
     def put(self, name: str, due_ms: int, *, schedule: bytes | None = None) -> bytes:
         value = _jobs.encode_stored_job(
-            5, True, due_ms // 1000, due_ms % 1000 * 1_000_000, None, schedule, None, None, None, metadata(APP), None, None
+            5, True, due_ms // 1000, due_ms % 1000 * 1_000_000, None, schedule, None, None, None, metadata(APP), None, _jobs.DEFAULT_POLICY
         )
         self.kv.etcd.put(JOBS + ROUTE + name.encode(), value)
         return ROUTE + name.encode()
@@ -258,6 +238,17 @@ async def test_the_number_of_replicas_is_followed_and_shares_the_jobs() -> None:
         assert site.service.leadership.partition == Partition(1, 0, ("127.0.0.1:50006",))
         await site.move(1)
         assert worker.take() == [("mine", 1)]
+
+
+async def test_shares_of_gates_go_by_the_addresses() -> None:
+    """Spec §4, gates: i = the index of the own broadcast address among all, sorted, whatever the order of the ids."""
+    async with started(Site()) as site:
+        site.service.gates.declare("stream", "ns", [Limit("cat", None, 3)])
+        site.kv.etcd.put(LEADERSHIP + b"a-first-by-id", leadership_value(2, 50, "z-last:1"))
+        await rest()
+        assert site.service.leadership.partition == Partition(2, 1, ("127.0.0.1:50006", "z-last:1"))
+        admitted = [site.service.gates.admit(run, "ns", "cat", None) for run in range(3)]
+        assert admitted == [Admission.GO, Admission.GO, Admission.WAIT]  # 3 = 2 + 1, and this one is the first
 
 
 async def test_what_stays_goes_on_while_the_others_follow() -> None:

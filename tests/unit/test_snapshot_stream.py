@@ -249,6 +249,26 @@ def test_a_database_arrives(ends: Any) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("what", ["sending a snapshot", "receiving a snapshot"])
+def test_both_ends_tell_of_their_progress(ends: Any, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Each few seconds; the clock here goes on by a millisecond each time it is read."""
+    monkeypatch.setattr(limits, "SNAPSHOT_PROGRESS_MS", 2)
+
+    async def run() -> None:
+        both = ends()
+        copy = await both.outgoing.acquire(1)
+        await both.transfer(copy)
+        begin, *between, end = [line for line in both.log.lines if line.startswith(what)]
+        assert f"'index': 500, 'bytes': {copy.offer.size_bytes}" in begin
+        assert "done" in end
+        told = [int(line.partition("'percent': ")[2].partition(",")[0]) for line in between]
+        assert told
+        assert told == sorted(set(told))
+        assert 0 < told[0] <= told[-1] <= 100
+
+    asyncio.run(run())
+
+
 def test_an_interrupted_stream_goes_on_where_it_stopped(ends: Any) -> None:
     async def run() -> None:
         both = ends()

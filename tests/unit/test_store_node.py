@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from raftsched.pb.etcd import rpc_pb2
 from raftsched.store import alarm, codec, membership
 from raftsched.store.backend.directory import DirectoryInUseError
 from raftsched.store.node import Node, NodeOptions
+from raftsched.store.wal import segments
 from raftsched.store.wal.disk import RealDisk
 from raftsched.store.wal.recovery import recover
 
@@ -250,7 +252,7 @@ async def test_a_lease_ends_by_the_clock_and_takes_its_keys(tmp_path: Path) -> N
         clock.advance_ms(9_999)
         node.tick()
         assert await rig.get(b"a") == b""
-        clock.advance_ms(1)
+        clock.advance_ms(2)
         renewed = asyncio.ensure_future(node.lease_renew(lease))  # over, not revoked yet: waits for that
         await asyncio.sleep(0)
         clock.advance_ms(500)
@@ -287,6 +289,39 @@ async def test_compaction_and_its_errors(tmp_path: Path) -> None:
         assert (await rig.write(codec.COMPACTION, rpc_pb2.CompactionRequest(revision=99)))[0][0] == EtcdError.FUTURE_REVISION
 
 
+async def test_a_compaction_works_in_slices_of_so_many_records(tmp_path: Path) -> None:
+    """50 records go: ten slices of five, one every 20 ms; without the options one slice does it all."""
+    for options, slices, seconds in (({"compaction_records": 5, "compaction_pause_ms": 20}, 10, 0.2), ({}, 1, 0.0)):
+        async with Rig(tmp_path / str(slices), **options) as rig:
+            await rig.put(*((b"k%d" % (number % 50), b"") for number in range(100)))
+            began = time.monotonic()
+            await rig.write(codec.COMPACTION, rpc_pb2.CompactionRequest(revision=rig.node.revision))
+            await rig.node.scrubbed()
+            assert time.monotonic() - began >= seconds
+            pauses = rig.node.histograms()["etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds"]
+            assert slices <= pauses[0][-1][1] <= slices + 1
+            rig.node._member.backend.renew()
+            assert rig.node._member.backend.record_count() == 50
+
+
+@pytest.mark.parametrize("kept", [None, 300, 100_000])
+async def test_so_many_entries_stay_in_the_log(tmp_path: Path, kept: int | None) -> None:
+    """Whatever the number of files allows."""
+    async with Rig(tmp_path, wal_segment_bytes=128 << 10, snapshot_count=40, max_wals=1, catch_up_entries=kept) as rig:
+        for _ in range(60):
+            await rig.put(*((b"k", bytes(2_000)) for _ in range(10)))
+        await rig.node.settle()
+        rig.clock.advance_ms(20_000)
+        await rig.put((b"k", b"last"))
+        log, snapshots = rig.node._member.log, rig.node._snapshots
+        await until(lambda: snapshots._mark_index > 500 and not snapshots._mark_batch and not log.drops_pending)
+        first = segments.arrange(log.disk.sizes())[0].first_index
+        assert rig.node.histograms()["etcd_snap_fsync_duration_seconds"][0][-1][1] >= 1
+        unneeded = snapshots._mark_index - (kept or 0)
+        assert (first > 1) == (unneeded > 1)
+        assert first <= max(unneeded, 0) + 1, "and it is the files that say how many more stay"
+
+
 async def test_retention_by_revision_compacts_by_itself(tmp_path: Path) -> None:
     async with Rig(tmp_path, compaction_mode="revision", compaction_retention=10) as rig:
         for number in range(30):
@@ -318,7 +353,7 @@ async def test_the_quota_raises_an_alarm_that_must_be_cleared(tmp_path: Path) ->
             if error:
                 break
         assert error == EtcdError.NO_SPACE
-        await until(lambda: rig.node.alarms() == [(rig.node.member_id, alarm.NOSPACE)])
+        assert rig.node.alarms() == [(rig.node.member_id, alarm.NOSPACE)], "it stands before anybody is refused"
         assert (await rig.put((b"x", b"")))[0][0] == EtcdError.NO_SPACE
         assert (await rig.write(codec.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"\0", range_end=b"\0")))[0][0] == 0
         await rig.write(codec.COMPACTION, rpc_pb2.CompactionRequest(revision=rig.node.revision))

@@ -363,19 +363,30 @@ def test_what_an_older_term_left_behind_is_lost_and_no_more() -> None:
 def test_who_waits_is_bounded_and_a_batch_alone_may_be_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raftsched.limits.PROPOSALS_WAITING_MAX", 3)
     waiters, sink, replies = Waiters(), Sink(), []
-    assert waiters.has_room(100)
+    assert waiters.has_room(100, 0)
     waiters.add(waiting(100, [1, 2], sink, 10))
-    assert waiters.has_room(1)
-    assert not waiters.has_room(2)
+    assert waiters.has_room(1, 0)
+    assert not waiters.has_room(2, 0)
     waiters.add(waiting(102, [3], sink, 20))
-    assert not waiters.has_room(1)
+    assert not waiters.has_room(1, 0)
     waiters.resolve([(100, 0, 2)], ["a", "b"], replies)
-    assert waiters.has_room(2)
+    assert waiters.has_room(2, 0)
     waiters.expire(20, lambda _asked_ms: "late", replies)
-    assert waiters.has_room(3)
+    assert waiters.has_room(3, 0)
     waiters.add(waiting(103, [4, 5, 6], sink, 30, term=1))
     waiters.lose(2, "lost", replies)
-    assert waiters.has_room(3)
+    assert waiters.has_room(3, 0)
+
+
+def test_who_waits_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raftsched.limits.PROPOSALS_BYTES_MAX", 100)
+    waiters, sink, replies = Waiters(), Sink(), []
+    assert waiters.has_room(1, 1_000)
+    waiters.add(Waiting(100, [1], sink, term=1, asked_ms=0, deadline_ms=10, size_bytes=60))
+    assert waiters.has_room(1, 40)
+    assert not waiters.has_room(1, 41)
+    waiters.resolve([(100, 0, 1)], ["a"], replies)
+    assert waiters.has_room(1, 1_000)
 
 
 def test_a_refusal_names_its_batch_by_the_first_id() -> None:
@@ -440,6 +451,20 @@ def test_a_replica_takes_no_more_proposals_than_may_wait(monkeypatch: pytest.Mon
     rig.sync()
     late = [(token, EtcdError.OK) for token in (0, 1, 2, 3, 6, 7)]
     assert rig.answers()[2:] == late, "there is room again"
+
+
+def test_a_replica_takes_no_more_bytes_than_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = ReplicaRig()
+    rig.step(Tick())
+    rig.sync()
+    monkeypatch.setattr("raftsched.limits.PROPOSALS_BYTES_MAX", 1)
+    rig.put(0)
+    rig.put(1)
+    assert rig.answers() == [(1, EtcdError.TOO_MANY_REQUESTS)]
+    rig.sync()
+    rig.put(2)
+    rig.sync()
+    assert rig.answers()[1:] == [(0, EtcdError.OK), (2, EtcdError.OK)]
 
 
 def test_a_write_is_answered_when_it_is_synced_and_applied() -> None:

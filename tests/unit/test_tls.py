@@ -47,9 +47,9 @@ def client_context(folder: Path, *alpn: str) -> ssl.SSLContext:
 
 @pytest.mark.parametrize(
     ("offered", "chosen"),
-    [(("h2", "http/1.1"), "http/1.1"), (("http/1.1", "h2"), "http/1.1"), (("h2",), "h2"), (("http/1.1",), "http/1.1"), (("spdy",), None)],
+    [(("h2", "http/1.1"), "h2"), (("http/1.1", "h2"), "h2"), (("h2",), "h2"), (("http/1.1",), "http/1.1"), (("spdy",), None)],
 )
-def test_http1_is_preferred_where_it_is_offered(folder: Path, offered: tuple[str, ...], chosen: str | None) -> None:
+def test_http2_is_preferred_where_it_is_offered(folder: Path, offered: tuple[str, ...], chosen: str | None) -> None:
     server, _ = handshake(folder, server_context(f"{folder}/one.crt", f"{folder}/one.key"), client_context(folder, *offered))
     assert server.selected_alpn_protocol() == chosen
 

@@ -415,7 +415,8 @@ async def test_counters_and_families(two: list[Member]) -> None:
     assert families["etcd_network_peer_received_failures_total"][1:4:2] == ("counter", ("From",))
     for name, kind in (("known_peers", "gauge"), ("active_peers", "gauge"), ("disconnected_peers_total", "counter")):
         found = families[f"etcd_network_{name}"]
-        assert (found.kind, found.labels, set(found.samples)) == (kind, ("Local", "Remote"), {("1", "2")})
+        assert (found.kind, found.labels) == (kind, ("Local", "Remote"))
+        assert set(found.samples) == {("1", "2")} | ({("1", "1")} if name == "known_peers" else set())  # etcd's count has the member itself
     await other.peers.close()
     await until(lambda: one.peers.counters()["etcd_network_disconnected_peers_total"] == 1)
     assert one.peers.counters()["etcd_network_active_peers"] == 0

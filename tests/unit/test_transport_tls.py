@@ -12,9 +12,12 @@ import pytest
 import trustme
 
 from raftsched.errors import ConfigError, PeerCode, PeerError
+from raftsched.security.guard import NOT_ALLOWED, REVOKED
+from raftsched.security.names import AllowedNames
 from raftsched.store.raft._kernel import Message
 from raftsched.store.transport import accepting
 from raftsched.store.transport.tls import PeerTls
+from raftsched.testing.authority import Authority
 from raftsched.testing.peers import Member, close_members, until
 
 
@@ -31,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def tls(folder: Path, name: str, ca: str = "ca", **options: str | bool) -> PeerTls:
+def tls(folder: Path, name: str, ca: str = "ca", **options: object) -> PeerTls:
     return PeerTls(f"{folder}/{name}.crt", f"{folder}/{name}.key", f"{folder}/{ca}.crt", **options)  # type: ignore[arg-type]
 
 
@@ -147,20 +150,56 @@ async def test_the_server_must_have_the_name_that_was_dialled(folder: Path, made
 
 
 @pytest.mark.parametrize(
-    ("options", "allowed"),
+    ("names", "allowed"),
     [
-        ({"allowed_cn": "two.example"}, True),
-        ({"allowed_cn": "one.example"}, False),
-        ({"allowed_hostname": "localhost"}, True),
-        ({"allowed_hostname": "127.0.0.1"}, True),
-        ({"allowed_hostname": "elsewhere"}, False),
+        (AllowedNames(common_names=("two.example", "three.example")), True),
+        (AllowedNames(common_names=("one.example",)), False),
+        (AllowedNames(hosts=("elsewhere", "localhost")), True),
+        (AllowedNames(hosts=("127.0.0.1",)), True),
+        (AllowedNames(hosts=("elsewhere",)), False),
     ],
 )
-async def test_allowed_names(folder: Path, made: list[Member], options: dict[str, str | bool], allowed: bool) -> None:
-    made += await pair(tls(folder, "one", **options), tls(folder, "two"))
+async def test_allowed_names(folder: Path, made: list[Member], names: AllowedNames, allowed: bool) -> None:
+    """In both directions: who dials in, and who is dialled."""
+    made += await pair(tls(folder, "one", allowed=names), tls(folder, "two"))
     one, other = made
-    await until(lambda: other.peers.is_connected(1) if allowed else "certificate name" in one.log.causes())
-    assert other.peers.is_connected(1) is allowed
+    refused = {NOT_ALLOWED, f"dial: {NOT_ALLOWED}"}
+    await until(lambda: connected(made) if allowed else refused <= set(one.log.causes()))
+    assert other.peers.is_connected(1) is one.peers.is_connected(2) is allowed
+
+
+async def test_a_revoked_member_is_neither_heard_nor_dialled(folder: Path, made: list[Member], tmp_path: Path) -> None:
+    """A list that comes later counts from the next connection on."""
+    authority = Authority(tmp_path)
+    for name in ("one", "two"):
+        authority.issue(name)
+    first = tls(tmp_path, "one", crl_file=authority.revoke("list", 1))
+    made += await pair(first, tls(tmp_path, "two"))
+    one, other = made
+    await until(lambda: connected(made))
+    authority.revoke("list", authority.serial("two"))
+    for member in made:
+        member.peers.update({})
+    for member, peer in (made, made[::-1]):
+        member.peers.update({peer.id: [f"https://localhost:{peer.peers.port}"]})
+    await until(lambda: {REVOKED, f"dial: {REVOKED}"} <= set(one.log.causes()))
+    assert not one.peers.is_connected(2)
+    assert not other.peers.is_connected(1)
+
+
+async def test_members_that_believe_everybody(folder: Path, made: list[Member]) -> None:
+    """--peer-auto-tls: each has made its certificate itself."""
+    files = [PeerTls(f"{folder}/{name}.crt", f"{folder}/{name}.key", verify=False) for name in ("foreign", "two")]
+    made += await pair(*files)
+    await until(lambda: connected(made))
+
+
+async def test_another_certificate_is_shown_to_who_is_dialled(folder: Path, made: list[Member]) -> None:
+    other = tls(folder, "two", client_cert_file=f"{folder}/old.crt", client_key_file=f"{folder}/old.key")
+    made += await pair(tls(folder, "one"), other)
+    await until(lambda: "TLS: certificate has expired" in made[0].log.causes())
+    await until(lambda: made[0].peers.is_connected(2))  # who dials the listener's is content
+    assert not made[1].peers.is_connected(1)
 
 
 async def test_https_without_files_is_said(made: list[Member]) -> None:

@@ -259,7 +259,7 @@ def test_a_reserve_that_becomes_zeros_counts_meanwhile(small_disk: Path) -> None
     index, refused = 1, 0
     with slow_threads():
         while log.reserve_ready or log.room_bytes < 4 << 20:
-            if log.reserve_ready:
+            if log.reserve_ready and log.room_bytes >= 128 << 10:  # never more than there is, however late the preparer comes
                 log.append(HardState(1, 7, index - 1), index, [1], [bytes(128 << 10)])
                 index += 1
             stop = time.monotonic() + 0.01

@@ -77,6 +77,37 @@ def test_next_wakeup_is_minus_one_when_empty_and_never_too_late() -> None:
     assert wheel.next_wakeup() == -1
 
 
+def moved_at_once(*, waits: bool) -> tuple[int, int]:
+    """100,000 jobs in one slot of 4.7 hours, three such slots ahead: the most that one call moves until it begins, and how many calls."""
+    wide = 1 << 24
+    wheel, draw = wheel_at(wide + 1, 1 << 17), random.Random(1)
+    for tag in range(100_000):
+        wheel.arm(tag, 4 * wide + draw.randrange(wide))
+    most = calls = 0
+    while (wakeup := wheel.next_wakeup()) <= 4 * wide:
+        before = wheel.stats()["moved"]
+        assert dues(wheel, min(wakeup, wheel.now + wheel.cascade_wait()) if waits else wakeup) == []
+        most, calls = max(most, wheel.stats()["moved"] - before), calls + 1
+    wheel.check_invariants()
+    return most, calls
+
+
+def test_a_sleeper_that_wakes_for_the_cascade_never_moves_much_at_once() -> None:
+    assert moved_at_once(waits=False)[0] >= 100_000
+    most, calls = moved_at_once(waits=True)
+    assert most <= 16 * 127
+    assert calls <= 1_000
+
+
+def test_a_sleeper_without_anything_near_is_not_woken_for_the_cascade() -> None:
+    wheel = wheel_at(1 << 40)
+    assert wheel.cascade_wait() == (1 << 63) - 1
+    wheel.arm(1, (1 << 40) + (10 << 32))  # ten slots of 50 days ahead
+    assert wheel.cascade_wait() == 9 << 32
+    wheel.arm(2, (1 << 40) + 600)  # the third slot of a quarter of a second
+    assert wheel.cascade_wait() == 256
+
+
 def test_the_horizon() -> None:
     wheel = wheel_at(HORIZON_MS - 1000)
     handle = wheel.arm(1, HORIZON_MS - 500, 600)

@@ -58,3 +58,31 @@ def test_a_cut_request_is_refused(cut: int) -> None:
     assert _wire.parse_internal(whole[:-6]) == (4, 0, b"\n\x01k")
     with pytest.raises(ValueError, match="not an InternalRaftRequest"):
         _wire.parse_internal(whole[:-cut])
+
+
+INT64 = st.one_of(st.integers(-300, 300), st.integers(-(2**63), 2**63 - 1))
+
+
+@given(INT64)
+def test_the_one_number_of_a_request(lease: int) -> None:
+    message = rpc_pb2.LeaseKeepAliveRequest(ID=lease).SerializeToString()
+    assert _wire.sole_number(message) == (lease or None), "an empty message has no field: for the generated parser"
+
+
+@given(st.binary(max_size=20))
+def test_any_bytes_are_one_number_or_none(data: bytes) -> None:
+    found = _wire.sole_number(data)
+    assert found is None or found == rpc_pb2.LeaseKeepAliveRequest.FromString(data).ID
+
+
+@given(UINT64, INT64, INT64)
+def test_two_numbers_behind_a_header_are_protobufs(revision: int, lease: int, ttl_s: int) -> None:
+    head = _wire.header(2**64 - 1, 2**64 - 1, revision % 2**63, 2**64 - 1)
+    expected = rpc_pb2.LeaseKeepAliveResponse.FromString(head)
+    expected.ID, expected.TTL = lease, ttl_s
+    assert _wire.two_numbers(head, lease, ttl_s) == expected.SerializeToString()
+
+
+def test_a_head_that_is_too_long_is_refused() -> None:
+    with pytest.raises(ValueError, match="none of ours"):
+        _wire.two_numbers(bytes(200), 1, 1)
