@@ -61,11 +61,13 @@ def ports(number: int, shift: int) -> dict[str, int]:
     return {"port": 50006 + shift + number} | {flag: moved(port, number, shift) for flag, port in PORTS.items()}
 
 
-def command(number: int, count: int, data: Path, shift: int, more: list[str]) -> list[str]:
-    listed = ",".join(f"{name(one)}=http://127.0.0.1:{moved(PEER_PORT, one, shift)}" for one in range(count))
+def command(number: int, count: int, data: Path, shift: int, more: list[str], peer_shift: int = 0) -> list[str]:
+    listed = ",".join(f"{name(one)}=http://127.0.0.1:{moved(PEER_PORT, one, shift) + peer_shift}" for one in range(count))
     words = [str(Path(sys.executable).with_name("raftsched")), "serve", f"--id={name(number)}", f"--etcd-initial-cluster={listed}"]
     words += [f"--{flag}={port}" for flag, port in ports(number, shift).items()]
     words += ["--listen-address=127.0.0.1", "--healthz-listen-address=127.0.0.1", f"--etcd-data-dir={data / str(number) / 'data'}"]
+    if peer_shift:
+        words.append(f"--peer-listen-address=127.0.0.1:{moved(PEER_PORT, number, shift)}")
     return words + more
 
 
@@ -78,11 +80,11 @@ def tell(text: str) -> None:
 class Member:
     """One process after the other, and the thread that shows its log."""
 
-    def __init__(self, number: int, count: int, data: Path, shift: int, more: list[str]) -> None:
+    def __init__(self, number: int, count: int, data: Path, shift: int, more: list[str], peer_shift: int = 0) -> None:
         self.number = number
         self._folder = data / str(number)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._command = command(number, count, data, shift, more)
+        self._command = command(number, count, data, shift, more, peer_shift)
         self._short_lives = 0
         self.ended: float | None = None
         self.start()
@@ -111,7 +113,8 @@ class Member:
         now = time.monotonic()
         if self.ended is None:
             self.ended = now
-            self._short_lives = self._short_lives + 1 if now - self.begun < SHORT_LIFE_S else 0
+            short = now - self.begun < SHORT_LIFE_S and self.process.returncode != -signal.SIGKILL  # that was somebody else
+            self._short_lives = self._short_lives + 1 if short else 0
             again = self._short_lives < SHORT_LIVES_MAX
             self.say(f"starts again in {RESTART_S:.0f} s" if again else "does not stay up: left alone")
         if self._short_lives >= SHORT_LIVES_MAX:
@@ -170,13 +173,17 @@ def main() -> int:
     parser.add_argument("--members", type=int, default=3, choices=range(1, MEMBERS_MAX + 1))
     parser.add_argument("--data", type=Path, default=Path("data/cluster"))
     parser.add_argument("--shift", type=int, default=0, help="added to every port, for a second cluster beside the first")
+    parser.add_argument(
+        "--peer-shift", type=int, default=0, help="peers dial ports so much higher: what stands there is a proxy (make chaos)"
+    )
     parser.add_argument("more", nargs="*", help="flags of raftsched serve for every member, behind --")
     options = parser.parse_args()
     print(guide(options.members, options.data, options.shift), flush=True)
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.set())
-    members = [Member(number, options.members, options.data.absolute(), options.shift, options.more) for number in range(options.members)]
+    count, data = options.members, options.data.absolute()
+    members = [Member(number, count, data, options.shift, options.more, options.peer_shift) for number in range(count)]
     while not asked.wait(0.2) and any([member.care() for member in members]):  # noqa: C419  # each is cared for
         pass
     if asked.is_set():

@@ -4,8 +4,6 @@ set -u
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" # cython-lint calls pycodestyle by name
 status=0
-PATH="$PWD/.venv/bin:$PATH" # cython-lint calls pycodestyle by name
-export PATH
 check() {
     echo "lint: $1"
     shift

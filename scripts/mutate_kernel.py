@@ -2,6 +2,7 @@
 
     scripts/mutate_kernel.py [NAME ...]          all mutations, or those whose name contains one of the words
     scripts/mutate_kernel.py --sim [NAME ...]    the same in whole members: raftsched.testing.sim in place of kernels alone
+    scripts/mutate_kernel.py --short             some, all in one copy: seconds, for tests/sim/test_mutants.py
     scripts/mutate_kernel.py --list
 
 With --sim the copy is the kernel of whole members: stories of tests/sim/kernel_stories.py that lead them into what the fault needs.
@@ -15,6 +16,7 @@ and the mutation must follow. Exit code 1: a fault was not found, or the unpatch
 import argparse
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -139,6 +141,14 @@ MUTATIONS = (
         100,
     ),
     Mutation(
+        "forwarded proposal overtaken",
+        "X4: the leader takes what comes behind a later one for a repetition",
+        "    elif message.type == PROPOSE and not wait and queued_behind(self, message):\n        return\n",
+        "",
+        2000,
+        file=REPLICATION,
+    ),
+    Mutation(
         "learners count for commits",
         "thesis 4.2.1: who is still catching up is no voter",
         "    for member in self.voters:\n        matches",
@@ -176,7 +186,11 @@ def write_copy(mutation: Mutation, place: Path) -> Path:
 def compile_copy(mutation: Mutation) -> Path:
     """The extension module. Not optimised: it is compiled once and played for seconds."""
     place = BUILD / slug(mutation.name)
-    source = write_copy(mutation, place)
+    return compile_source(write_copy(mutation, place))
+
+
+def compile_source(source: Path) -> Path:
+    place = source.parent
     directives = [part for one in DIRECTIVES for part in ("-X", one)]
     generated, built = source.with_suffix(".c"), source.with_name("_kernel" + sysconfig.get_config_var("EXT_SUFFIX"))
     run([sys.executable, "-m", "cython", "-3", *directives, "--module-name", MODULE, str(source), "-o", str(generated)], place)
@@ -224,6 +238,56 @@ def play(built: Path, schedules: int) -> None:
     print(json.dumps([schedules, ""]))
 
 
+SWITCH = ('include "_kernel/types.pxi"\n', 'import os\ncdef int FAULT = int(os.environ["FAULT"])\ninclude "_kernel/types.pxi"\n')
+SHORT = {
+    "truncate without conflict": (
+        "        skip = 0\n        if FAULT == 1 and self.log.last() > max(index, self.commit):\n"
+        "            truncate(self, max(index, self.commit) + 1)\n        while skip"
+    ),
+    "vote not persisted": ("    elif message.type == PRE_VOTE or (FAULT == 2 and message.type == VOTE_RESPONSE):\n        wait = False"),
+    "commit of an old term": "    if index <= self.commit or (FAULT != 3 and self.log.term_at(index) != self.term):\n",
+    "two membership changes at once": "            if FAULT != 4 and self.configuration.changes:\n                return -4\n",
+    "read without quorum": "    if FAULT == 5 or (len(self.voters) == 1 and self.id in self.voters):\n        for context",
+}
+"""Faults that show within few schedules, each behind a switch (its place here, from 1), so that one copy has them all."""
+SHORT_CONTROL_SCHEDULES = 20
+
+
+def compile_switched() -> Path:
+    """The copy with all of `SHORT`."""
+    place = BUILD / "short"
+    source = write_copy(CONTROL, place)
+    source.write_text(replaced(source.read_text(), *SWITCH))
+    by_name = {one.name: one for one in MUTATIONS}
+    for name, guarded in SHORT.items():
+        path = source.parent / by_name[name].file
+        path.write_text(replaced(path.read_text(), by_name[name].old, guarded))
+    return compile_source(source)
+
+
+def replaced(text: str, old: str, new: str) -> str:
+    if text.count(old) != 1:
+        sys.exit(f"this must stand once, and stands {text.count(old)} times:\n{old}")
+    return text.replace(old, new)
+
+
+def judge_short() -> bool:
+    built, good = compile_switched(), True
+    by_name = {one.name: one for one in MUTATIONS}
+    for fault, name in enumerate(("", *SHORT)):
+        most = by_name[name].schedules_max if name else SHORT_CONTROL_SCHEDULES
+        command = [sys.executable, __file__, "--play", str(built), "--schedules", str(most)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "FAULT": str(fault)})
+        if done.returncode:
+            sys.exit(f"{name}: the player failed\n{done.stderr[-2000:]}")
+        played, seen = json.loads(done.stdout)
+        right = bool(seen) == bool(name)
+        good = good and right
+        verdict = f"found in schedule {played}: {seen}" if seen else f"nothing in {played}"
+        print(f"{'ok  ' if right else 'FAIL'} {name or CONTROL.name}: {verdict}")
+    return good
+
+
 def play_sim(built: Path, what: str, seeds: int) -> None:
     """As `play`, with whole members."""
     load(built)
@@ -262,6 +326,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--short", action="store_true", help="some, all in one copy")
     parser.add_argument("--sim", action="store_true", help="in whole members")
     parser.add_argument("--what", default="", help=argparse.SUPPRESS)
     parser.add_argument("--play", type=Path, help=argparse.SUPPRESS)
@@ -273,6 +338,8 @@ def main() -> None:
         else:
             play(options.play, options.schedules)
         return
+    if options.short:
+        sys.exit(not judge_short())
     chosen = [one for one in (CONTROL, *MUTATIONS) if not options.names or any(word in one.name for word in options.names)]
     if options.list:
         print("\n".join(f"{one.name}: {one.why}" for one in chosen))

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Every check and every test; what was skipped, and why, is printed. Needs scripts/setup.sh to have run.
-# What measures time or starts many processes runs alone; the rest runs on two workers.
+# A file at a time on one of the workers; what starts servers waits more than it computes, so that three share two cores, and runs behind
+# the rest. What measures how much a server can take runs alone.
 set -eu
 cd "$(dirname "$0")/.."
 export PYTHONDONTWRITEBYTECODE=1
@@ -16,6 +17,7 @@ selected=$(($# > 0))
 
 scripts/lint.sh || status=$?
 .venv/bin/python scripts/tools.py build
-round -n 2 --dist loadfile --ignore=tests/process tests "$@"
-round tests/process "$@"
+round -n 3 --dist loadfile --ignore=tests/process tests "$@"
+round -n 3 --dist loadfile --ignore=tests/process/test_load.py --ignore=tests/process/test_overload.py tests/process "$@"
+round tests/process/test_load.py tests/process/test_overload.py "$@"
 exit "$status"

@@ -8,7 +8,17 @@ a test's back: `python scripts/tools.py build` does that, once per version of th
     etcd-dump-logs           etcd's log reader, built from scripts/go/benchmark
     walreader                etcd's log packages as a program, built from scripts/go/walreader
     concurrency              locks and elections as a Go program does them, built from scripts/go/concurrency
+    clients                  what else Go programs do with etcd's client package, built from scripts/go/clients
+    exportfile               files of `dapr scheduler export` by Go's own gob, built from scripts/go/exportfile
+    kubernetes               the tests of Kubernetes' storage layer, built from scripts/go/kubernetes
+    dockercheck              BuildKit's and Docker Compose's readers, built from scripts/go/docker
+    helm, kubestrict         what checks the chart of deploy/, built from scripts/go/helm
+    promtool                 what checks its alert rules, built from scripts/go/promtool
+    dapr-scheduler           the Dapr Scheduler 1.18, built from scripts/go/dapr
+    dapr-sentry              Dapr's certificate authority of the same version, built from there, too
+    daprd, dapr-placement    the sidecar and the placement service of the same version, built from scripts/go/daprd
     schedload                our load generator for the scheduler API, built from bench/schedload
+    etcdload                 our load generator for etcd's API, built from bench/etcdload (C; needs libnghttp2-dev, libssl-dev)
     h2load                   Debian's nghttp2-client
 """
 
@@ -19,13 +29,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "tools"
 BUILD_TIMEOUT_S = 600
+DAPR_BUILD_TIMEOUT_S = 3600  # ten minutes on two idle cores, more if others share them
 DIGEST_LENGTH = 12
+GENERATED = "protos"  # the folder of what scripts/durabletask_protos.py makes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +48,20 @@ class GoProgram:
     name: str
     module: Path
     package: str
+    tags: str = ""
+    """Build tags, separated by commas."""
+    timeout_s: float = BUILD_TIMEOUT_S
+    prepare: Callable[[], str | None] | None = None
+    """What comes before: None, or in one line why it could not be done."""
 
     @property
     def path(self) -> Path:
         """Where this version of the program lies once it is built."""
         digest = hashlib.sha256()
-        for source in sorted([*self.module.glob("go.*"), *self.module.glob("*.go")]):
+        digest.update(self.tags.encode())
+        for source in sorted([*self.module.glob("go.*"), *self.module.rglob("*.go")]):
+            if GENERATED in source.parts:
+                continue
             digest.update(source.name.encode() + b"\0" + source.read_bytes())
         return CACHE / f"{self.name}-{digest.hexdigest()[:DIGEST_LENGTH]}"
 
@@ -52,12 +73,14 @@ class GoProgram:
         path = self.path
         if path.exists():
             return None
+        if self.prepare is not None and (reason := self.prepare()):
+            return reason
         partial = path.with_suffix(".partial")
-        command = ["go", "build", "-trimpath", "-ldflags=-s -w", "-o", str(partial), self.package]
+        command = ["go", "build", "-trimpath", f"-tags={self.tags}", "-ldflags=-s -w", "-o", str(partial), self.package]
         try:
-            answer = subprocess.run(command, cwd=self.module, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False)
+            answer = subprocess.run(command, cwd=self.module, capture_output=True, text=True, timeout=self.timeout_s, check=False)
         except subprocess.TimeoutExpired:
-            return f"not built within {BUILD_TIMEOUT_S} s"
+            return f"not built within {self.timeout_s} s"
         if answer.returncode:
             return (answer.stderr.strip().splitlines() or ["go build failed"])[-1]
         for old in CACHE.glob(f"{self.name}-" + "[0-9a-f]" * DIGEST_LENGTH):
@@ -67,8 +90,61 @@ class GoProgram:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class CProgram:
+    """One program of one directory of C sources."""
+
+    name: str
+    directory: Path
+    libraries: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        digest = hashlib.sha256()
+        for source in sorted(self.directory.glob("*.[ch]")):
+            digest.update(source.name.encode() + b"\0" + source.read_bytes())
+        return CACHE / f"{self.name}-{digest.hexdigest()[:DIGEST_LENGTH]}"
+
+    def found(self) -> Path | None:
+        return self.path if self.path.exists() else None
+
+    def build(self) -> str | None:
+        """As of a Go program."""
+        path = self.path
+        partial = path.with_suffix(".partial")
+        compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+        if compiler is None:
+            return "no C compiler"
+        command = [compiler, "-O2", "-std=gnu11", "-o", str(partial), str(self.directory / f"{self.name}.c")]
+        command += [f"-l{library}" for library in self.libraries]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False)
+        if answer.returncode:
+            errors = [line for line in answer.stderr.splitlines() if "error" in line]
+            return (errors or ["cc failed"])[0]
+        for old in CACHE.glob(f"{self.name}-" + "[0-9a-f]" * DIGEST_LENGTH):
+            old.unlink()
+        partial.rename(path)
+        return None
+
+
 ETCD = ROOT / "scripts" / "go" / "etcd"
-PROGRAMS = {
+DAPR = ROOT / "scripts" / "go" / "dapr"
+DAPRD = ROOT / "scripts" / "go" / "daprd"
+
+
+def durabletask_protos() -> str | None:
+    """Makes what scripts/go/daprd lacks in the repository."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import dapr_sdk
+
+    if reason := dapr_sdk.fetch():
+        return reason
+    command = [str(dapr_sdk.PYTHON), str(ROOT / "scripts" / "durabletask_protos.py"), str(DAPRD / "durabletask")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False)
+    return (done.stderr.strip().splitlines() or ["no workflow messages in Go"])[-1] if done.returncode else None
+
+
+PROGRAMS: dict[str, GoProgram | CProgram] = {
     "etcd-3.7": GoProgram("etcd", ETCD, "go.etcd.io/etcd/server/v3"),
     "etcdctl-3.7": GoProgram("etcdctl", ETCD, "go.etcd.io/etcd/etcdctl/v3"),
     "etcdutl-3.7": GoProgram("etcdutl", ETCD, "go.etcd.io/etcd/etcdutl/v3"),
@@ -76,8 +152,25 @@ PROGRAMS = {
     # not named etcd-...: a newer etcd would take it for its older self
     "dump-logs": GoProgram("dump-logs", ROOT / "scripts" / "go" / "benchmark", "go.etcd.io/etcd/v3/tools/etcd-dump-logs"),
     "concurrency": GoProgram("concurrency", ROOT / "scripts" / "go" / "concurrency", "."),
+    "clients": GoProgram("clients", ROOT / "scripts" / "go" / "clients", "."),
+    "kubernetes": GoProgram("kubernetes", ROOT / "scripts" / "go" / "kubernetes", "."),
+    "dockercheck": GoProgram("dockercheck", ROOT / "scripts" / "go" / "docker", "."),
+    "helm": GoProgram("helm", ROOT / "scripts" / "go" / "helm", "helm.sh/helm/v3/cmd/helm"),
+    "kubestrict": GoProgram("kubestrict", ROOT / "scripts" / "go" / "helm", "."),
+    "promtool": GoProgram(  # of the twenty ways to discover targets only the one that deploy/prometheus has
+        "promtool",
+        ROOT / "scripts" / "go" / "promtool",
+        "github.com/prometheus/prometheus/cmd/promtool",
+        tags="remove_all_sd,enable_kubernetes_sd",
+    ),
+    "dapr-scheduler": GoProgram("dapr-scheduler", DAPR, "github.com/dapr/dapr/cmd/scheduler", timeout_s=DAPR_BUILD_TIMEOUT_S),
+    "dapr-sentry": GoProgram("dapr-sentry", DAPR, "github.com/dapr/dapr/cmd/sentry", timeout_s=DAPR_BUILD_TIMEOUT_S),
+    "daprd": GoProgram("daprd", DAPRD, ".", timeout_s=DAPR_BUILD_TIMEOUT_S, prepare=durabletask_protos),
+    "dapr-placement": GoProgram("dapr-placement", DAPRD, "github.com/dapr/dapr/cmd/placement", timeout_s=DAPR_BUILD_TIMEOUT_S),
+    "exportfile": GoProgram("exportfile", ROOT / "scripts" / "go" / "exportfile", "."),
     "walreader": GoProgram("walreader", ROOT / "scripts" / "go" / "walreader", "."),
     "schedload": GoProgram("schedload", ROOT / "bench" / "schedload", "."),
+    "etcdload": CProgram("etcdload", ROOT / "bench" / "etcdload", ("nghttp2", "ssl", "crypto")),
 }
 
 
@@ -124,8 +217,64 @@ def concurrency() -> Path | None:
     return PROGRAMS["concurrency"].found()
 
 
+def clients() -> Path | None:
+    return PROGRAMS["clients"].found()
+
+
+def exportfile() -> Path | None:
+    return PROGRAMS["exportfile"].found()
+
+
+def kubernetes() -> Path | None:
+    return PROGRAMS["kubernetes"].found()
+
+
+def dockercheck() -> Path | None:
+    return PROGRAMS["dockercheck"].found()
+
+
+def helm() -> Path | None:
+    return PROGRAMS["helm"].found()
+
+
+def kubestrict() -> Path | None:
+    return PROGRAMS["kubestrict"].found()
+
+
+def promtool() -> Path | None:
+    return PROGRAMS["promtool"].found()
+
+
+def dapr_scheduler() -> Path | None:
+    """The executable that RAFTSCHED_DAPR_SCHEDULER names, or the one that was built."""
+    named = os.environ.get("RAFTSCHED_DAPR_SCHEDULER")
+    return Path(named) if named else PROGRAMS["dapr-scheduler"].found()
+
+
+def dapr_sentry() -> Path | None:
+    """The executable that RAFTSCHED_SENTRY names, or the one that was built."""
+    named = os.environ.get("RAFTSCHED_SENTRY")
+    return Path(named) if named else PROGRAMS["dapr-sentry"].found()
+
+
+def daprd() -> Path | None:
+    """The executable that RAFTSCHED_DAPRD names, or the one that was built."""
+    named = os.environ.get("RAFTSCHED_DAPRD")
+    return Path(named) if named else PROGRAMS["daprd"].found()
+
+
+def dapr_placement() -> Path | None:
+    """The executable that RAFTSCHED_DAPR_PLACEMENT names, or the one that was built."""
+    named = os.environ.get("RAFTSCHED_DAPR_PLACEMENT")
+    return Path(named) if named else PROGRAMS["dapr-placement"].found()
+
+
 def schedload() -> Path | None:
     return PROGRAMS["schedload"].found()
+
+
+def etcdload() -> Path | None:
+    return PROGRAMS["etcdload"].found()
 
 
 def h2load() -> Path | None:
@@ -133,14 +282,22 @@ def h2load() -> Path | None:
     return Path(found) if found else None
 
 
-def build() -> None:
-    """Builds what is not there yet; says in one line each what could not be built, and goes on without it."""
-    missing = {name: program for name, program in PROGRAMS.items() if program.found() is None}
+LARGE = ("kubernetes", "helm", "kubestrict", "promtool", "dapr-scheduler", "dapr-sentry", "daprd", "dapr-placement")
+"""Minutes of compiling each: for `make clients`, `make deploy` and `make interop` alone."""
+
+
+def build(*names: str) -> None:
+    """Builds what is not there yet, of `names` or of all but the large ones; says in one line each what could not be built, and goes on
+    without it."""
+    wanted = names or [name for name in PROGRAMS if name not in LARGE]
+    missing = {name: PROGRAMS[name] for name in wanted if PROGRAMS[name].found() is None}
     if not missing:
         return
     if shutil.which("go") is None:
-        print(f"tools: Go is not here, so without {', '.join(missing)}: what needs them is skipped by name")
-        return
+        without = [name for name, program in missing.items() if isinstance(program, GoProgram)]
+        missing = {name: program for name, program in missing.items() if name not in without}
+        if without:
+            print(f"tools: Go is not here, so without {', '.join(without)}: what needs them is skipped by name")
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -152,11 +309,26 @@ def build() -> None:
 
 def show() -> None:
     found = {"etcd": etcd(), "etcdctl": etcdctl(), "etcdutl": etcdutl(), "etcd 3.5": etcd("3.5")}
-    found |= {"benchmark": benchmark(), "schedload": schedload(), "h2load": h2load()}
-    found |= {"dump-logs": dump_logs(), "walreader": walreader(), "concurrency": concurrency()}
+    found |= {"benchmark": benchmark(), "schedload": schedload(), "etcdload": etcdload(), "h2load": h2load()}
+    found |= {
+        "dump-logs": dump_logs(),
+        "walreader": walreader(),
+        "concurrency": concurrency(),
+        "clients": clients(),
+        "exportfile": exportfile(),
+        "kubernetes": kubernetes(),
+        "dockercheck": dockercheck(),
+        "helm": helm(),
+        "kubestrict": kubestrict(),
+        "promtool": promtool(),
+        "dapr-scheduler": dapr_scheduler(),
+        "dapr-sentry": dapr_sentry(),
+        "daprd": daprd(),
+        "dapr-placement": dapr_placement(),
+    }
     for name, path in found.items():
-        print(f"{name:12} {path or 'not here'}")
+        print(f"{name:14} {path or 'not here'}")
 
 
 if __name__ == "__main__":
-    build() if sys.argv[1:] == ["build"] else show()
+    build(*(PROGRAMS if "all" in sys.argv else sys.argv[2:])) if sys.argv[1:2] == ["build"] else show()

@@ -15,14 +15,18 @@ from raftsched.testing.lone_node import EtcdDoor
 ROOT = Path(__file__).parents[2]
 
 
-def load_tools() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tools", ROOT / "scripts" / "tools.py")
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["tools"] = module  # its dataclasses look themselves up
+    sys.modules[name] = module  # its dataclasses look themselves up
     spec.loader.exec_module(module)
     return module
+
+
+def load_tools() -> ModuleType:
+    return load_script("tools")
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +84,15 @@ def concurrency_program() -> Path:
     path = load_tools().concurrency()
     if path is None:
         pytest.skip("no Go program `concurrency` here: not built by `make tools`")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def clients_program() -> Path:
+    """Our Go program that uses the rest of etcd's client package."""
+    path = load_tools().clients()
+    if path is None:
+        pytest.skip("no Go program `clients` here: not built by `make tools`")
     return Path(path)
 
 

@@ -2,14 +2,38 @@
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from raftsched.testing.door_cluster import one_door
 from raftsched.testing.lone_node import EtcdDoor
 
 Etcdctl = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = "--user=root:pw"
+
+
+@pytest.fixture(params=[("one", "3.5"), ("one", "3.7"), ("follower", "3.7")], ids="-".join)
+def setting(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A member alone or one of three that does not lead, and the version of etcdctl."""
+    kind, version = request.param
+    return kind, version
+
+
+@pytest.fixture
+def door(setting: tuple[str, str], tmp_path: Path) -> Iterator[EtcdDoor]:
+    with one_door(setting[0], tmp_path, bcrypt_cost=4) as opened:
+        yield opened
+
+
+@pytest.fixture
+def etcdctl_path(setting: tuple[str, str], tools: ModuleType) -> Path:
+    path = tools.etcdctl(setting[1])
+    if path is None:
+        pytest.skip(f"no etcdctl {setting[1]} here")
+    return Path(path)
 
 
 @pytest.fixture
@@ -96,7 +120,7 @@ def test_leases_and_the_cluster(secured: EtcdDoor, etcdctl: Etcdctl) -> None:
     assert "permission denied" in refusal(etcdctl, secured, ann, "lease", "revoke", lease)
     assert "permission denied" in refusal(etcdctl, secured, ann, "lease", "timetolive", lease, "--keys")
     assert etcdctl(secured.address, ROOT, "lease", "revoke", lease).stdout == f"lease {lease} revoked\n"
-    assert "lone" in etcdctl(secured.address, ann, "member", "list").stdout
+    assert "m0" in etcdctl(secured.address, ann, "member", "list").stdout
     assert "user name is empty" in refusal(etcdctl, secured, "member", "list")
     status = json.loads(etcdctl(secured.address, ann, "endpoint", "status", "-w", "json").stdout)
     assert status[0]["Status"]["version"] == "3.7.1"

