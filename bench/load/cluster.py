@@ -5,8 +5,6 @@ process would have on a machine of its own it does not have here, on neither sid
 """
 
 import os
-import re
-import subprocess
 import sys
 import threading
 import time
@@ -17,9 +15,10 @@ from typing import Any
 
 import grpc
 
-from bench.load import h2load
-from bench.load.jobs import number
-from bench.load.store import KV, PUT, RANGE, go_benchmark, revision
+from bench.load import gobench, h2load, schedload
+from bench.load.jobs import Goals, three_servers
+from bench.load.schedload import Load
+from bench.load.store import KV, PUT, RANGE, revision
 from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
 from raftsched.testing.cluster import Cluster, Member
 from raftsched.testing.rebalancing import Rebalancing, quantile
@@ -75,7 +74,7 @@ def by_go(*arguments: str) -> Callable[[Cluster], h2load.Run]:
     """etcd's own generator over all endpoints."""
 
     def drive(cluster: Cluster) -> h2load.Run:
-        return go_benchmark(",http://".join(one.client_address for one in cluster.members), *arguments)
+        return gobench.drive(",http://".join(one.client_address for one in cluster.members), *arguments)
 
     return drive
 
@@ -137,26 +136,8 @@ def failover_rows(theirs: Cluster, ours: Cluster, kills: int) -> Iterator[Answer
     yield "three members: without writes after kill -9 of the leader", "p50 < 750 ms", told, p50["ours"] < 750
 
 
-def schedload(cluster: Cluster, command: str, *arguments: str) -> dict[str, float]:
-    """Runs one command of schedload over all members; its figures."""
-    words = [str(tools.schedload()), command, *(word for one in cluster.members for word in ("-addr", one.scheduler_address)), *arguments]
-    quiet = {"GOGC": "800", **os.environ}
-    answer = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False, env=quiet)
-    if answer.returncode:
-        raise RuntimeError(f"schedload {command} failed: {answer.stdout.strip()} {answer.stderr.strip()}\n{cluster.logs()}")
-    print(answer.stdout.strip(), file=sys.stderr)
-    found = ((key, number(value)) for key, value in re.findall(r"(\w+)=(\S+)", answer.stdout))
-    return {key: value for key, value in found if value is not None}
-
-
-def steady_rows(ours: Cluster, scale: int) -> Iterator[Answer]:
-    figures = schedload(ours, "schedule", "-n", str(40_000 // scale), "-c", "64")
-    rate = figures["qps"]
-    yield "three members: ScheduleJob durable, 64 callers", ">= 9 000/s (Dapr: 2 800-3 100)", f"{rate:,.0f}/s", rate >= 9_000
-    figures = schedload(ours, "sustained", "-n", str(20_000 // scale), "-d", "15s")
-    told = f"missed {figures['missed']:.0f}, p50 {figures['late_p50_ms']:.2f} ms, p99 {figures['late_p99_ms']:.2f} ms"
-    met = figures["missed"] == 0 and figures["late_p50_ms"] < 2 and figures["late_p99_ms"] < 20
-    yield "three members: 20 000 jobs @every 1s", "none missed, p50 < 2 ms, p99 < 20 ms (Dapr holds 4 000)", told, met
+def load_over(cluster: Cluster) -> Load:
+    return Load([one.scheduler_address for one in cluster.members])
 
 
 def orphan_rows(ours: Cluster, kills: int) -> Iterator[Answer]:
@@ -182,7 +163,7 @@ def one_orphaning(ours: Cluster, victim: Member) -> tuple[float, float, float]:
     """Lateness in seconds of the dead member's jobs and of the others', and how many ticks were lost."""
     assert victim.process is not None
     words = ["-n", str(FAILOVER_JOBS), "-d", "3s", "-after", f"{FAILOVER_AFTER_S}s"]
-    figures = schedload(ours, "failover", "-victim", victim.scheduler_address, "-kill-pid", str(victim.process.pid), *words)
+    figures = load_over(ours).run("failover", "-victim", victim.scheduler_address, "-kill-pid", str(victim.process.pid), *words)
     victim.process.wait()
     victim.process = None
     victim.start()
@@ -274,11 +255,11 @@ def rows(folder: Path, quick: bool) -> Iterable[Answer]:
     with Cluster(folder / "theirs", etcd=etcd) as theirs, Cluster(folder / "ours") as ours:
         yield from store_rows(theirs, ours, scale)
         yield from failover_rows(theirs, ours, KILLS // scale)
-    if tools.schedload() is None:
+    if not schedload.available():
         yield "three members: scheduler under load", "", "missing: go (bench/schedload)", None
     else:
         with Cluster(folder / "jobs") as ours:
-            yield from steady_rows(ours, scale)
+            yield from three_servers(load_over(ours), scale, Goals(title="three members: "))
             yield from orphan_rows(ours, FAILOVER_KILLS // scale)
     with Cluster(folder / "moves") as ours:
         yield from rebalancing_rows(ours, 1 if quick else REBALANCE_ROUNDS)

@@ -1,8 +1,10 @@
 """A real etcd as the partner of a comparison, started in the same run with fsync on."""
 
 import os
+import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -34,6 +36,10 @@ class ReferenceEtcd:
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
+    def add_flags(self, flags: Sequence[str]) -> None:
+        """Of two that are the same the last one counts; keep http at `address`, which is asked whether it is ready."""
+        self._command += flags
+
     def __enter__(self) -> Self:
         self._directory.mkdir(parents=True, exist_ok=True)
         with (self._directory / "etcd.log").open("ab") as log:
@@ -54,6 +60,12 @@ class ReferenceEtcd:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+    def stop(self) -> None:
+        """In order; it can be entered again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(60)
 
     @property
     def pid(self) -> int:

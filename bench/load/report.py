@@ -3,7 +3,7 @@
     python -m bench.load.report [--only NAME,…] [--quick] [--json FILE]
 
 The partner of a comparison runs in the same minutes on the same machine, in turns (A B A B …); what counts is the ratio of
-the medians. A row whose tool is missing says so and is not a pass.
+the medians. A row whose tool is missing says so and is not a pass. The last lines name the rows that missed their target.
 """
 
 import argparse
@@ -18,8 +18,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.load import cluster, jobs, store, wheel
+from bench.load import cluster, guarded, jobs, many, speed, store, wheel
 
+FOR_INFORMATION = "(for information)"
+"""In the name or the target of a row that is not judged."""
 DEFAULT_JSON = Path("build/bench/report.json")
 
 
@@ -32,11 +34,21 @@ class Row:
     measured: str
     met: bool | None
 
+    @property
+    def verdict(self) -> str:
+        if FOR_INFORMATION in self.what + self.target:
+            return ""
+        return {True: "yes", False: "NO", None: "not measured"}[self.met]
+
 
 SECTIONS: dict[str, Callable[[Path, bool], Iterable[tuple[str, str, str, bool | None]]]] = {
     "store": store.rows,
+    "speed": speed.rows,
+    "tls": speed.tls_rows,
     "wheel": wheel.rows,
     "jobs": jobs.rows,
+    "guarded": guarded.rows,
+    "many": many.rows,
     "cluster": cluster.rows,
 }
 
@@ -72,8 +84,17 @@ class HostShare:
 def show(rows: list[Row]) -> None:
     table = Table("what", "target", "measured", "met")
     for row in rows:
-        table.add_row(row.what, row.target, row.measured, {True: "yes", False: "NO", None: "not measured"}[row.met])
+        table.add_row(row.what, row.target, row.measured, row.verdict)
     Console(width=160).print(table)
+
+
+def misses(rows: list[Row]) -> list[str]:
+    """Lines for the end: what has no `yes`."""
+    judged = [row for row in rows if row.verdict != ""]
+    lines = [f"{sum(row.verdict == 'yes' for row in judged)} of {len(judged)} targets met"]
+    for verdict, title in (("NO", "missed"), ("not measured", "not measured")):
+        lines += [f"{title}: {row.what}: {row.measured}; asked: {row.target}" for row in judged if row.verdict == verdict]
+    return lines
 
 
 def main() -> int:
@@ -86,6 +107,7 @@ def main() -> int:
     show(rows)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    print("\n".join(misses(rows)))
     return 0
 
 

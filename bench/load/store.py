@@ -1,7 +1,5 @@
 """The store's rows: puts, reads and transactions against a real etcd, by h2load and by etcd's own Go generator."""
 
-import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -9,7 +7,7 @@ from statistics import median
 
 import grpc
 
-from bench.load import h2load
+from bench.load import gobench, h2load
 from bench.load.process import rss_anon_bytes, thread_cpu_ns
 from bench.load.reference import ReferenceEtcd
 from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
@@ -61,18 +59,6 @@ def compared(
     yield what, wanted, told, ratio >= target and (not tail or p99[ours] <= p99[theirs])
 
 
-def go_benchmark(address: str, *arguments: str) -> h2load.Run:
-    """etcd's own generator: `Requests/sec` and percentiles from its summary."""
-    command = [str(tools.benchmark()), f"--endpoints=http://{address}", "--conns=10", "--clients=100", *arguments]
-    text = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
-    p99 = re.search(r"99% in ([\d.]+) secs", text)
-    p50 = re.search(r"50% in ([\d.]+) secs", text)
-    if rate is None or p99 is None or p50 is None:
-        raise RuntimeError(f"benchmark said something else:\n{text}")
-    return h2load.Run(float(rate[1]), float(p50[1]) * 1000, float(p99[1]) * 1000, 0, 0)
-
-
 def loop_cost(server: ServerProcess, requests: int) -> Iterator[Answer]:
     assert server.process is not None
     before = thread_cpu_ns(server.process.pid)
@@ -104,11 +90,11 @@ def rows(folder: Path, quick: bool) -> Iterable[Answer]:
         else:
             put = ["put", "--key-size=8", "--sequential-keys", "--val-size=256", f"--total={50_000 // scale}"]
             yield from compared(
-                "put 256 B, 10 x 100, etcd's Go benchmark", 2.0, theirs, ours, lambda address: go_benchmark(address, *put), tail=True
+                "put 256 B, 10 x 100, etcd's Go benchmark", 2.0, theirs, ours, lambda address: gobench.drive(address, *put), tail=True
             )
             read = ["range", "bench-01", "--consistency=l", f"--total={100_000 // scale}"]
             yield from compared(
-                "range of one key, etcd's Go benchmark (for information)", 2.0, theirs, ours, lambda address: go_benchmark(address, *read)
+                "range of one key, etcd's Go benchmark (for information)", 2.0, theirs, ours, lambda address: gobench.drive(address, *read)
             )
         yield from loop_cost(server, 100_000 // scale)
     with ServerProcess(folder / "empty") as server:
