@@ -1,5 +1,5 @@
 # Two commands: `make run` and `make test`. Both set up what is missing first; see scripts/setup.sh.
-.PHONY: help run cluster test lint sim differential chaos kills bench bench-rooms wheel proto tools mutations lower-bounds pythons setup clean
+.PHONY: help run cluster test lint sim differential chaos kills clients deploy interop load bench bench-rooms wheel proto tools mutations lower-bounds pythons setup clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -27,14 +27,31 @@ tools: setup ## the real etcd 3.7, its tools and the load generators (needs Go)
 sim: setup ## whole members in virtual time, fresh seeds: make sim SECONDS=600
 	@.venv/bin/python -m raftsched.testing.sim --seconds $(or $(SECONDS),60) $(ARGS)
 
-differential: tools ## a longer comparison with a real etcd; make differential SEEDS=50 STEPS=5000
-	@RAFTSCHED_DIFFERENTIAL_SEEDS=$(or $(SEEDS),20) RAFTSCHED_DIFFERENTIAL_STEPS=$(or $(STEPS),3000) .venv/bin/python -m pytest -q tests/interop/test_differential.py
+differential: tools ## a longer comparison with a real etcd; make differential OPERATIONS=5000000 SEED=7
+	@RAFTSCHED_DIFFERENTIAL_PROCESS=1 RAFTSCHED_DIFFERENTIAL_OPERATIONS=$(or $(OPERATIONS),1000000) RAFTSCHED_DIFFERENTIAL_SEED=$(or $(SEED),100) .venv/bin/python -m pytest -q --timeout=0 tests/interop/test_differential.py tests/interop/test_auth_differential.py $(ARGS)
 
 chaos: setup ## kills, partitions and pauses of three members under the load of both APIs, then every checker; make chaos SECONDS=60
-	@.venv/bin/python -m raftsched.testing.chaos --seconds=$(or $(SECONDS),600) $(ARGS)
+	@.venv/bin/python -m raftsched.testing.chaos --manager=scripts/cluster.py --seconds=$(or $(SECONDS),600) $(ARGS)
 
 kills: setup ## kill -9 of the leader a hundred times and of all members twenty times under load, then every checker
 	@.venv/bin/python -m raftsched.testing.chaos --leader-kills=100 --all-kills=20 --json=build/kills.json $(ARGS)
+
+clients: setup ## clients and tools of others against us: Kubernetes' storage tests, the Dapr Scheduler, Python, Node, Java, Patroni, Go, etcdctl with its checks (needs Go, npm, Maven)
+	@.venv/bin/python scripts/tools.py build
+	@.venv/bin/python scripts/tools.py build kubernetes dapr-scheduler dapr-sentry
+	@RAFTSCHED_CLIENTS=all .venv/bin/python -m pytest -q -rs tests/interop/test_kubernetes_storage.py tests/interop/test_real_dapr_*.py tests/interop/test_real_sentry.py tests/interop/test_foreign_clients.py tests/interop/test_go_clients.py tests/interop/test_etcdctl_commands.py $(ARGS)
+
+deploy: setup ## all checks of deploy/ with helm and promtool, which are built first: minutes, once (needs Go)
+	@.venv/bin/python scripts/tools.py build dockercheck helm kubestrict promtool
+	@.venv/bin/python -m pytest -q -rs tests/deploy $(ARGS)
+
+interop: setup ## real Dapr sidecars and SDKs against one replica and three, with and without mTLS; builds daprd, placement and sentry (needs Go)
+	@.venv/bin/python scripts/tools.py build daprd dapr-placement dapr-sentry
+	@.venv/bin/python scripts/dapr_sdk.py
+	@RAFTSCHED_SIDECARS=all .venv/bin/python -m pytest -q -rs tests/interop/test_sidecars.py tests/interop/test_sidecar_sdks.py tests/interop/test_sidecar_changes.py tests/interop/test_real_sentry.py $(ARGS)
+
+load: tools ## the loads of tests/process/test_load.py at full size, with their figures: ten minutes of a machine that does nothing else
+	@RAFTSCHED_LOAD=full .venv/bin/python -m pytest -q -s tests/process/test_load.py $(ARGS)
 
 mutations: setup ## known faults put into copies of the Raft kernel: the simulation must find each; make mutations ARGS="ack vote"
 	@.venv/bin/python scripts/mutate_kernel.py $(ARGS)
