@@ -1,8 +1,10 @@
 """What holds in every process of a run, and what is told at its end."""
 
 import signal
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("raftsched", deadline=None)  # a busy machine is no counter-example
@@ -10,6 +12,17 @@ settings.load_profile("raftsched")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background: what the tests start would not hear Ctrl-C either
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Decided by a seed alone, not by a clock. What loses data under a kill is marked in its own file.
+WITHOUT_CLOCK = ("fuzz", "property", "sim")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).parts[0] in WITHOUT_CLOCK:
+            item.add_marker(pytest.mark.once)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

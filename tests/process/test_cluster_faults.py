@@ -18,7 +18,7 @@ from raftsched.testing.managed import ManagedCluster
 from raftsched.testing.nemesis import Nemesis
 from raftsched.testing.slow_disk import SlowDisk, why_not
 
-pytestmark = [pytest.mark.process, pytest.mark.slow]
+pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.once]
 LEADER_KILLS = 4
 FULL_PUTS = 40  # of 1 MB: more than the log has taken ahead, with its reserve
 TAKEN_OVER_S = 6.0  # between two ticks of one job, on a busy machine; a tick a second, and about two until others have the job

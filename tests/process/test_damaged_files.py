@@ -16,7 +16,7 @@ from serving import Clients, ends
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.testing.process import ServerProcess
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.once]
 PAIRS = {b"key/%03d" % number: b"value %d " % number * 20 for number in range(300)}
 
 

@@ -93,6 +93,7 @@ def check(server: ServerProcess, keys: dict[bytes, bytes], jobs: set[str]) -> No
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.once
 def test_nothing_acknowledged_is_lost_over_fifty_kills(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "server")
     keys: dict[bytes, bytes] = {}

@@ -15,7 +15,7 @@ from serving import FAILED, SUCCESS, Clients, Worker, composed, constant, instan
 
 from raftsched.testing.process import ServerProcess
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.once]
 KILLS = 15
 INTERVAL_NS = 200_000_000
 

@@ -100,11 +100,13 @@ def rounds(directory: Path, seed: int, count: int) -> int:
 
 
 @pytest.mark.process
+@pytest.mark.once
 def test_killed_at_any_moment_and_opened_again(tmp_path: Path) -> None:
     assert rounds(tmp_path, random.randrange(1 << 30), 12) > 500
 
 
 @pytest.mark.process
 @pytest.mark.slow
+@pytest.mark.once
 def test_killed_a_hundred_times(tmp_path: Path) -> None:
     assert sum(rounds(tmp_path / str(number), random.randrange(1 << 30), 25) for number in range(4)) > 5_000
