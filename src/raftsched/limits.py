@@ -180,6 +180,7 @@ JOB_SCAN_PAGE_JOBS: Final = 500  # of each such read, at most
 JOB_SEARCHES_MAX: Final = 64  # SearchJobs streams at a time; beyond: RESOURCE_EXHAUSTED
 EXPLAINED_FIRES_DEFAULT: Final = 10  # of raftsched.v1.Jobs/ExplainSchedule
 EXPLAINED_FIRES_MAX: Final = 1_000  # the same; beyond: INVALID_ARGUMENT
+EXPLAINED_PASSED_MAX: Final = 1_000  # missed ticks of a calendar that are passed over and counted; beyond: so many are told
 EXPLAINED_BYTES_MAX: Final = 4_096  # of each text that is to be explained; beyond: INVALID_ARGUMENT
 HOLD_REASON_BYTES_MAX: Final = 1_024  # of a pause or a freeze; beyond: INVALID_ARGUMENT
 HOLD_BY_BYTES_MAX: Final = 256  # who; beyond: the same

@@ -10,8 +10,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 from test_scheduler_api import Site, actor_target, job_target, pb, refused, schedule
 
 from raftsched.errors import GrpcCode, StatusError
-from raftsched.limits import JOB_SEARCHES_MAX
-from raftsched.pb.v1 import jobs_pb2, jobs_pb2_grpc
+from raftsched.limits import EXPLAINED_PASSED_MAX, JOB_SEARCHES_MAX
+from raftsched.pb.v1 import jobs_pb2, jobs_pb2_grpc, state_pb2
 from raftsched.rpc.jobs import listing
 from raftsched.rpc.jobs.api import JobsApi
 from raftsched.rpc.jobs.search import Searches
@@ -297,3 +297,37 @@ async def test_schedules_are_explained(site: JobsSite) -> None:
         request = jobs_pb2.ExplainScheduleRequest(schedule="@hourly")
         request.now.FromJsonString(instant)
         assert len((await site.jobs.ExplainSchedule(request)).fires) in (0, 10)
+
+
+async def test_an_outage_is_explained(site: JobsSite) -> None:
+    request = jobs_pb2.ExplainScheduleRequest(schedule="@every 1h", count=4)
+    request.last_run.FromJsonString("2026-11-20T18:00:00Z")
+    request.now.FromJsonString("2026-11-24T06:30:00Z")
+    answer = await site.jobs.ExplainSchedule(request)
+    assert ([fire.local[:13] for fire in answer.fires[:1]], answer.missed, answer.passed_over) == (["2026-11-20T19"], 4, 0)
+    request.misfire.max = 2
+    answer = await site.jobs.ExplainSchedule(request)
+    assert [fire.local[8:13] for fire in answer.fires] == ["24T05", "24T06", "24T07", "24T08"]
+    assert (answer.missed, answer.passed_over, answer.ends) == (2, 82, False)
+    request.schedule = "*/10 * * * * *"
+    assert (await site.jobs.ExplainSchedule(request)).passed_over == EXPLAINED_PASSED_MAX
+    request.ClearField("schedule")
+    request.due_time = "10m"
+    request.misfire.window.seconds = 3_600
+    answer = await site.jobs.ExplainSchedule(request)
+    assert (list(answer.fires), answer.ends, answer.passed_over) == ([], True, 1)
+
+
+async def test_outages_that_cannot_be_explained(site: JobsSite) -> None:
+    later = jobs_pb2.ExplainScheduleRequest(schedule="@hourly")
+    later.now.FromJsonString("2026-01-01T00:00:00Z")
+    later.last_run.FromJsonString("2026-01-01T00:00:01Z")
+    nowhere = jobs_pb2.ExplainScheduleRequest(schedule="@hourly")
+    nowhere.last_run.seconds = 2**62
+    many = jobs_pb2.ExplainScheduleRequest(schedule="@hourly", misfire=state_pb2.Misfire(max=101))
+    for request, text in (
+        (later, "last_run is after now"),
+        (nowhere, "last_run is no instant of the years 1 to 9999"),
+        (many, "at most 100 missed ticks can be wanted, or all"),
+    ):
+        assert await refused(site.jobs.ExplainSchedule(request)) == (grpc.StatusCode.INVALID_ARGUMENT, text)

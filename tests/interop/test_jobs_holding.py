@@ -101,6 +101,45 @@ async def test_what_was_missed_is_skipped_or_run(site: JobsSite, missed: Any) ->
     assert (shown.count, shown.next_run.seconds - first) == (0, 10 * 3600)
 
 
+async def test_what_was_missed_goes_by_each_jobs_policy(site: JobsSite) -> None:
+    for short in ("with", "without"):
+        await site.stub.ScheduleJob(schedule(short, schedule="@every 1h", due_time="1s"))
+    wanted = state_pb2.Misfire(max=3)
+    await site.jobs.ConfigureJobs(jobs_pb2.ConfigureJobsRequest(jobs=selector("with"), misfire=wanted))
+    await pause(site, selector(app_id="app"))
+    first = (await get(site, name("with"))).next_run.seconds
+    site.service._wall_ns = lambda wall=site.service._wall_ns: wall() + 10 * 3600 * 10**9  # type: ignore[misc]
+    assert await resume(site, selector(app_id="app"), jobs_pb2.MISSED_TICKS_POLICY) == (2, 0)
+    assert COUNTERS + b"app||ns||app||with" not in site.kv.etcd.keys, "the engine looks at the policy before each run"
+    assert (await get(site, name("without"))).next_run.seconds - first in (10 * 3600 - 1, 10 * 3600, 10 * 3600 + 1)
+
+
+async def test_a_namespace_thaws_by_each_jobs_policy(site: JobsSite) -> None:
+    for short in ("with", "without"):
+        await site.stub.ScheduleJob(schedule(short, schedule="@every 1h", due_time="1s"))
+    await site.jobs.ConfigureJobs(jobs_pb2.ConfigureJobsRequest(jobs=selector("with"), misfire=state_pb2.Misfire(max=1)))
+    await site.jobs.FreezeNamespace(jobs_pb2.FreezeNamespaceRequest(namespace="ns"))
+    site.service._wall_ns = lambda wall=site.service._wall_ns: wall() + 10 * 3600 * 10**9  # type: ignore[misc]
+    request = jobs_pb2.UnfreezeNamespaceRequest(namespace="ns", missed=jobs_pb2.MISSED_TICKS_POLICY)
+    summary = await site.jobs.UnfreezeNamespace(request)
+    assert (summary.changed, summary.unchanged) == (1, 1)
+    assert [key for key in Site.keys(site) if key.startswith(COUNTERS)] == [COUNTERS + b"app||ns||app||without"]
+
+
+async def test_ways_to_treat_missed_ticks_that_are_not_known_are_refused(site: JobsSite) -> None:
+    await site.stub.ScheduleJob(schedule())
+    await pause(site, selector("a"))
+    unknown: Any = 7
+    text = "missed is none of the ways to treat missed ticks: 7"
+    assert await refused(site.jobs.ResumeJobs(jobs_pb2.ResumeJobsRequest(jobs=selector("a"), missed=unknown))) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        text,
+    )
+    request = jobs_pb2.UnfreezeNamespaceRequest(namespace="ns", missed=unknown)
+    assert await refused(site.jobs.UnfreezeNamespace(request)) == (grpc.StatusCode.INVALID_ARGUMENT, text)
+    assert (await get(site, name())).state == jobs_pb2.JOB_STATE_PAUSED
+
+
 async def test_a_namespace_is_frozen_and_thawed(site: JobsSite) -> None:
     await site.stub.ScheduleJob(schedule(schedule="@every 1h", due_time="1s"))
     await site.stub.ScheduleJob(schedule("paused", schedule="@every 1h", due_time="1s"))

@@ -101,6 +101,10 @@ def test_the_console_explains(running: ServerProcess) -> None:
     assert ok(running, "explain", "-d", "10s").splitlines()[-1] == "no run after these"
     found = json.loads(ok(running, "explain", "@every 1h", "--next=1", "--json"))
     assert (len(found["fires"]), found["zone"], found["ends"]) == (1, "UTC", False)
+    lines = ok(running, "explain", "@every 1h", "--last-run=2026-01-01T00:00:00Z", "--misfire=latest", "--next=2").splitlines()
+    assert ["missed, run at once" in line for line in lines[1:]] == [True, False, False]
+    assert lines[3].startswith("passed over: ")
+    assert job_command(running, "explain", "@every 1h", "--misfire=nonsense")[0] == 2
     code, out, err = job_command(running, "explain", "0 0 99 * * *")
     assert (code, err) == (1, "")
     assert out.splitlines()[0] == "refused: end of range (99) above maximum (23): 99"
@@ -155,6 +159,8 @@ def test_the_console_pauses_and_resumes(running: ServerProcess, calls: Clients) 
         counter = calls.counter("two", app="held")
         assert counter is not None
         assert instant_ns(counter.last_trigger) / 1e9 > resumed_s - 1.1
+        assert ok(running, "resume", "one", "--missed=policy", *words) == "resumed 1\n"
+        wait_for(lambda: "one" in worker.deliveries[count:], 10, "the other job does not go on")
     calls.delete_under(JOBS + composed("", "held"))  # as etcdctl would
     wait_for(lambda: not calls.under(b"raftsched/jobs/"), 10, "the state stays without its job")
     for bad in (("pause",), ("pause", "x", "--all"), ("pause", "--match="), ("resume", "x", "--type=job")):

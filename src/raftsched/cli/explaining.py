@@ -1,16 +1,21 @@
 """`raftsched job explain`: what a schedule would do, or where it is wrong, asked of a running scheduler."""
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 from google.protobuf import json_format
 
 from raftsched.cli import render
+from raftsched.cli.configuring import HELP, misfire_of
 from raftsched.cli.finding import AsJson, instant, jobs
 from raftsched.cli.job import ADDRESS, TIMEOUT_S, Address, As, Output, Timeout
+from raftsched.limits import EXPLAINED_PASSED_MAX
 from raftsched.pb.v1 import jobs_pb2
 
 REFUSED = 1
+INSTANTS = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
+MISSED = "missed, run at once"
 
 
 def explain(
@@ -19,6 +24,13 @@ def explain(
     due_time: Annotated[str | None, typer.Option("--due-time", "-d", help="When it fires first.")] = None,
     repeats: Annotated[int | None, typer.Option("--repeats", "-r", min=0, max=2**32 - 1, help="How often it fires.")] = None,
     ttl: Annotated[str | None, typer.Option("--ttl", help="When it ends.")] = None,
+    misfire: Annotated[str | None, typer.Option("--misfire", help=HELP, metavar="POLICY")] = None,
+    last_run: Annotated[
+        datetime | None,
+        typer.Option(
+            "--last-run", formats=INSTANTS, help="Nobody ran the job since then (UTC, or with an offset); the rest counts from there."
+        ),
+    ] = None,
     count: Annotated[int, typer.Option("--next", "-c", min=1, max=1000, help="How many fires to show.")] = 10,
     address: Address = ADDRESS,
     output: As = Output.TABLE,
@@ -29,8 +41,13 @@ def explain(
 
     \b
     raftsched job explain 'CRON_TZ=Europe/Rome 0 30 2 * * *' --next 5
+    raftsched job explain '@every 10m' --last-run 2026-11-20T18:00:00Z --misfire latest
     """
     request = jobs_pb2.ExplainScheduleRequest(schedule=schedule, due_time=due_time, ttl=ttl, repeats=repeats, count=count)
+    if misfire is not None:
+        request.misfire.CopyFrom(misfire_of(misfire))
+    if last_run is not None:
+        request.last_run.FromDatetime(last_run)
     with jobs(address) as stub:
         answer = stub.ExplainSchedule(request, timeout=timeout)
     if as_json or output is Output.JSON:
@@ -56,7 +73,11 @@ def _print_refusal(given: object, refusal: jobs_pb2.Refusal) -> None:
 
 def _print_fires(answer: jobs_pb2.ExplainScheduleResponse) -> None:
     rows = [("UTC", render.plain(answer.zone), "REMARKS")]
-    rows += [(instant(fire.at), render.plain(fire.local), render.plain("; ".join(fire.remarks))) for fire in answer.fires]
+    for number, fire in enumerate(answer.fires):
+        remarks = [MISSED, *fire.remarks] if number < answer.missed else fire.remarks
+        rows.append((instant(fire.at), render.plain(fire.local), render.plain("; ".join(remarks))))
     render.print_rows(rows, cut=False)
+    if answer.passed_over:
+        print(f"passed over: {answer.passed_over}{' or more' if answer.passed_over == EXPLAINED_PASSED_MAX else ''}")
     if answer.ends:
         print("no run after these" if answer.fires else "it never runs")

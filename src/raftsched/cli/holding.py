@@ -28,10 +28,22 @@ class Missed(StrEnum):
 
     SKIP = "skip"
     RUN = "run"
+    POLICY = "policy"
 
 
-MISSED = {Missed.SKIP: jobs_pb2.MISSED_TICKS_SKIP, Missed.RUN: jobs_pb2.MISSED_TICKS_RUN}
-MissedTicks = Annotated[Missed, typer.Option("--missed", help="Ticks of recurring jobs that were missed: skip them, or run them all.")]
+MISSED = {
+    Missed.SKIP: jobs_pb2.MISSED_TICKS_SKIP,
+    Missed.RUN: jobs_pb2.MISSED_TICKS_RUN,
+    Missed.POLICY: jobs_pb2.MISSED_TICKS_POLICY,
+}
+MissedTicks = Annotated[
+    Missed,
+    typer.Option(
+        "--missed",
+        help="Ticks of recurring jobs that were missed: skip them; run them all; or run what the job's misfire policy wants, and skip "
+        "those of jobs that have none.",
+    ),
+]
 
 
 def pause(

@@ -128,7 +128,9 @@ class _MissedTicksEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MissedTic
     MISSED_TICKS_SKIP: _MissedTicks.ValueType  # 0
     """They are skipped, uncounted: the next tick is the first in the future."""
     MISSED_TICKS_RUN: _MissedTicks.ValueType  # 1
-    """They all run, one after the other, as after an outage."""
+    """They all run, one after the other, as after an outage; of a job with a misfire policy those that it wants."""
+    MISSED_TICKS_POLICY: _MissedTicks.ValueType  # 2
+    """Of a job with a misfire policy those that it wants are run; of others they are skipped."""
 
 class MissedTicks(_MissedTicks, metaclass=_MissedTicksEnumTypeWrapper):
     """What becomes of the ticks of recurring jobs that were missed while they were held. A one-shot always runs."""
@@ -136,7 +138,9 @@ class MissedTicks(_MissedTicks, metaclass=_MissedTicksEnumTypeWrapper):
 MISSED_TICKS_SKIP: MissedTicks.ValueType  # 0
 """They are skipped, uncounted: the next tick is the first in the future."""
 MISSED_TICKS_RUN: MissedTicks.ValueType  # 1
-"""They all run, one after the other, as after an outage."""
+"""They all run, one after the other, as after an outage; of a job with a misfire policy those that it wants."""
+MISSED_TICKS_POLICY: MissedTicks.ValueType  # 2
+"""Of a job with a misfire policy those that it wants are run; of others they are skipped."""
 Global___MissedTicks: _TypeAlias = MissedTicks  # noqa: Y015
 
 @_typing.final
@@ -544,6 +548,8 @@ class ExplainScheduleRequest(_message.Message):
     REPEATS_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     NOW_FIELD_NUMBER: _builtins.int
+    MISFIRE_FIELD_NUMBER: _builtins.int
+    LAST_RUN_FIELD_NUMBER: _builtins.int
     schedule: _builtins.str
     due_time: _builtins.str
     ttl: _builtins.str
@@ -552,7 +558,15 @@ class ExplainScheduleRequest(_message.Message):
     """How many fires to tell: 10 when 0; at most 1000."""
     @_builtins.property
     def now(self) -> _timestamp_pb2.Timestamp:
-        """When the job would be stored. Absent: now."""
+        """When the job would be stored; with last_run, when the outage ends. Absent: now."""
+
+    @_builtins.property
+    def misfire(self) -> _state_pb2.Misfire:
+        """Which missed ticks would be run. Absent: all."""
+
+    @_builtins.property
+    def last_run(self) -> _timestamp_pb2.Timestamp:
+        """Set: the job was stored, or ran last, at this instant, and nobody ran it from then until now. due_time, ttl and repeats count from it."""
 
     def __init__(
         self,
@@ -563,10 +577,12 @@ class ExplainScheduleRequest(_message.Message):
         repeats: _builtins.int | None = ...,
         count: _builtins.int = ...,
         now: _timestamp_pb2.Timestamp | None = ...,
+        misfire: _state_pb2.Misfire | None = ...,
+        last_run: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "due_time", b"due_time", "now", b"now", "repeats", b"repeats", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "due_time", b"due_time", "last_run", b"last_run", "misfire", b"misfire", "now", b"now", "repeats", b"repeats", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "count", b"count", "due_time", b"due_time", "now", b"now", "repeats", b"repeats", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "count", b"count", "due_time", b"due_time", "last_run", b"last_run", "misfire", b"misfire", "now", b"now", "repeats", b"repeats", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__due_time: _TypeAlias = _typing.Literal["due_time"]  # noqa: Y015
     _WhichOneofArgType__due_time: _TypeAlias = _typing.Literal["_due_time", b"_due_time"]  # noqa: Y015
@@ -656,10 +672,16 @@ class ExplainScheduleResponse(_message.Message):
     FIRES_FIELD_NUMBER: _builtins.int
     ENDS_FIELD_NUMBER: _builtins.int
     ZONE_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    PASSED_OVER_FIELD_NUMBER: _builtins.int
     ends: _builtins.bool
     """There is none after these."""
     zone: _builtins.str
     """Of the schedule; UTC if it names none."""
+    missed: _builtins.int
+    """Of these fires the first so many were missed: they are run at once, one after the other."""
+    passed_over: _builtins.int
+    """Missed ticks that are not run, for the misfire policy; of a calendar 1000 are counted at most."""
     @_builtins.property
     def refusal(self) -> Global___Refusal:
         """Set: ScheduleJob would refuse it."""
@@ -673,10 +695,12 @@ class ExplainScheduleResponse(_message.Message):
         fires: _abc.Iterable[Global___Fire] | None = ...,
         ends: _builtins.bool = ...,
         zone: _builtins.str = ...,
+        missed: _builtins.int = ...,
+        passed_over: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends", b"ends", "fires", b"fires", "refusal", b"refusal", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends", b"ends", "fires", b"fires", "missed", b"missed", "passed_over", b"passed_over", "refusal", b"refusal", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,7 +46,8 @@ def pausing(service: SchedulerService, hold: state_pb2.Hold) -> Changer:
 
 
 def resuming(service: SchedulerService, missed: "jobs_pb2.MissedTicks.ValueType") -> Changer:
-    """What is missed is what is due now."""
+    """What is missed is what is due now. Raises `StatusError`."""
+    check_missed(missed)
     now_s, now_ns = divmod(service.now_ns(), NS_PER_S)
 
     def plan(seen: Seen) -> Branch | None:
@@ -57,11 +58,23 @@ def resuming(service: SchedulerService, missed: "jobs_pb2.MissedTicks.ValueType"
         extra.ClearField("pause")
         rest = extra.SerializeToString()
         change = (STATES + seen.record.composed, rest or None)
-        if missed == jobs_pb2.MISSED_TICKS_SKIP and (skip := skipping(service, seen, now_s, now_ns)) is not None:
+        if skips(missed, seen) and (skip := skipping(service, seen, now_s, now_ns)) is not None:
             return Branch([*_revisions(seen), *skip.seen], [*skip.changes, change])
         return Branch(_revisions(seen), [change])
 
     return Changer(service, plan)
+
+
+def skips(missed: "jobs_pb2.MissedTicks.ValueType", seen: Seen) -> bool:
+    """Whether the ticks of this job are skipped. What a misfire policy says needs no writing: the engine looks at it before each run."""
+    by_policy = missed == jobs_pb2.MISSED_TICKS_POLICY and not seen.extra.misfire.ByteSize()
+    return by_policy or missed == jobs_pb2.MISSED_TICKS_SKIP
+
+
+def check_missed(missed: int) -> None:
+    """Raises `StatusError`."""
+    if missed not in jobs_pb2.MissedTicks.values():
+        raise StatusError(GrpcCode.INVALID_ARGUMENT, f"missed is none of the ways to treat missed ticks: {missed}")
 
 
 def skipping(service: SchedulerService, seen: Seen, until_s: int, until_ns: int) -> Branch | None:
@@ -116,13 +129,19 @@ async def freeze(service: SchedulerService, namespace: str, hold: state_pb2.Hold
 
 async def unfreeze(service: SchedulerService, namespace: str, missed: "jobs_pb2.MissedTicks.ValueType") -> jobs_pb2.ChangeSummary:
     """Ticks that become due meanwhile are run. Raises `StatusError`, NOT_FOUND if it is not frozen."""
+    check_missed(missed)
     key = namespace_key(namespace)
     if not range_kvs((await service.kv.range(range_request(key)))[1]):
         raise StatusError(GrpcCode.NOT_FOUND, f"namespace is not frozen: {namespace}")
     summary = jobs_pb2.ChangeSummary()
-    if missed == jobs_pb2.MISSED_TICKS_SKIP:
+    if missed != jobs_pb2.MISSED_TICKS_RUN:
         now_s, now_ns = divmod(service.now_ns(), NS_PER_S)
-        changer = Changer(service, lambda seen: None if seen.extra.HasField("pause") else skipping(service, seen, now_s, now_ns))
+
+        def plan(seen: Seen) -> Branch | None:
+            held = seen.extra.HasField("pause") or not skips(missed, seen)
+            return None if held else skipping(service, seen, now_s, now_ns)
+
+        changer = Changer(service, plan)
         summary = await changer.change_all(Filter(jobs_pb2.JobFilter(namespace=namespace)))
     await commit(service, [Branch([], [(key, None)])])
     return summary

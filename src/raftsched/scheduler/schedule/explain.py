@@ -12,6 +12,7 @@ from raftsched.scheduler.schedule import go
 from raftsched.scheduler.schedule.cron import DESCRIPTORS, FIELDS, check_item
 from raftsched.scheduler.schedule.errors import InvalidJobError
 from raftsched.scheduler.schedule.instants import DAY_S, civil_from_days
+from raftsched.scheduler.schedule.misfires import Misfire, count_passed
 from raftsched.scheduler.schedule.schedules import EVERY_PREFIX, ZONE_PREFIXES, Schedule, Schedules, ZoneTable
 from raftsched.scheduler.schedule.validate import ResolvedJob, validate_job
 
@@ -27,6 +28,14 @@ class Asked:
     due_time: str | None = None
     ttl: str | None = None
     repeats: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """Nobody runs anything from the instant at which the job is stored until `until_ns`; then `misfire` says what is still run."""
+
+    until_ns: int
+    misfire: Misfire
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,42 +60,68 @@ class Fire:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Either `refusal`, or the fires. `ends`: there is none after them; `zone`: its name, "" = UTC."""
+    """Either `refusal`, or the fires. `ends`: there is none after them; `zone`: its name, "" = UTC; `missed`: how many of the fires come at
+    once, after an outage; `passed_over`: ticks that are not run for it (of a calendar `EXPLAINED_PASSED_MAX` at most)."""
 
     refusal: Refusal | None = None
     fires: tuple[Fire, ...] = ()
     ends: bool = False
     zone: str = ""
+    missed: int = 0
+    passed_over: int = 0
 
 
-def explain(schedules: Schedules, asked: Asked, *, now_ns: int, count: int) -> Explanation:
-    """The first `count` fires of a job stored at `now_ns`."""
+def explain(schedules: Schedules, asked: Asked, *, now_ns: int, count: int, outage: Outage | None = None) -> Explanation:
+    """The first `count` fires of a job stored at `now_ns`. Without an outage everything is run in time."""
     try:
         job = validate_job(schedules, schedule=asked.schedule, due_time=asked.due_time, ttl=asked.ttl, repeats=asked.repeats, now_ns=now_ns)
     except InvalidJobError as error:
         return Explanation(Refusal(str(error), *_place(schedules, asked, now_ns)))
     zone, table = schedules.zone_of(asked.schedule or "")
     fires: list[Fire] = []
-    before_ns = now_ns
-    for at_ns in _ticks(job, asked.repeats):
+    before_ns, ends = now_ns, True
+    back = outage or Outage(now_ns, Misfire())
+    ticks = Ticks(job, asked.repeats, back)
+    for at_ns in ticks:
         if len(fires) == count:
-            return Explanation(None, tuple(fires), False, zone)
+            ends = False
+            break
         remarks = tuple(_remarks(job.schedule, table, before_ns // NS, at_ns // NS)) if table and job.schedule else ()
         fires.append(Fire(at_ns, offset_at(table, at_ns // NS), remarks))
         before_ns = at_ns
-    return Explanation(None, tuple(fires), True, zone)
+    missed = sum(fire.at_ns <= back.until_ns for fire in fires) if outage else 0
+    return Explanation(None, tuple(fires), ends, zone, missed, ticks.passed_over)
 
 
-def _ticks(job: ResolvedJob, repeats: int | None) -> Iterator[int]:
+@dataclass(slots=True)
+class Ticks:
     """The next-trigger rule over a job whose runs are all acknowledged. With `@every 0s` one instant comes for ever."""
-    tick = job.due_ns if job.due_ns is not None else job.schedule.next_after(job.start_ns) if job.schedule else None
-    done = 0
-    while tick is not None and (job.expiration_ns is None or tick <= job.expiration_ns):
-        yield tick
-        done += 1
-        if job.schedule is None or (repeats is not None and done >= repeats):
-            return
-        tick = job.schedule.next_after(tick)
+
+    job: ResolvedJob
+    repeats: int | None
+    back: Outage
+    passed_over: int = 0
+
+    def __iter__(self) -> Iterator[int]:
+        job = self.job
+        tick = job.due_ns if job.due_ns is not None else job.schedule.next_after(job.start_ns) if job.schedule else None
+        done = 0
+        while tick is not None and (tick := self._wanted(tick)) is not None:
+            yield tick
+            done += 1
+            if job.schedule is None or (self.repeats is not None and done >= self.repeats):
+                return
+            tick = job.schedule.next_after(tick)
+
+    def _wanted(self, tick: int) -> int | None:
+        job, back = self.job, self.back
+        wanted = back.misfire.wanted(job.schedule, tick, back.until_ns)
+        end = back.until_ns if wanted is None else wanted
+        if job.expiration_ns is not None and (wanted is None or wanted > job.expiration_ns):
+            end, wanted = min(end, job.expiration_ns + 1), None
+        if end != tick:
+            self.passed_over += count_passed(job.schedule, tick, end)
+        return wanted
 
 
 def offset_at(table: ZoneTable | None, second: int) -> int:
