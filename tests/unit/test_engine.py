@@ -2,6 +2,7 @@
 
 import pytest
 
+from raftsched.limits import COMMIT_BYTES_MAX
 from raftsched.scheduler.delivery.gates import Gates, Limit
 from raftsched.scheduler.engine.states import TRANSITIONS, Input, State
 from raftsched.scheduler.jobs import _jobs
@@ -771,3 +772,34 @@ def test_finishing_goes_over_to_committing() -> None:
     assert bench.engine.state_of(name) == State.FINISHING
     bench.engine.finish_some(1)
     assert bench.engine.state_of(name) == TRANSITIONS[State.FINISHING, Input.FINISH_SENT]
+
+
+def test_results_of_one_name_are_never_in_one_transaction() -> None:
+    """etcd refuses what puts one key twice, and would do so for ever: the job was overwritten while its result waited for its turn."""
+    bench = Bench(branches_max=64)
+    worker = bench.connect()
+    for round_ in range(4):
+        for letter in "abc":
+            bench.put(letter, schedule="@every 1s", start_ms=bench.now_ms - 1_000, partition=10 * round_ + ord(letter))
+        bench.tick()
+        ids = [id_ for _, id_ in worker.take()]
+        assert len(ids) == 3
+        assert bench.answer(worker, *ids) is None
+    bench.commit()
+    for letter in "abc":
+        found = bench.counter(b"app||ns||app||" + letter.encode())
+        assert found is not None
+        assert found[:2] == (30 + ord(letter), 1)
+
+
+def test_a_commit_has_a_bound_of_bytes() -> None:
+    bench = Bench(branches_max=64)
+    worker = bench.connect()
+    for number in range(8):
+        bench.put(f"{number}" * 200_000, due_ms=bench.now_ms)
+    bench.tick()
+    assert bench.answer(worker, *(id_ for _, id_ in worker.take())) is None
+    sizes = [(commit.count, len(commit.request)) for commit in bench.engine.take_commits()]
+    assert sum(count for count, _ in sizes) == 8
+    assert len(sizes) > 1
+    assert max(size for _, size in sizes) <= COMMIT_BYTES_MAX

@@ -192,3 +192,20 @@ def test_of_a_job_that_never_fires() -> None:
     [(_, id_)] = worker.take()
     bench.ack(worker, id_)
     assert (bench.engine.state_of(name), asked(bench)) == (State.IDLE, [])
+
+
+def test_a_request_that_came_meanwhile_is_not_taken_for_the_one_that_ran() -> None:
+    bench = Bench()
+    worker = bench.connect()
+    name = bench.put("a", schedule="@every 1h")
+    ask(bench, name)
+    [(_, first)] = worker.take()
+    assert bench.answer(worker, first) is None
+    bench.etcd.delete(RUNS + name)
+    bench.etcd.put(RUNS + name, b"")
+    bench.commit()
+    assert asked(bench) == [RUNS + name]
+    bench.tick()
+    [(_, second)] = worker.take()
+    bench.ack(worker, second)
+    assert asked(bench) == []

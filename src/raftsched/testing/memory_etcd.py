@@ -50,6 +50,8 @@ class MemoryEtcd:
             self.delete(delete.key, delete.range_end)
             return (0, self.revision, b"")
         txn = rpc_pb2.TxnRequest.FromString(request)
+        if _written(txn.success) is None:
+            return (EtcdError.DUPLICATE_KEY, 0, b"")
         if self.full and _puts(txn):
             return (EtcdError.NO_SPACE, 0, b"")
         response: list[Any] = []
@@ -167,6 +169,23 @@ def _key(record: bytes) -> bytes:
 def _puts(txn: Any) -> bool:
     ops = [*txn.success, *txn.failure]
     return any(op.HasField("request_put") or (op.HasField("request_txn") and _puts(op.request_txn)) for op in ops)
+
+
+def _written(ops: Sequence[Any]) -> tuple[set[bytes], set[bytes]] | None:
+    """(keys that are put, keys that are deleted) by a list of operations; None: what etcd calls a duplicate key. Ranges, and what is done
+    when compares fail, are not looked at."""
+    puts: set[bytes] = set()
+    deletes = {op.request_delete_range.key for op in ops if op.HasField("request_delete_range")}
+    for op in ops:
+        inner: tuple[set[bytes], set[bytes]] | None = (set(), set())
+        if op.HasField("request_txn"):
+            inner = _written(op.request_txn.success)
+        elif op.HasField("request_put"):
+            inner = ({op.request_put.key}, set())
+        if inner is None or inner[0] & (puts | deletes):
+            return None
+        puts, deletes = puts | inner[0], deletes | inner[1]
+    return puts, deletes
 
 
 class MemoryKv:

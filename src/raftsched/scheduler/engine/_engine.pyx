@@ -6,7 +6,8 @@ Must not know: clocks (`now_ms` is an argument), sockets, asyncio, how the store
 that answers at once.
 
 Parts: `_engine/ticks.pxi` when is the next tick; `_engine/changes.pxi` what the store says; `_engine/firing.pxi` due jobs and
-their way to a stream; `_engine/results.pxi` acks and commits; `_engine/held.pxi` what may not fire; `_engine/misfires.pxi` missed ticks.
+their way to a stream; `_engine/results.pxi` acks and commits; `_engine/held.pxi` what may not fire; `_engine/misfires.pxi` missed ticks;
+`_engine/further.pxi` what is stored with a result.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM
@@ -26,11 +27,11 @@ from raftsched.scheduler.jobs._stored cimport (
     PB_BYTES, PB_VARINT, POLICY_CONSTANT, POLICY_DROP, POLICY_UNSET, TARGET_ACTOR, TARGET_NONE, branch_put,
     branch_size_max, counter_parse, counter_t, instant_t, kv_parse, kv_t, metadata_parse, metadata_t, pb_buffer, pb_field, pb_in,
     pb_bytes_size, pb_instant, pb_next, pb_open, pb_reserve, policy_parse, policy_t, prefix_match, slice_t, stored_job_parse, stored_job_t,
-    trigger_put, trigger_size,
+    put_op_put, put_op_size, drop_op_put, drop_op_size, trigger_put, trigger_size,
 )
 
 from raftsched.limits import BATCH_BYTES as _BATCH_BYTES, BATCHED_ACKS_BYTES_MAX, COMMIT_BRANCHES_MAX, TRIGGERS_PER_ADVANCE
-from raftsched.limits import MISFIRE_RUNS_MAX as _MISFIRE_RUNS_MAX, MISFIRE_WINDOW_S_MAX
+from raftsched.limits import COMMIT_BYTES_MAX, MISFIRE_RUNS_MAX as _MISFIRE_RUNS_MAX, MISFIRE_WINDOW_S_MAX
 
 cdef extern from "native/table.h" nogil:
     const uint32_t JOB_NONE
@@ -70,6 +71,15 @@ cdef extern from "native/table.h" nogil:
     void job_remove(job_table* table, uint32_t slot) noexcept
     void table_init(job_table* table, uint64_t key0, uint64_t key1) noexcept
     void table_clear(job_table* table) noexcept
+
+cdef extern from "native/batch.h" nogil:
+    ctypedef struct batch_entry:
+        pass
+    ctypedef struct batch_names:
+        batch_entry* entries
+    int batch_init(batch_names* names, uint32_t branches_max) noexcept
+    void batch_next(batch_names* names) noexcept
+    int batch_add(batch_names* names, uint64_t name, int puts) noexcept
 
 cdef extern from "native/batched.h" nogil:
     enum:
@@ -115,6 +125,7 @@ cdef enum:  # flags
 
 cdef enum:  # more
     MISFIRES = 1       # missed ticks are passed over, as `misfires` says
+    FURTHER = 2 | 4    # something is stored with its results: of dead letters, of its history
 
 cdef enum:
     TYPES = 3          # target kinds: none ("unknown"), job, actor
@@ -134,6 +145,7 @@ cdef object NS_OBJECT = 1000000000     # for what has no bounds
 cdef Py_ssize_t BATCH_BYTES = _BATCH_BYTES
 cdef uint64_t MISFIRE_RUNS_MAX = _MISFIRE_RUNS_MAX
 cdef int64_t WINDOW_MAX_S = MISFIRE_WINDOW_S_MAX
+cdef size_t BYTES_PER_COMMIT = COMMIT_BYTES_MAX
 cdef int64_t PASSED_COUNT_MAX = 1000
 cdef int64_t DUE_MAX_MS = 253402300799999
 cdef int64_t[5] LATENCY_MS = [100, 500, 1000, 5000, 10000]
@@ -231,6 +243,8 @@ cdef class Engine:
     cdef uint32_t* finish_queue
     cdef size_t finish_count, finish_capacity
     cdef pb_buffer branches
+    cdef pb_buffer further               # operations that go with the next result; empty of a job that wants none
+    cdef batch_names names               # whose branches are in `branches`
     cdef token_t* tokens
     cdef uint32_t token_count, branches_max
     cdef list commits                    # sealed, not yet taken
@@ -274,13 +288,15 @@ cdef class Engine:
         self.asked = {}
         self.misfires = {}
         self.tokens = <token_t*>malloc(branches_max * sizeof(token_t))
-        if self.tokens == NULL:
+        if self.tokens == NULL or batch_init(&self.names, branches_max) < 0:
             raise MemoryError
 
     def __dealloc__(self):
         table_clear(&self.table)
         free(self.finish_queue)
         free(self.branches.data)
+        free(self.further.data)
+        free(self.names.entries)
         free(self.tokens)
 
     def on_changes(self, changes):
@@ -734,4 +750,5 @@ include "_engine/misfires.pxi"
 include "_engine/held.pxi"
 include "_engine/changes.pxi"
 include "_engine/firing.pxi"
+include "_engine/further.pxi"
 include "_engine/results.pxi"

@@ -132,5 +132,9 @@ cdef extern from "../jobs/native/stored.h" nogil:
     uint8_t* trigger_put(uint8_t* at, slice_t name, uint64_t id, const stored_job_t* job) noexcept
     size_t branch_size_max(size_t name_size) noexcept
     uint8_t* branch_put(uint8_t* at, int kind, slice_t name, uint64_t job_main, uint64_t counter_main,
-                        const counter_t* counter) noexcept
+                        const counter_t* counter, slice_t further) noexcept
+    size_t put_op_size(size_t key_size, size_t value_size) noexcept
+    uint8_t* put_op_put(uint8_t* at, slice_t key, slice_t value) noexcept
+    size_t drop_op_size(size_t key_size) noexcept
+    uint8_t* drop_op_put(uint8_t* at, slice_t key) noexcept
     int outcomes_parse(slice_t body, uint8_t* out, size_t count) noexcept

@@ -53,7 +53,7 @@ cdef int fire(Engine self, uint32_t slot) except -1:
     r.tick_s = tick.s
     r.tick_ns = tick.ns
     r.main = job.main
-    r.counter_main = job.counter_main
+    r.counter_main = <uint64_t>self.asked[slot] if extra else job.counter_main
     r.route = job.route
     r.started_ms = self.now_ms
     r.kind = (<Route>PyList_GET_ITEM(self.delivery.routes, job.route)).kind

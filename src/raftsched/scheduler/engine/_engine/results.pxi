@@ -62,6 +62,8 @@ cdef int result(Engine self, uint32_t run, int status) except -1:
     later.last_ns = counter.last.ns
     later.flags = (later.flags & ~HAS_LAST) | (HAS_LAST if counter.has_last else 0)
     job.state = COMMITTING
+    if job.more & FURTHER:
+        collect_further(self, run, status)
     return append_branch(self, run, BRANCH_FINISH if next_tick(self, &later, &tick) == 0 else BRANCH_COUNTER, &counter)
 
 
@@ -74,6 +76,8 @@ cdef int extra_result(Engine self, uint32_t run, int status) except -1:
     if r.retry:
         return arm(self, r.job, due_ms(self, r.planned_s, r.planned_ns))
     job.state = COMMITTING
+    if job.more & FURTHER:
+        collect_further(self, run, status)
     return append_branch(self, run, BRANCH_RAN, NULL)
 
 
@@ -130,15 +134,25 @@ cdef void count_result(Engine self, const run_t* r, int status) noexcept:
 
 
 cdef int append_branch(Engine self, uint32_t run, int kind, const counter_t* counter) except -1:
+    # With what is in `further`. Branches of one name are in one transaction only if none of them puts.
     cdef run_t* r = run_at(&self.delivery.runs, run)
-    cdef slice_t name
+    cdef slice_t name, further
     cdef uint8_t* room
+    cdef bint puts = kind == BRANCH_COUNTER or self.further.size > 0
     name.data = <const uint8_t*>r.name
     name.size = r.name_size
-    room = pb_reserve(&self.branches, branch_size_max(name.size))
+    further.data = self.further.data
+    further.size = self.further.size
+    if self.token_count and self.branches.size + branch_size_max(name.size) + further.size > BYTES_PER_COMMIT:
+        seal(self)
+    if batch_add(&self.names, name_hash(self, r, name), puts):
+        seal(self)
+        batch_add(&self.names, name_hash(self, r, name), puts)
+    room = pb_reserve(&self.branches, branch_size_max(name.size) + further.size)
     if room == NULL:
         raise MemoryError
-    self.branches.size += branch_put(room, kind, name, r.main, r.counter_main, counter) - room
+    self.branches.size += branch_put(room, kind, name, r.main, r.counter_main, counter, further) - room
+    self.further.size = 0
     self.tokens[self.token_count].run = run
     self.tokens[self.token_count].seq = r.seq
     self.token_count += 1
@@ -147,6 +161,14 @@ cdef int append_branch(Engine self, uint32_t run, int kind, const counter_t* cou
     if self.token_count == self.branches_max:
         seal(self)
     return 0
+
+
+cdef inline uint64_t name_hash(Engine self, const run_t* r, slice_t name) noexcept:
+    cdef uint64_t low = 0, high = 0
+    if r.job != JOB_NONE:
+        return job_at(&self.table, r.job).hash_low
+    job_hash(self.table.key, name.data, name.size, &low, &high)
+    return low
 
 
 cdef int seal(Engine self) except -1:
@@ -160,4 +182,5 @@ cdef int seal(Engine self) except -1:
     self.commits.append(commit)
     self.branches.size = 0
     self.token_count = 0
+    batch_next(&self.names)
     return 0

@@ -322,26 +322,45 @@ static uint8_t *stray_put(uint8_t *at, const char *prefix, size_t prefix_size, s
     return delete_put(at, prefix, prefix_size, name);
 }
 
-/* A run that somebody asked for is over: the request goes, if the job is still the one that ran. */
-static uint8_t *ran_put(uint8_t *at, slice_t name, uint64_t job_main) {
+/* One more RequestOp of a branch, as its field 2: `key`, put or deleted. */
+static size_t put_op_size(size_t key_size, size_t value_size) {
+    return pb_bytes_size(2, pb_bytes_size(2, pb_bytes_size(1, key_size) + pb_bytes_size(2, value_size)));
+}
+static uint8_t *put_op_put(uint8_t *at, slice_t key, slice_t value) {
+    size_t put = pb_bytes_size(1, key.size) + pb_bytes_size(2, value.size);
+    at = pb_put_head(at, 2, pb_bytes_size(2, put));
+    at = pb_put_head(at, 2, put);
+    at = pb_put_bytes(at, 1, key.data, key.size);
+    return pb_put_bytes(at, 2, value.data, value.size);
+}
+static size_t drop_op_size(size_t key_size) { return pb_bytes_size(2, delete_op_size(key_size)); }
+static uint8_t *drop_op_put(uint8_t *at, slice_t key) { return delete_put(at, "", 0, key); }
+
+/* A run that somebody asked for is over: the request goes, if it and the job are still those that ran. */
+static uint8_t *ran_put(uint8_t *at, slice_t name, uint64_t job_main, uint64_t asked, slice_t further) {
     size_t key = RUNS_PREFIX_SIZE + name.size;
-    size_t txn = pb_bytes_size(1, compare_size(JOBS_PREFIX_SIZE + name.size, job_main)) + pb_bytes_size(2, delete_op_size(key));
+    size_t txn = pb_bytes_size(1, compare_size(JOBS_PREFIX_SIZE + name.size, job_main)) + pb_bytes_size(1, compare_size(key, asked))
+        + pb_bytes_size(2, delete_op_size(key)) + further.size;
     at = pb_put_head(at, 2, pb_bytes_size(4, txn));
     at = pb_put_head(at, 4, txn);
     at = compare_put(at, JOBS_PREFIX, JOBS_PREFIX_SIZE, name, job_main);
-    return delete_put(at, RUNS_PREFIX, RUNS_PREFIX_SIZE, name);
+    at = compare_put(at, RUNS_PREFIX, RUNS_PREFIX_SIZE, name, asked);
+    at = delete_put(at, RUNS_PREFIX, RUNS_PREFIX_SIZE, name);
+    return pb_put_raw(at, further.data, further.size);
 }
 
-/* `at` has branch_size_max(name.size) bytes of room. A FINISH without a counter deletes the job alone. For a STRAY `job_main` is the
- * revision by which the job was gone, and `counter_main` one of GONE_*. */
-static uint8_t *branch_put(uint8_t *at, int kind, slice_t name, uint64_t job_main, uint64_t counter_main, const counter_t *counter) {
+/* `at` has branch_size_max(name.size) + further.size bytes of room. A FINISH without a counter deletes the job alone. For a STRAY `job_main`
+ * is the revision by which the job was gone, and `counter_main` one of GONE_*; of a RAN `counter_main` is the request's revision.
+ * `further`: operations that are done with a FINISH, COUNTER or RAN, under the same guards; empty for the others. */
+static uint8_t *branch_put(uint8_t *at, int kind, slice_t name, uint64_t job_main, uint64_t counter_main, const counter_t *counter,
+                           slice_t further) {
     size_t job_key = JOBS_PREFIX_SIZE + name.size, counter_key = COUNTERS_PREFIX_SIZE + name.size;
     size_t job_compare = compare_size(job_key, job_main), counter_compare = compare_size(counter_key, counter_main);
     uint8_t value[COUNTER_SIZE_MAX];
     size_t value_size = 0, put_size = 0, ops = 0;
     if (kind == BRANCH_STRAY) return stray_put(at, STATES_PREFIX, STATES_PREFIX_SIZE, name, job_main, (int)counter_main);
     if (kind == BRANCH_STRAY_RUN) return stray_put(at, RUNS_PREFIX, RUNS_PREFIX_SIZE, name, job_main, (int)counter_main);
-    if (kind == BRANCH_RAN) return ran_put(at, name, job_main);
+    if (kind == BRANCH_RAN) return ran_put(at, name, job_main, counter_main, further);
     if (kind == BRANCH_COUNTER) {
         value_size = (size_t)(counter_put(value, counter) - value);
         put_size = pb_bytes_size(1, counter_key) + pb_bytes_size(2, value_size);
@@ -350,7 +369,7 @@ static uint8_t *branch_put(uint8_t *at, int kind, slice_t name, uint64_t job_mai
         if (kind == BRANCH_FINISH) ops += pb_bytes_size(2, delete_op_size(job_key));
         if (kind == BRANCH_ORPHAN || counter_main) ops += pb_bytes_size(2, delete_op_size(counter_key));
     }
-    size_t txn = pb_bytes_size(1, job_compare) + pb_bytes_size(1, counter_compare) + ops;
+    size_t txn = pb_bytes_size(1, job_compare) + pb_bytes_size(1, counter_compare) + ops + further.size;
     at = pb_put_head(at, 2, pb_bytes_size(4, txn));
     at = pb_put_head(at, 4, txn);
     at = compare_put(at, JOBS_PREFIX, JOBS_PREFIX_SIZE, name, job_main);
@@ -361,11 +380,12 @@ static uint8_t *branch_put(uint8_t *at, int kind, slice_t name, uint64_t job_mai
         at = pb_put_head(at, 1, counter_key);
         at = pb_put_raw(at, COUNTERS_PREFIX, COUNTERS_PREFIX_SIZE);
         at = pb_put_raw(at, name.data, name.size);
-        return pb_put_bytes(at, 2, value, value_size);
+        at = pb_put_bytes(at, 2, value, value_size);
+        return pb_put_raw(at, further.data, further.size);
     }
     if (kind == BRANCH_FINISH) at = delete_put(at, JOBS_PREFIX, JOBS_PREFIX_SIZE, name);
     if (kind == BRANCH_ORPHAN || counter_main) at = delete_put(at, COUNTERS_PREFIX, COUNTERS_PREFIX_SIZE, name);
-    return at;
+    return pb_put_raw(at, further.data, further.size);
 }
 
 /* TxnResponse of `count` nested Txns → one byte 0/1 each; -1 if it is no such answer. */
