@@ -202,7 +202,7 @@ class SchedulerService:
     async def _finish_commits(self) -> None:
         deadline_ms = self._mono_ms() + STOP_COMMIT_MS
         while (self._acks or self.engine.results_pending) and not self._refused and self._mono_ms() < deadline_ms:
-            self._work_off_acks(self.now_ns() // 1_000_000)
+            self._work_off_acks(self._now_ms())
             self._commit()
             await asyncio.sleep(0.001)
 
@@ -214,6 +214,9 @@ class SchedulerService:
     def now_ns(self) -> int:
         """The scheduler's present instant, ns since the epoch."""
         return self._clock.read(self._wall_ns(), self._mono_ns())
+
+    def _now_ms(self) -> int:
+        return self.now_ns() // 1_000_000
 
     # -- load and ownership
     async def _load_loop(self) -> None:
@@ -321,7 +324,7 @@ class SchedulerService:
     def close_stream(self, stream: StreamState) -> None:
         # What the client said before it went counts: one that half-closes after its last answer is not delivered to again.
         for one, messages in [entry for entry in self._acks if entry[0] is stream]:
-            self.engine.on_acks(one, messages, self.now_ns() // 1_000_000)
+            self.engine.on_acks(one, messages, self._now_ms())
         self._acks = deque(entry for entry in self._acks if entry[0] is not stream)
         self._acks_waiting = sum(weight_of(one, messages) for one, messages in self._acks)
         self.engine.close_stream(stream)
@@ -338,7 +341,7 @@ class SchedulerService:
         self._acks.append((stream, messages))
         self._acks_waiting += weight_of(stream, messages)
         while self._acks and self._acks_waiting > ACKS_WAITING_MAX:  # whoever floods is not read meanwhile
-            self._work_off_acks(self.now_ns() // 1_000_000)
+            self._work_off_acks(self._now_ms())
         self._wake()
 
     # -- the turn
@@ -351,7 +354,7 @@ class SchedulerService:
         self._turn_set = False
         if self._timer is None:
             return
-        now_ms = self.now_ns() // 1_000_000
+        now_ms = self._now_ms()
         engine = self.engine
         firing = self._may_fire()
         if firing:
@@ -362,7 +365,7 @@ class SchedulerService:
             stream.owner.cut_off("the stream does not read its triggers")
         sending = inside and (engine.sendable or (firing and engine.more))
         if self._acks and (not sending or self._mono_ms() - self._acks_since_ms > ACKS_POSTPONED_MS_MAX):
-            self._work_off_acks(now_ms)
+            self._work_off_acks(self._now_ms())
         more = engine.finish_some(FINISH_PER_TURN) if firing else False
         if self._arming:
             self._arming = self.loaded.is_set() and engine.arm_some(ARM_PER_TURN)
@@ -381,7 +384,7 @@ class SchedulerService:
         while self._inside_fence():
             if budget <= 0 or not self.engine.sendable:
                 return True
-            self.engine.flush(SEND_PER_LOOK)
+            self.engine.flush(SEND_PER_LOOK, self._now_ms())
             budget -= SEND_PER_LOOK
         return False
 
@@ -443,7 +446,7 @@ class SchedulerService:
                 self._on_refused(commit, error)
                 return
             self._on_stored()
-            if self.engine.on_outcomes(commit, outcomes):
+            if self.engine.on_outcomes(commit, outcomes, self._now_ms()):
                 self._engine_log.error("a committed result has no change, loading all jobs again", revision=revision)
                 self._reload.set()
             self._wake()
@@ -492,6 +495,7 @@ class SchedulerService:
         """Everything that is counted here and below, for metrics and status."""
         return {
             **self.engine.metrics(),
+            **self.engine.lateness(),
             **self.delivery.stats(),
             "jobs": self.engine.jobs,
             "undecodable": self.engine.undecodable_total,

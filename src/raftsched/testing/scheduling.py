@@ -262,7 +262,7 @@ class Bench:
         self.flush()
 
     def flush(self) -> None:
-        while self.engine.flush(64):
+        while self.engine.flush(64, self.now_ms):
             pass
         self.engine.check_invariants()
 
@@ -288,7 +288,7 @@ class Bench:
     def outcomes(self) -> None:
         held, self.held = self.held, []
         for commit, _, outcome in held:
-            assert self.engine.on_outcomes(commit, outcome) == 0
+            assert self.engine.on_outcomes(commit, outcome, self.now_ms) == 0
             self.engine.check_invariants()
 
     def commit(self) -> None:

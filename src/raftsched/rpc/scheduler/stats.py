@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from raftsched.rpc.metrics import Family, Histogram, single
+from raftsched.rpc.scheduler.lateness import lateness_families
 
 TYPES: Final = ("unknown", "job", "actor")
 """Label values by target kind."""
@@ -32,6 +33,7 @@ class SchedulerStats:
         """Everything under dapr_scheduler_*, and what Dapr does not count under raftsched_scheduler_*; a `metrics.Source`."""
         now = self._read()
         yield from _own(now)
+        yield from lateness_families(now)
         yield Family("dapr_scheduler_sidecars_connected", "gauge", "Live WatchJobs streams", (), {(): now["streams"]})
         yield from (
             _by_type("jobs_created_total", "Successful ScheduleJob calls", self.created),

@@ -15,6 +15,7 @@ cdef extern from "../delivery/native/runs.h" nogil:
         int64_t tick_s
         int64_t planned_s
         int64_t started_ms
+        int64_t sent_ms
         uint64_t stream_id
         char* name
         int32_t tick_ns
@@ -32,6 +33,7 @@ cdef extern from "../delivery/native/runs.h" nogil:
         uint8_t kind
         uint8_t retry
         uint8_t extra
+        uint8_t waited_for
         uint32_t tries
     ctypedef struct run_pool:
         uint32_t used
@@ -71,6 +73,7 @@ cdef class StreamState:
     cdef uint64_t next_id
     cdef bint dirty                      # stands in Delivery.ready
     cdef int64_t stalled_since_ms        # its queue has been full and unmoved since; 0 = not so
+    cdef int64_t writable_since_ms       # after it was not; 0 = it always was
 
 
 cdef class Route:

@@ -14,6 +14,9 @@ EVERY: Final[int]
 CRON: Final[int]
 NEVER: Final[int]
 
+LATENESS_BOUNDS_MS: Final[tuple[int, ...]]
+"""Upper bounds of the buckets of `Engine.lateness`; one more holds the rest."""
+
 AT_STREAM: Final[int]
 AT_WORKER: Final[int]
 AT_GATE: Final[int]
@@ -87,7 +90,9 @@ class Engine:
     def close_stream(self, stream: StreamState) -> None: ...
     def stream_writable(self, stream: StreamState) -> None: ...
     def set_gate_share(self, index: int, total: int) -> None: ...
-    def flush(self, budget: int) -> int: ...
+    def flush(self, budget: int, now_ms: int = 0) -> int:
+        """Sends up to `budget` queued triggers; the number sent. `now_ms`: the present moment, if it is later than what is known of it."""
+
     @property
     def sendable(self) -> bool: ...
     def on_acks(self, stream: StreamState, messages: Sequence[bytes], now_ms: int) -> str | None: ...
@@ -98,8 +103,9 @@ class Engine:
     @property
     def commit_waiting(self) -> bool: ...
     def take_commits(self, limit: int = ...) -> list[Commit]: ...
-    def on_outcomes(self, commit: Commit, outcomes: bytes) -> int:
-        """One byte per branch; returns how many were done without their change having come: 0 unless a change was missed."""
+    def on_outcomes(self, commit: Commit, outcomes: bytes, now_ms: int = 0) -> int:
+        """One byte per branch; returns how many were done without their change having come: 0 unless a change was missed. `now_ms` as in
+        `flush`."""
     # -- reading
     def state_of(self, name: bytes) -> int | None: ...
     def look(self, name: bytes) -> JobView | None:
@@ -111,4 +117,8 @@ class Engine:
 
     def describe(self, name: bytes) -> dict[str, Any] | None: ...
     def metrics(self) -> dict[str, list[Any]]: ...
+    def lateness(self) -> dict[str, list[Any]]:
+        """Counts by bucket and sums in ms, of triggers: step -> by target kind (0 unknown, 1 job, 2 actor) -> (counts, sum). `due_to_sent`,
+        of the first sending of an attempt, has three of these for each kind: the trigger waited for nobody, a worker, a gate."""
+
     def check_invariants(self) -> None: ...

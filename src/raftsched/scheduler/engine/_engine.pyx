@@ -7,7 +7,7 @@ that answers at once.
 
 Parts: `_engine/ticks.pxi` when is the next tick; `_engine/changes.pxi` what the store says; `_engine/firing.pxi` due jobs and
 their way to a stream; `_engine/results.pxi` acks and commits; `_engine/held.pxi` what may not fire; `_engine/misfires.pxi` missed ticks;
-`_engine/further.pxi` what is stored with a result.
+`_engine/further.pxi` what is stored with a result; `_engine/lateness.pxi` how late each step is.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM
@@ -99,6 +99,24 @@ cdef extern from "native/batched.h" nogil:
     int acks_open(slice_t message, pb_in* acks) noexcept
     int ack_next(pb_in* acks, uint64_t* id, int* failed) noexcept
 
+cdef extern from "native/lateness.h" nogil:
+    enum:
+        LATENESS_BOUNDS
+        WAITED_FOR_NOBODY
+        WAITED_FOR_WORKER
+        WAITED_FOR_GATE
+        WAITED_FORS
+    const int32_t* LATENESS_MS
+    ctypedef struct lateness_t:
+        uint64_t* counts
+        int64_t sum_ms
+    ctypedef struct steps_t:
+        lateness_t[3][3] due_to_sent
+        lateness_t[3] sent_to_acknowledged
+        lateness_t[3] acknowledged_to_committed
+        lateness_t[3] due_to_committed
+    void lateness_add(lateness_t* lateness, int64_t ms) noexcept
+
 cdef enum:  # states.State
     IDLE = 0
     ARMED = 1
@@ -138,6 +156,7 @@ ONCE = KIND_ONCE
 EVERY = KIND_EVERY
 CRON = KIND_CRON
 NEVER = KIND_NEVER
+LATENESS_BOUNDS_MS = tuple([LATENESS_MS[i] for i in range(LATENESS_BOUNDS)])
 AT_STREAM, AT_WORKER, AT_GATE, AT_ROUTE = PLACE_QUEUED, PLACE_SENT, PLACE_GATED, PLACE_STAGED  # where a run is, for `look`
 
 cdef int64_t NS = 1000000000
@@ -210,6 +229,8 @@ cdef int parse_result(slice_t message, uint64_t* id) noexcept:
 cdef struct token_t:
     uint32_t run
     uint32_t seq
+    int64_t due_ms
+    int64_t acknowledged_ms    # 0: it is no answer to a trigger
 
 
 cdef class Commit:
@@ -266,6 +287,7 @@ cdef class Engine:
     cdef uint64_t[3] succeeded, failed, undelivered, passed
     cdef uint64_t[3][6] latency
     cdef int64_t[3] latency_sum_ms
+    cdef steps_t steps
     cdef bytes cached_text               # the last schedule compiled that needs no counting
     cdef int64_t cached_value
 
@@ -508,15 +530,17 @@ cdef class Engine:
         """There is room again after `push` said no."""
         if stream.open:
             stream.writable = True
+            stream.writable_since_ms = self.now_ms
             if stream.queue.count:
                 self.delivery.mark_ready(stream)
 
-    def flush(self, uint32_t budget):
+    def flush(self, uint32_t budget, int64_t now_ms=0):
         """Sends up to `budget` queued triggers, reading each record now; the number sent. `sendable` tells whether more could go."""
         cdef list ready = self.delivery.ready
         cdef StreamState stream
         cdef Route route
         cdef uint32_t sent = 0
+        self.now_ms = max(self.now_ms, now_ms)
         while ready and sent < budget:
             stream = ready.pop(0)
             sent += flush_stream(self, stream, min(budget - sent, 512))
@@ -607,7 +631,7 @@ cdef class Engine:
         """Results wait for `take_commits`."""
         return self.token_count > 0 or bool(self.commits)
 
-    def on_outcomes(self, Commit commit not None, bytes outcomes not None):
+    def on_outcomes(self, Commit commit not None, bytes outcomes not None, int64_t now_ms=0):
         """One byte per branch: 1 = done, 0 = a guard failed. All changes up to the answer's revision have been told before.
 
         Returns how many branches were done without their change having come: 0 unless the change list has a hole.
@@ -619,6 +643,7 @@ cdef class Engine:
             raise ValueError("as many outcomes as branches")
         if commit.tokens == NULL:
             raise ValueError("answered twice")
+        self.now_ms = max(self.now_ms, now_ms)
         for i in range(commit.count):
             run = commit.tokens[i].run
             r = run_at(&self.delivery.runs, run)
@@ -626,6 +651,8 @@ cdef class Engine:
                 raise ValueError("a run was given away before its outcome")
             r.pending -= 1
             self.results_pending -= 1
+            if outcomes[i]:
+                note_committed(self, r.kind, &commit.tokens[i])
             if r.job == JOB_NONE:
                 collect(self, run)
                 continue
@@ -715,6 +742,15 @@ cdef class Engine:
             "latency_sum_ms": [self.latency_sum_ms[i] for i in range(TYPES)],
         }
 
+    def lateness(self):
+        """By step, then by target kind; the first step also by what was waited for. See `_engine.pyi`."""
+        return {
+            "due_to_sent": [[lateness_of(&self.steps.due_to_sent[i][j]) for j in range(WAITED_FORS)] for i in range(TYPES)],
+            "sent_to_acknowledged": [lateness_of(&self.steps.sent_to_acknowledged[i]) for i in range(TYPES)],
+            "acknowledged_to_committed": [lateness_of(&self.steps.acknowledged_to_committed[i]) for i in range(TYPES)],
+            "due_to_committed": [lateness_of(&self.steps.due_to_committed[i]) for i in range(TYPES)],
+        }
+
     def check_invariants(self):
         """Debug: walks all records; AssertionError names what is broken."""
         cdef uint32_t slot
@@ -748,6 +784,7 @@ cdef class Engine:
 include "_engine/ticks.pxi"
 include "_engine/misfires.pxi"
 include "_engine/held.pxi"
+include "_engine/lateness.pxi"
 include "_engine/changes.pxi"
 include "_engine/firing.pxi"
 include "_engine/further.pxi"

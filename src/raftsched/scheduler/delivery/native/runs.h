@@ -13,6 +13,7 @@ typedef struct {
     uint64_t main, counter_main;      /* the guards: what the job and its counter were when it fired */
     int64_t tick_s, planned_s;        /* the scheduled instant; when this attempt was planned */
     int64_t started_ms;
+    int64_t sent_ms;                  /* the last time; 0: not yet, in this attempt */
     uint64_t stream_id;               /* the id that the stream knows it by, once SENT */
     char *name;                       /* composed name, from the first reading of the record on */
     int32_t tick_ns, planned_ns;
@@ -23,6 +24,7 @@ typedef struct {
     uint32_t name_size;               /* of any key that etcd takes, not only of names that the API lets in */
     uint8_t place, gated, pending, kind, retry;  /* kind: of the target, for metrics; retry: planned_* is of a further attempt */
     uint8_t extra;                    /* somebody asked for it: no tick of the schedule, and it counts in no counter */
+    uint8_t waited_for;               /* what held it back before it was sent: WAITED_FOR_... (engine/native/lateness.h) */
     uint32_t tries;                   /* of an extra run, that failed */
 } run_t;
 

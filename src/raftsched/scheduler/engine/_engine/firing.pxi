@@ -56,6 +56,8 @@ cdef int fire(Engine self, uint32_t slot) except -1:
     r.counter_main = <uint64_t>self.asked[slot] if extra else job.counter_main
     r.route = job.route
     r.started_ms = self.now_ms
+    r.sent_ms = 0
+    r.waited_for = WAITED_FOR_NOBODY
     r.kind = (<Route>PyList_GET_ITEM(self.delivery.routes, job.route)).kind
     if not extra and may_pass(self, job) and next_tick(self, job, &first) == 1:
         note_passed(self, job, first, tick, r.kind)
@@ -86,7 +88,9 @@ cdef int queue_or_park(Engine self, uint32_t run) except -1:
 
 
 cdef int park(Engine self, uint32_t run) except -1:
-    job_at(&self.table, run_at(&self.delivery.runs, run).job).state = STAGED
+    cdef run_t* r = run_at(&self.delivery.runs, run)
+    job_at(&self.table, r.job).state = STAGED
+    r.waited_for = WAITED_FOR_WORKER
     self.delivery.stage(run)
     return 0
 
@@ -109,6 +113,7 @@ cdef int submit_gated(Engine self, uint32_t run, Route route) except -1:
         return queue_or_park(self, run)
     if answer == 1:
         r.place = PLACE_GATED
+        r.waited_for = WAITED_FOR_GATE
         job.state = IN_FLIGHT
         return 0
     return result(self, run, 1)
@@ -209,6 +214,7 @@ cdef uint32_t flush_stream(Engine self, StreamState stream, uint32_t budget) exc
         if ids_put(&stream.ids, stream.next_id, run) < 0:
             raise MemoryError
         r.place = PLACE_SENT
+        note_sent(self, r, stream)
         r.stream_id = stream.next_id
         stream.next_id += 1
         sent += 1

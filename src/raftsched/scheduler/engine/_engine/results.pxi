@@ -33,7 +33,10 @@ cdef int result(Engine self, uint32_t run, int status) except -1:
     cdef counter_t counter
     cdef instant_t tick
     cdef bint retry = False
+    cdef int64_t due = due_ms(self, r.planned_s, r.planned_ns)
     count_result(self, r, status)
+    if r.sent_ms:
+        lateness_add(&self.steps.sent_to_acknowledged[r.kind], self.now_ms - r.sent_ms)
     if r.gated:
         release_gate(self, run)
     if slot == JOB_NONE:
@@ -41,7 +44,7 @@ cdef int result(Engine self, uint32_t run, int status) except -1:
         return 0
     job = job_at(&self.table, slot)
     if r.extra:
-        return extra_result(self, run, status)
+        return extra_result(self, run, status, due)
     counter_of(self, job, &counter)
     if status == 1:
         retry = plan_retry(self, r, job, counter.attempts + 1)
@@ -64,10 +67,10 @@ cdef int result(Engine self, uint32_t run, int status) except -1:
     job.state = COMMITTING
     if job.more & FURTHER:
         collect_further(self, run, status)
-    return append_branch(self, run, BRANCH_FINISH if next_tick(self, &later, &tick) == 0 else BRANCH_COUNTER, &counter)
+    return append_branch(self, run, BRANCH_FINISH if next_tick(self, &later, &tick) == 0 else BRANCH_COUNTER, &counter, due)
 
 
-cdef int extra_result(Engine self, uint32_t run, int status) except -1:
+cdef int extra_result(Engine self, uint32_t run, int status, int64_t due) except -1:
     # Of a run that somebody asked for: the failure policy holds, but what is tried again is not written down.
     cdef run_t* r = run_at(&self.delivery.runs, run)
     cdef job_t* job = job_at(&self.table, r.job)
@@ -78,7 +81,7 @@ cdef int extra_result(Engine self, uint32_t run, int status) except -1:
     job.state = COMMITTING
     if job.more & FURTHER:
         collect_further(self, run, status)
-    return append_branch(self, run, BRANCH_RAN, NULL)
+    return append_branch(self, run, BRANCH_RAN, NULL, due)
 
 
 cdef void counter_of(Engine self, const job_t* job, counter_t* counter) noexcept:
@@ -133,8 +136,9 @@ cdef void count_result(Engine self, const run_t* r, int status) noexcept:
 # -- commits
 
 
-cdef int append_branch(Engine self, uint32_t run, int kind, const counter_t* counter) except -1:
-    # With what is in `further`. Branches of one name are in one transaction only if none of them puts.
+cdef int append_branch(Engine self, uint32_t run, int kind, const counter_t* counter, int64_t due=-1) except -1:
+    # With what is in `further`. Branches of one name are in one transaction only if none of them puts. `due`: of the trigger that this is
+    # the result of; -1 = of none.
     cdef run_t* r = run_at(&self.delivery.runs, run)
     cdef slice_t name, further
     cdef uint8_t* room
@@ -155,6 +159,8 @@ cdef int append_branch(Engine self, uint32_t run, int kind, const counter_t* cou
     self.further.size = 0
     self.tokens[self.token_count].run = run
     self.tokens[self.token_count].seq = r.seq
+    self.tokens[self.token_count].due_ms = due
+    self.tokens[self.token_count].acknowledged_ms = self.now_ms if due >= 0 and r.sent_ms else 0
     self.token_count += 1
     r.pending += 1
     self.results_pending += 1
