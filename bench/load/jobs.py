@@ -17,6 +17,7 @@ from bench.load.schedload import Load
 from raftsched.testing.process import ServerProcess
 
 BEFORE_DUE_S = 0.1
+SUSTAINED_S = 15
 BURST_CREATION_PER_S = 4_000  # slower than any creation seen: the burst must find an idle loop
 Answer = tuple[str, str, str, bool | None]
 
@@ -66,7 +67,14 @@ class LoopMeter:
 
     def spent_since_ns(self, moment: float) -> int:
         """CPU time from `moment` (monotonic) to the last sample."""
-        return self._samples[-1][1] - max(cpu for at, cpu in self._samples if at <= moment)
+        return self._samples[-1][1] - self._spent_by_ns(moment)
+
+    def spent_between_ns(self, begin: float, end: float) -> int:
+        """CPU time between two moments (monotonic), to within a sample."""
+        return self._spent_by_ns(end) - self._spent_by_ns(begin)
+
+    def _spent_by_ns(self, moment: float) -> int:
+        return max(cpu for at, cpu in self._samples if at <= moment)
 
 
 def burst(server: ServerProcess, load: Load, count: int, goals: Goals = PLAIN) -> Iterator[Answer]:
@@ -86,11 +94,26 @@ def burst(server: ServerProcess, load: Load, count: int, goals: Goals = PLAIN) -
 
 def sustained(load: Load, jobs: int, of: int, goals: Goals = PLAIN, *, dapr: str = "") -> Iterator[Answer]:
     """`jobs`: how many run; `of`: how many the target speaks of."""
-    figures = load.run("sustained", "-n", str(jobs), "-d", "15s")
+    figures = load.run("sustained", "-n", str(jobs), "-d", f"{SUSTAINED_S}s")
     p50, p99 = 2 * goals.late, 20 * goals.late
     told = f"missed {figures['missed']:.0f}, p50 {figures['late_p50_ms']:.2f} ms, p99 {figures['late_p99_ms']:.2f} ms"
     met = figures["missed"] == 0 and figures["late_p50_ms"] < p50 and figures["late_p99_ms"] < p99
     yield f"{goals.title}{of:,} jobs @every 1s", f"none missed, p50 < {p50:g} ms, p99 < {p99:g} ms{dapr}", told, met
+
+
+def batches(server: ServerProcess, load: Load, jobs: int) -> Iterator[Answer]:
+    """A worker of raftsched.v1, many triggers and answers in a message. Each tick of a job is sent when the one before is committed, so
+    that a rate which is held is one of acknowledged and committed runs."""
+    lead_s = max(jobs // BURST_CREATION_PER_S, 3)
+    with LoopMeter(server) as meter:
+        due = time.monotonic() + lead_s
+        figures = load.run("sustained", "-batched", "-n", str(jobs), "-d", f"{SUSTAINED_S}s", "-lead", f"{lead_s}s")
+    what = "50,000 jobs @every 1s, one worker of batches"
+    told = f"missed {figures['missed']:.0f}, p50 {figures['late_p50_ms']:.2f} ms, p99 {figures['late_p99_ms']:.2f} ms"
+    met = figures["missed"] == 0 and figures["late_p50_ms"] < 2 and figures["late_p99_ms"] < 20
+    yield what, "none missed, p50 < 2 ms, p99 < 20 ms", told, met
+    each_us = meter.spent_between_ns(due, due + SUSTAINED_S) / (jobs * SUSTAINED_S) / 1000
+    yield f"{what}: CPU in the loop thread per trigger (for information)", "", f"{each_us:.1f} us", None
 
 
 def lateness(load: Load, goals: Goals = PLAIN) -> Iterator[Answer]:
@@ -121,4 +144,6 @@ def rows(folder: Path, quick: bool) -> Iterable[Answer]:
         yield "scheduler under load", "", "missing: go (bench/schedload)", None
         return
     with ServerProcess(folder / "jobs") as server:
-        yield from one_server(server, Load([server.scheduler_address]), 10 if quick else 1)
+        scale = 10 if quick else 1
+        yield from one_server(server, Load([server.scheduler_address]), scale)
+        yield from batches(server, Load([server.scheduler_address]), 50_000 // scale)
