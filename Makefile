@@ -46,7 +46,7 @@ deploy: setup ## all checks of deploy/ with helm and promtool, which are built f
 	@.venv/bin/python -m pytest -q -rs tests/deploy $(ARGS)
 
 interop: setup ## real Dapr sidecars and SDKs against one replica and three, with and without mTLS; builds daprd, placement and sentry (needs Go)
-	@.venv/bin/python scripts/tools.py build daprd dapr-placement dapr-sentry
+	@.venv/bin/python scripts/tools.py build daprd dapr-placement dapr-sentry daprsdk
 	@.venv/bin/python scripts/dapr_sdk.py
 	@RAFTSCHED_SIDECARS=all .venv/bin/python -m pytest -q -rs tests/interop/test_sidecars.py tests/interop/test_sidecar_sdks.py tests/interop/test_sidecar_changes.py tests/interop/test_real_sentry.py $(ARGS)
 

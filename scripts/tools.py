@@ -17,6 +17,7 @@ a test's back: `python scripts/tools.py build` does that, once per version of th
     dapr-scheduler           the Dapr Scheduler 1.18, built from scripts/go/dapr
     dapr-sentry              Dapr's certificate authority of the same version, built from there, too
     daprd, dapr-placement    the sidecar and the placement service of the same version, built from scripts/go/daprd
+    daprsdk                  what programs do with Dapr's SDK for Go, built from scripts/go/daprsdk
     schedload                our load generator for the scheduler API, built from bench/schedload
     etcdload                 our load generator for etcd's API, built from bench/etcdload (C; needs libnghttp2-dev, libssl-dev)
     h2load                   Debian's nghttp2-client
@@ -29,7 +30,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,6 @@ CACHE = ROOT / ".cache" / "tools"
 BUILD_TIMEOUT_S = 600
 DAPR_BUILD_TIMEOUT_S = 3600  # ten minutes on two idle cores, more if others share them
 DIGEST_LENGTH = 12
-GENERATED = "protos"  # the folder of what scripts/durabletask_protos.py makes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +50,6 @@ class GoProgram:
     tags: str = ""
     """Build tags, separated by commas."""
     timeout_s: float = BUILD_TIMEOUT_S
-    prepare: Callable[[], str | None] | None = None
-    """What comes before: None, or in one line why it could not be done."""
 
     @property
     def path(self) -> Path:
@@ -60,8 +57,6 @@ class GoProgram:
         digest = hashlib.sha256()
         digest.update(self.tags.encode())
         for source in sorted([*self.module.glob("go.*"), *self.module.rglob("*.go")]):
-            if GENERATED in source.parts:
-                continue
             digest.update(source.name.encode() + b"\0" + source.read_bytes())
         return CACHE / f"{self.name}-{digest.hexdigest()[:DIGEST_LENGTH]}"
 
@@ -73,8 +68,6 @@ class GoProgram:
         path = self.path
         if path.exists():
             return None
-        if self.prepare is not None and (reason := self.prepare()):
-            return reason
         partial = path.with_suffix(".partial")
         command = ["go", "build", "-trimpath", f"-tags={self.tags}", "-ldflags=-s -w", "-o", str(partial), self.package]
         try:
@@ -132,18 +125,6 @@ DAPR = ROOT / "scripts" / "go" / "dapr"
 DAPRD = ROOT / "scripts" / "go" / "daprd"
 
 
-def durabletask_protos() -> str | None:
-    """Makes what scripts/go/daprd lacks in the repository."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    import dapr_sdk
-
-    if reason := dapr_sdk.fetch():
-        return reason
-    command = [str(dapr_sdk.PYTHON), str(ROOT / "scripts" / "durabletask_protos.py"), str(DAPRD / "durabletask")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False)
-    return (done.stderr.strip().splitlines() or ["no workflow messages in Go"])[-1] if done.returncode else None
-
-
 PROGRAMS: dict[str, GoProgram | CProgram] = {
     "etcd-3.7": GoProgram("etcd", ETCD, "go.etcd.io/etcd/server/v3"),
     "etcdctl-3.7": GoProgram("etcdctl", ETCD, "go.etcd.io/etcd/etcdctl/v3"),
@@ -165,8 +146,9 @@ PROGRAMS: dict[str, GoProgram | CProgram] = {
     ),
     "dapr-scheduler": GoProgram("dapr-scheduler", DAPR, "github.com/dapr/dapr/cmd/scheduler", timeout_s=DAPR_BUILD_TIMEOUT_S),
     "dapr-sentry": GoProgram("dapr-sentry", DAPR, "github.com/dapr/dapr/cmd/sentry", timeout_s=DAPR_BUILD_TIMEOUT_S),
-    "daprd": GoProgram("daprd", DAPRD, ".", timeout_s=DAPR_BUILD_TIMEOUT_S, prepare=durabletask_protos),
+    "daprd": GoProgram("daprd", DAPRD, ".", timeout_s=DAPR_BUILD_TIMEOUT_S),
     "dapr-placement": GoProgram("dapr-placement", DAPRD, "github.com/dapr/dapr/cmd/placement", timeout_s=DAPR_BUILD_TIMEOUT_S),
+    "daprsdk": GoProgram("daprsdk", ROOT / "scripts" / "go" / "daprsdk", ".", timeout_s=DAPR_BUILD_TIMEOUT_S),
     "exportfile": GoProgram("exportfile", ROOT / "scripts" / "go" / "exportfile", "."),
     "walreader": GoProgram("walreader", ROOT / "scripts" / "go" / "walreader", "."),
     "schedload": GoProgram("schedload", ROOT / "bench" / "schedload", "."),
@@ -269,6 +251,10 @@ def dapr_placement() -> Path | None:
     return Path(named) if named else PROGRAMS["dapr-placement"].found()
 
 
+def daprsdk() -> Path | None:
+    return PROGRAMS["daprsdk"].found()
+
+
 def schedload() -> Path | None:
     return PROGRAMS["schedload"].found()
 
@@ -282,7 +268,7 @@ def h2load() -> Path | None:
     return Path(found) if found else None
 
 
-LARGE = ("kubernetes", "helm", "kubestrict", "promtool", "dapr-scheduler", "dapr-sentry", "daprd", "dapr-placement")
+LARGE = ("kubernetes", "helm", "kubestrict", "promtool", "dapr-scheduler", "dapr-sentry", "daprd", "dapr-placement", "daprsdk")
 """Minutes of compiling each: for `make clients`, `make deploy` and `make interop` alone."""
 
 
@@ -325,6 +311,7 @@ def show() -> None:
         "dapr-sentry": dapr_sentry(),
         "daprd": daprd(),
         "dapr-placement": dapr_placement(),
+        "daprsdk": daprsdk(),
     }
     for name, path in found.items():
         print(f"{name:14} {path or 'not here'}")

@@ -169,4 +169,5 @@ replace (
 	gopkg.in/couchbaselabs/gocbconnstr.v1 => github.com/couchbaselabs/gocbconnstr v1.0.5
 )
 
-replace github.com/dapr/durabletask-go => ./durabletask
+// The version that Dapr 1.18.2 has. Of v0.12.4, which 1.18.3 asks for, Go proxies may serve nothing; 1.18.3 builds and runs with this one.
+replace github.com/dapr/durabletask-go => github.com/dapr/durabletask-go v0.12.2-0.20260720132056-79042da5fe61
