@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from raftsched.limits import GATE_WAITERS_MAX
+from raftsched.limits import GATE_LABEL_CHARACTERS_MAX, GATE_WAITERS_MAX, THROTTLED_LABELS_MAX
 
 DEAD_WAITERS_MAX: Final = 1_000  # more than are alive, before they are swept out
 
@@ -39,8 +39,8 @@ GateKey = tuple[str, str, str | None]
 
 
 def label(key: GateKey) -> str:
-    """The gate key as metrics show it: `<type>` or `<type>:<name>`."""
-    return key[1] if key[2] is None else f"{key[1]}:{key[2]}"
+    """The gate key as metrics show it: `<type>` or `<type>:<name>`, cut at `GATE_LABEL_CHARACTERS_MAX`."""
+    return (key[1] if key[2] is None else f"{key[1]}:{key[2]}")[:GATE_LABEL_CHARACTERS_MAX]
 
 
 def share_of(limit: int, index: int, total: int) -> int:
@@ -83,7 +83,7 @@ class Gates:
         self._next_number = 0
         self._index = 0
         self._total = 1
-        self.throttled: dict[str, int] = {}
+        self.throttled: dict[str, int] = {}  # the last one refused stands last
 
     # -- declarations
     def declare(self, stream: Hashable, namespace: str, limits: Iterable[Limit]) -> list[int]:
@@ -140,7 +140,7 @@ class Gates:
         if refused is None:
             self._hold(run, keys)
             return Admission.GO
-        self.throttled[label(refused)] = self.throttled.get(label(refused), 0) + 1
+        self._count_throttled(label(refused))
         first = keys[0]
         if self._waiting.get(first, 0) >= self._waiters_max:
             return Admission.FULL
@@ -186,6 +186,13 @@ class Gates:
         return found
 
     # -- inside
+    def _count_throttled(self, gate: str) -> None:
+        # As with Dapr a count outlives its gate; but not without a bound, where limits come and go with the names of tenants.
+        count = self.throttled.pop(gate, 0)
+        if len(self.throttled) >= THROTTLED_LABELS_MAX:
+            del self.throttled[next(iter(self.throttled))]
+        self.throttled[gate] = count + 1
+
     def _forget(self, key: GateKey) -> None:
         del self._gates[key]
         self._types[key[:2]] -= 1
