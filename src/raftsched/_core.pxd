@@ -26,6 +26,18 @@ cdef class CronTable:
     # The last fire <= `until_s` and > `after_s`; -1 = none.
     cdef int64_t c_last(self, int spec, int64_t after_s, int64_t until_s) noexcept nogil
 
+cdef struct extended_table_t         # _core/extended.pxi
+cdef struct extended_t
+
+cdef class ExtendedTable:
+    cdef CronTable cron
+    cdef extended_table_t* table
+    cdef int read(self, tuple spec, extended_t* e) except -1
+    # Numbers are those of `add`. Milliseconds; none = -0x7fffffffffffffff. `begin_ms`: from where @every counts.
+    cdef int64_t c_next(self, int64_t number, int64_t begin_ms, int64_t after_ms) noexcept nogil
+    cdef int64_t c_last(self, int64_t number, int64_t begin_ms, int64_t after_ms, int64_t until_ms) noexcept nogil
+    cdef void c_release(self, int64_t number) noexcept nogil
+
 cdef class TimerWheel:
     cdef wheel_t* wheel
     cdef readonly CronTable cron

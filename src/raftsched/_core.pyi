@@ -50,6 +50,40 @@ class CronTable:
         """The last fire with after_s < fire <= until_s; -1 = none."""
 
 @final
+class ExtendedTable:
+    """Schedules of the extended dialect (docs/schedules.md), by numbers of their own. Instants in ms since the epoch, any sign.
+
+    spec = (masks as `CronTable.add` has them, zone, nth, from_end, nearest, business, business_from_end, interval_ms, jitter_ms, seed,
+    exclusion); what the bits mean says `_core/extended.pxi`. ValueError for what is out of range, MemoryError when it is full.
+    """
+
+    def __init__(self, cron: CronTable) -> None:
+        """`cron`: whose zones are meant."""
+
+    def __len__(self) -> int:
+        """Schedules that were added and not released."""
+
+    def add(self, spec: tuple[object, ...]) -> int: ...
+    def release(self, number: int) -> None: ...
+    def next_of(self, spec: tuple[object, ...], begin_ms: int, after_ms: int) -> int | None:
+        """The first fire after an instant; None: there is none within 41 years, or a calendar is not there."""
+
+    def last_of(self, spec: tuple[object, ...], begin_ms: int, after_ms: int, until_ms: int) -> int | None:
+        """The last fire with after_ms < fire <= until_ms."""
+
+    def new_exclusion(self) -> int:
+        """A number for days of which nothing fires; until `set_exclusion` nothing at all fires of a schedule that has it. At most 65536."""
+
+    def users(self, exclusion: int) -> int:
+        """Schedules that have it."""
+
+    def drop_exclusion(self, exclusion: int) -> None:
+        """ValueError while it is used."""
+
+    def set_exclusion(self, exclusion: int, known: bool, weekdays: int, yearly: Sequence[int], first: Buffer, last: Buffer) -> None:
+        """`yearly[month]`: a mask of days; `first`, `last` (int32): day numbers of ranges that rise and lie apart, at most 100000."""
+
+@final
 class TimerWheel:
     """Hierarchical wheel, 1 ms ticks, chunked buckets, two rotations per level. Time is always an argument.
 

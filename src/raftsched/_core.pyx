@@ -29,6 +29,7 @@ cdef extern from "native/core.h":
 
 include "_core/cron.pxi"
 include "_core/cron_table.pxi"
+include "_core/extended.pxi"
 include "_core/layout.pxi"
 include "_core/buckets.pxi"
 include "_core/records.pxi"

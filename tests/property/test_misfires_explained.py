@@ -18,6 +18,9 @@ SCHEDULES = [
     "0 */2 * * * *",
     "30 0 * * * *",
     "CRON_TZ=Europe/Rome 0 30 2 * * *",
+    "DIALECT=extended */5 * * * * *",
+    "DIALECT=extended JITTER=3s @every 7s",
+    "DIALECT=extended JITTER=20s H/2 * * * *",
 ]
 FIRES = 12
 
@@ -44,7 +47,7 @@ def test_the_engine_runs_what_was_explained(
     name = bench.put("a", schedule=schedule, expires_ms=expires_ms, repeats=repeats)
     bench.etcd.put(STATES + name, state_pb2.JobExtra(misfire=wanted).SerializeToString())
     back_ns = (START_MS + away_ms) * NS_PER_MS
-    asked = Asked(schedule, None, None if ttl_s is None else f"{ttl_s}s", repeats)
+    asked = Asked(schedule, None, None if ttl_s is None else f"{ttl_s}s", repeats, name)
     misfire = Misfire(None if window_ms is None else window_ms * NS_PER_MS, most)
     found = explain(bench.schedules, asked, now_ns=START_MS * NS_PER_MS, count=FIRES, outage=Outage(back_ns, misfire))
     bench.now_ms = START_MS + away_ms

@@ -8,14 +8,15 @@ from google.protobuf import json_format
 
 from raftsched.cli import render
 from raftsched.cli.configuring import HELP, misfire_of
-from raftsched.cli.finding import AsJson, instant, jobs
-from raftsched.cli.job import ADDRESS, TIMEOUT_S, Address, As, Output, Timeout
+from raftsched.cli.finding import AsJson, instant, job_name, jobs
+from raftsched.cli.job import ADDRESS, APP_ID, NAMESPACE, TIMEOUT_S, Address, AppId, As, Namespace, Output, Timeout
 from raftsched.limits import EXPLAINED_PASSED_MAX
 from raftsched.pb.v1 import jobs_pb2
 
 REFUSED = 1
 INSTANTS = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
 MISSED = "missed, run at once"
+DIALECT_HELP = "extended: as if the schedule began with DIALECT=extended (docs/schedules.md)."
 
 
 def explain(
@@ -31,6 +32,10 @@ def explain(
             "--last-run", formats=INSTANTS, help="Nobody ran the job since then (UTC, or with an offset); the rest counts from there."
         ),
     ] = None,
+    dialect: Annotated[str, typer.Option("--dialect", help=DIALECT_HELP)] = "",
+    job: Annotated[str | None, typer.Option("--job", help="Name of the job by whose key H and jitter go; with --app-id and -n.")] = None,
+    namespace: Namespace = NAMESPACE,
+    app_id: AppId = APP_ID,
     count: Annotated[int, typer.Option("--next", "-c", min=1, max=1000, help="How many fires to show.")] = 10,
     address: Address = ADDRESS,
     output: As = Output.TABLE,
@@ -42,12 +47,15 @@ def explain(
     \b
     raftsched job explain 'CRON_TZ=Europe/Rome 0 30 2 * * *' --next 5
     raftsched job explain '@every 10m' --last-run 2026-11-20T18:00:00Z --misfire latest
+    raftsched job explain --dialect extended 'H 9 LBD * *' --job invoices --app-id billing
     """
-    request = jobs_pb2.ExplainScheduleRequest(schedule=schedule, due_time=due_time, ttl=ttl, repeats=repeats, count=count)
+    request = jobs_pb2.ExplainScheduleRequest(schedule=schedule, due_time=due_time, ttl=ttl, repeats=repeats, count=count, dialect=dialect)
     if misfire is not None:
         request.misfire.CopyFrom(misfire_of(misfire))
     if last_run is not None:
         request.last_run.FromDatetime(last_run)
+    if job is not None:
+        request.job.CopyFrom(job_name(job, None, None, namespace, app_id))
     with jobs(address) as stub:
         answer = stub.ExplainSchedule(request, timeout=timeout)
     if as_json or output is Output.JSON:

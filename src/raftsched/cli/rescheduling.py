@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from raftsched.cli.explaining import DIALECT_HELP
 from raftsched.cli.finding import AsJson, Labels, jobs
 from raftsched.cli.holding import By, Everything, Match, Names, OfKind, select, tell, who
 from raftsched.cli.job import ADDRESS, APP_ID, NAMESPACE, TIMEOUT_S, ActorId, ActorType, Address, AppId, As, Namespace, Output, Timeout
@@ -14,6 +15,7 @@ def reschedule(
     names: Names = None,
     *,
     schedule: Annotated[str | None, typer.Option("--schedule", "-s", help="When they recur.")] = None,
+    dialect: Annotated[str, typer.Option("--dialect", help=DIALECT_HELP)] = "",
     due_time: Annotated[str | None, typer.Option("--due-time", "-d", help="When they fire first.")] = None,
     repeats: Annotated[int | None, typer.Option("--repeats", "-r", min=0, max=2**32 - 1, help="How often they fire.")] = None,
     ttl: Annotated[str | None, typer.Option("--ttl", help="When they end.")] = None,
@@ -37,6 +39,6 @@ def reschedule(
     with jobs(address) as stub:
         for selector in selectors:
             request = jobs_pb2.RescheduleJobsRequest(
-                jobs=selector, schedule=schedule, due_time=due_time, ttl=ttl, repeats=repeats, reason=reason, by=who(by)
+                jobs=selector, schedule=schedule, due_time=due_time, ttl=ttl, repeats=repeats, reason=reason, by=who(by), dialect=dialect
             )
             tell("rescheduled", stub.RescheduleJobs(request, timeout=timeout), as_json=as_json or output is Output.JSON)

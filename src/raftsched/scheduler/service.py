@@ -104,7 +104,10 @@ class SchedulerService:
         self.gates = Gates()
         self.delivery = Delivery()
         self.schedules = Schedules(zone_source, wheel.cron)
-        self.engine = Engine(wheel, self.delivery, self.gates, kv.read_record, self.schedules.compile, self._note, hash_key=(rng(), rng()))
+        compile_schedule, extended, hash_key = self.schedules.compile, self.schedules.extended, (rng(), rng())
+        self.engine = Engine(
+            wheel, self.delivery, self.gates, kv.read_record, compile_schedule, self._note, hash_key=hash_key, extended=extended
+        )
         self.leadership = Leadership(kv, scheduler_id=scheduler_id, address=address, uid=own_uid(rng()), log=engine_log, firing=self)
         self.ready = asyncio.Event()
         self._ready_waiters: list[Callable[[], None]] = []

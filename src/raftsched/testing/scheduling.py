@@ -162,6 +162,7 @@ class Bench:
             lambda event, key: self.notes.append((event, key)),
             hash_key=(3, 4),
             branches_max=self.branches_max,
+            extended=self.schedules.extended,
         )
         self.etcd.sinks = [self]
         self.engine.set_partition(total, index)

@@ -276,6 +276,7 @@ class Job(_message.Message):
     RUN_WANTED_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     MISFIRE_FIELD_NUMBER: _builtins.int
+    DIALECT_FIELD_NUMBER: _builtins.int
     type: Global___JobType.ValueType
     schedule: _builtins.str
     """As they were given when the job was stored."""
@@ -294,6 +295,8 @@ class Job(_message.Message):
     """The store's revision that put the job."""
     run_wanted: _builtins.bool
     """A run was asked for, and is not over."""
+    dialect: _builtins.str
+    """Of its schedule: empty is Dapr's."""
     @_builtins.property
     def name(self) -> Global___JobName: ...
     @_builtins.property
@@ -356,10 +359,11 @@ class Job(_message.Message):
         run_wanted: _builtins.bool = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         misfire: _state_pb2.Misfire | None = ...,
+        dialect: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "begins", b"begins", "data", b"data", "due_time", b"due_time", "expires", b"expires", "failure_policy", b"failure_policy", "hold", b"hold", "last_change", b"last_change", "last_run", b"last_run", "misfire", b"misfire", "name", b"name", "next_run", b"next_run", "repeats", b"repeats", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "attempts", b"attempts", "begins", b"begins", "count", b"count", "data", b"data", "due_time", b"due_time", "expires", b"expires", "failure_policy", b"failure_policy", "hold", b"hold", "labels", b"labels", "last_change", b"last_change", "last_run", b"last_run", "late", b"late", "misfire", b"misfire", "name", b"name", "next_run", b"next_run", "owned", b"owned", "repeats", b"repeats", "revision", b"revision", "run_wanted", b"run_wanted", "schedule", b"schedule", "state", b"state", "ttl", b"ttl", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "attempts", b"attempts", "begins", b"begins", "count", b"count", "data", b"data", "dialect", b"dialect", "due_time", b"due_time", "expires", b"expires", "failure_policy", b"failure_policy", "hold", b"hold", "labels", b"labels", "last_change", b"last_change", "last_run", b"last_run", "late", b"late", "misfire", b"misfire", "name", b"name", "next_run", b"next_run", "owned", b"owned", "repeats", b"repeats", "revision", b"revision", "run_wanted", b"run_wanted", "schedule", b"schedule", "state", b"state", "ttl", b"ttl", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__due_time: _TypeAlias = _typing.Literal["due_time"]  # noqa: Y015
     _WhichOneofArgType__due_time: _TypeAlias = _typing.Literal["_due_time", b"_due_time"]  # noqa: Y015
@@ -550,12 +554,16 @@ class ExplainScheduleRequest(_message.Message):
     NOW_FIELD_NUMBER: _builtins.int
     MISFIRE_FIELD_NUMBER: _builtins.int
     LAST_RUN_FIELD_NUMBER: _builtins.int
+    DIALECT_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
     schedule: _builtins.str
     due_time: _builtins.str
     ttl: _builtins.str
     repeats: _builtins.int
     count: _builtins.int
     """How many fires to tell: 10 when 0; at most 1000."""
+    dialect: _builtins.str
+    """"extended": the schedule is taken as if it began with `DIALECT=extended`. Empty: as the schedule itself says."""
     @_builtins.property
     def now(self) -> _timestamp_pb2.Timestamp:
         """When the job would be stored; with last_run, when the outage ends. Absent: now."""
@@ -568,6 +576,10 @@ class ExplainScheduleRequest(_message.Message):
     def last_run(self) -> _timestamp_pb2.Timestamp:
         """Set: the job was stored, or ran last, at this instant, and nobody ran it from then until now. due_time, ttl and repeats count from it."""
 
+    @_builtins.property
+    def job(self) -> Global___JobName:
+        """By whose key `H` and jitter go."""
+
     def __init__(
         self,
         *,
@@ -579,10 +591,12 @@ class ExplainScheduleRequest(_message.Message):
         now: _timestamp_pb2.Timestamp | None = ...,
         misfire: _state_pb2.Misfire | None = ...,
         last_run: _timestamp_pb2.Timestamp | None = ...,
+        dialect: _builtins.str = ...,
+        job: Global___JobName | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "due_time", b"due_time", "last_run", b"last_run", "misfire", b"misfire", "now", b"now", "repeats", b"repeats", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "due_time", b"due_time", "job", b"job", "last_run", b"last_run", "misfire", b"misfire", "now", b"now", "repeats", b"repeats", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "count", b"count", "due_time", b"due_time", "last_run", b"last_run", "misfire", b"misfire", "now", b"now", "repeats", b"repeats", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "count", b"count", "dialect", b"dialect", "due_time", b"due_time", "job", b"job", "last_run", b"last_run", "misfire", b"misfire", "now", b"now", "repeats", b"repeats", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__due_time: _TypeAlias = _typing.Literal["due_time"]  # noqa: Y015
     _WhichOneofArgType__due_time: _TypeAlias = _typing.Literal["_due_time", b"_due_time"]  # noqa: Y015
@@ -846,12 +860,15 @@ class RescheduleJobsRequest(_message.Message):
     REPEATS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     BY_FIELD_NUMBER: _builtins.int
+    DIALECT_FIELD_NUMBER: _builtins.int
     schedule: _builtins.str
     due_time: _builtins.str
     ttl: _builtins.str
     repeats: _builtins.int
     reason: _builtins.str
     by: _builtins.str
+    dialect: _builtins.str
+    """"extended": the schedule is stored with `DIALECT=extended` before it. Empty: as the schedule itself says."""
     @_builtins.property
     def jobs(self) -> Global___JobSelector: ...
     def __init__(
@@ -864,10 +881,11 @@ class RescheduleJobsRequest(_message.Message):
         repeats: _builtins.int | None = ...,
         reason: _builtins.str = ...,
         by: _builtins.str = ...,
+        dialect: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "due_time", b"due_time", "jobs", b"jobs", "repeats", b"repeats", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "by", b"by", "due_time", b"due_time", "jobs", b"jobs", "reason", b"reason", "repeats", b"repeats", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "by", b"by", "dialect", b"dialect", "due_time", b"due_time", "jobs", b"jobs", "reason", b"reason", "repeats", b"repeats", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__due_time: _TypeAlias = _typing.Literal["due_time"]  # noqa: Y015
     _WhichOneofArgType__due_time: _TypeAlias = _typing.Literal["_due_time", b"_due_time"]  # noqa: Y015

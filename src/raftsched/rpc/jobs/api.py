@@ -141,8 +141,9 @@ class JobsApi:
                 answer.jobs.append(await shown_job(self._service, record))
         return answer
 
-    async def _explain(self, request: jobs_pb2.ExplainScheduleRequest, _: Certificate) -> jobs_pb2.ExplainScheduleResponse:
-        return explain_schedule(self._service.schedules, request, self._service.now_ns())
+    async def _explain(self, request: jobs_pb2.ExplainScheduleRequest, certificate: Certificate) -> jobs_pb2.ExplainScheduleResponse:
+        key = self.composed(request.job, certificate) if request.HasField("job") else None
+        return explain_schedule(self._service.schedules, request, self._service.now_ns(), key)
 
     async def _pause(self, request: jobs_pb2.PauseJobsRequest, certificate: Certificate) -> jobs_pb2.ChangeSummary:
         hold = hold_of(request.reason, self.by(request.by, certificate), self._service.now_ns())

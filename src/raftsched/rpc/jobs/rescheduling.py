@@ -6,6 +6,7 @@ Must not know: gRPC's side of a call.
 from raftsched.errors import GrpcCode, StatusError
 from raftsched.pb.v1 import jobs_pb2, state_pb2
 from raftsched.rpc.jobs.changing import Changer, Seen
+from raftsched.rpc.jobs.explaining import named_schedule
 from raftsched.scheduler.jobs._jobs import DEFAULT_POLICY, encode_stored_job
 from raftsched.scheduler.jobs.names import JOBS, STATES
 from raftsched.scheduler.jobs.requests import Branch
@@ -17,6 +18,8 @@ NS_PER_S = 1_000_000_000
 
 def rescheduling(service: SchedulerService, request: jobs_pb2.RescheduleJobsRequest, change: state_pb2.Change) -> Changer:
     """All count from now, with a new counter, as after an overwrite by ScheduleJob. Raises `StatusError` for what that would refuse."""
+    if request.HasField("schedule"):
+        request.schedule = named_schedule(request.schedule, request.dialect)
     resolved = _resolved(service, request)
 
     def plan(seen: Seen) -> Branch | None:

@@ -17,6 +17,7 @@ from raftsched.scheduler.engine.states import State
 from raftsched.scheduler.jobs._jobs import DEFAULT_POLICY, WireError, decode_stored_job, parse_metadata
 from raftsched.scheduler.jobs.fields import Instant, JobView, Metadata
 from raftsched.scheduler.jobs.names import JOBS, Owner, name_prefix
+from raftsched.scheduler.schedule.dialect import dialect_of
 
 LATE: Final = {
     AT_ROUTE: jobs_pb2.LATE_REASON_NO_WORKER,
@@ -61,6 +62,7 @@ def job_of(record: Record, view: JobView | None, now_ns: int) -> jobs_pb2.Job:
         begins=_stamp(begin),
         expires=_stamp(expiration),
         revision=record.revision,
+        dialect=dialect_of(_text(schedule) or ""),
     )
     if view is not None:
         _put_view(job, view, now_ns)

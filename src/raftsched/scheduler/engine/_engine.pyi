@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from raftsched._core import TimerWheel
+from raftsched._core import ExtendedTable, TimerWheel
 from raftsched.scheduler.delivery._delivery import Delivery, StreamState
 from raftsched.scheduler.delivery.gates import Gates, Limit
 from raftsched.scheduler.jobs.fields import JobView
@@ -13,6 +13,7 @@ ONCE: Final[int]
 EVERY: Final[int]
 CRON: Final[int]
 NEVER: Final[int]
+EXTENDED: Final[int]
 
 LATENESS_BOUNDS_MS: Final[tuple[int, ...]]
 """Upper bounds of the buckets of `Engine.lateness`; one more holds the rest."""
@@ -45,14 +46,16 @@ class Engine:
         delivery: Delivery,
         gates: Gates,
         read_record: Callable[[int, int], bytes | None],
-        compile_schedule: Callable[[str], tuple[int, int]],
+        compile_schedule: Callable[..., tuple[int, int]],
         note: Callable[[str, bytes], None],
         *,
         hash_key: tuple[int, int] = ...,
         branches_max: int = ...,
+        extended: ExtendedTable | None = None,
     ) -> None:
         """`read_record(main, sub)`: the stored KeyValue, at once. `compile_schedule(text)`: (EVERY, ns) or (CRON, number in
-        `wheel.cron`, counted once more), ValueError if it cannot fire. `note(event, key)`: something for the log."""
+        `wheel.cron`, counted once more), ValueError if it cannot fire; of a text that begins with DIALECT= also with the composed name, for
+        (EXTENDED, number in `extended`). `note(event, key)`: something for the log."""
     # -- what the store says
     def on_changes(self, changes: Sequence[Change]) -> list[Change]:
         """Whole revisions in order; returns the changes under dapr/leadership/. `touched`: one of them was the scheduler's own."""

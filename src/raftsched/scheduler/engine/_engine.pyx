@@ -7,7 +7,8 @@ that answers at once.
 
 Parts: `_engine/ticks.pxi` when is the next tick; `_engine/changes.pxi` what the store says; `_engine/firing.pxi` due jobs and
 their way to a stream; `_engine/results.pxi` acks and commits; `_engine/held.pxi` what may not fire; `_engine/misfires.pxi` missed ticks;
-`_engine/further.pxi` what is stored with a result; `_engine/lateness.pxi` how late each step is.
+`_engine/further.pxi` what is stored with a result; `_engine/lateness.pxi` how late each step is;
+`_engine/extended.pxi` schedules of the extended dialect.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM
@@ -15,7 +16,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-from raftsched._core cimport TimerWheel
+from raftsched._core cimport ExtendedTable, TimerWheel
 from raftsched.scheduler.delivery._delivery cimport (
     PLACE_GATED, PLACE_NONE, PLACE_QUEUED, PLACE_SENT, PLACE_STAGED, RUN_NONE, Delivery, Route, StreamState, ids_put, ids_take,
     run_at, run_free, run_new, run_set_name, run_t,
@@ -130,6 +131,7 @@ cdef enum:  # kinds
     KIND_EVERY = 1
     KIND_CRON = 2
     KIND_NEVER = 3     # its schedule cannot be used; kept, never fires
+    KIND_EXTENDED = 4
 
 cdef enum:  # flags
     HAS_JOB = 1
@@ -157,6 +159,7 @@ EVERY = KIND_EVERY
 CRON = KIND_CRON
 NEVER = KIND_NEVER
 LATENESS_BOUNDS_MS = tuple([LATENESS_MS[i] for i in range(LATENESS_BOUNDS)])
+EXTENDED = KIND_EXTENDED
 AT_STREAM, AT_WORKER, AT_GATE, AT_ROUTE = PLACE_QUEUED, PLACE_SENT, PLACE_GATED, PLACE_STAGED  # where a run is, for `look`
 
 cdef int64_t NS = 1000000000
@@ -167,6 +170,8 @@ cdef int64_t WINDOW_MAX_S = MISFIRE_WINDOW_S_MAX
 cdef size_t BYTES_PER_COMMIT = COMMIT_BYTES_MAX
 cdef int64_t PASSED_COUNT_MAX = 1000
 cdef int64_t DUE_MAX_MS = 253402300799999
+cdef int64_t EXTENDED_NONE = -<int64_t>0x7fffffffffffffff   # as ExtendedTable says it
+cdef bytes DIALECT = b"DIALECT="
 cdef int64_t[5] LATENCY_MS = [100, 500, 1000, 5000, 10000]
 
 
@@ -253,7 +258,8 @@ cdef class Engine:
     cdef object gates
     cdef object declared                 # (namespace, actor type)s with a gate, as the routes' `gated` say
     cdef object read_record              # (main, sub) -> stored KeyValue or None
-    cdef object compile_schedule         # text -> (kind, value); ValueError
+    cdef object compile_schedule         # text (and, of the extended dialect, name) -> (kind, value); ValueError
+    cdef ExtendedTable extended
     cdef object note                     # (event, key or text): told once per occurrence, for the log
     cdef uint64_t total, index           # of the partition; total 0 = owns nothing
     cdef uint64_t[8] narrow_totals       # of handovers under way: owned is only what is in all of these too
@@ -292,7 +298,7 @@ cdef class Engine:
     cdef int64_t cached_value
 
     def __cinit__(self, TimerWheel wheel not None, Delivery delivery not None, gates, read_record, compile_schedule, note, *,
-                  hash_key=(0, 0), uint32_t branches_max=COMMIT_BRANCHES_MAX):
+                  hash_key=(0, 0), uint32_t branches_max=COMMIT_BRANCHES_MAX, ExtendedTable extended=None):
         table_init(&self.table, hash_key[0], hash_key[1])
         self.wheel = wheel
         self.delivery = delivery
@@ -300,6 +306,7 @@ cdef class Engine:
         self.declared = gates.declared_types()
         self.read_record = read_record
         self.compile_schedule = compile_schedule
+        self.extended = extended
         self.note = note
         self.branches_max = branches_max
         self.commits = []
@@ -720,13 +727,15 @@ cdef class Engine:
         if slot == JOB_NONE or not job_at(&self.table, slot).flags & HAS_JOB:
             return None
         job = job_at(&self.table, slot)
-        if job.kind not in (KIND_EVERY, KIND_CRON) or next_tick(self, job, &tick) != 1:
+        if job.kind not in (KIND_EVERY, KIND_CRON, KIND_EXTENDED) or next_tick(self, job, &tick) != 1:
             return None
         due, until = tick.s * NS_OBJECT + tick.ns, until_s * NS_OBJECT + until_ns
         if due > until:
             return None
         if job.kind == KIND_CRON:
             last = (self.wheel.cron.last(<int>job.value, tick.s - 1, until_s), 0)
+        elif job.kind == KIND_EXTENDED:
+            last = last_extended(self, job, tick, until_s, until_ns)
         else:
             last = divmod(due + (until - due) // job.value * job.value if job.value else until, NS_OBJECT)
         return (last, job.main, job.counter_main, job.partition_id, job.count if counted(self, job) else 0)
@@ -782,6 +791,7 @@ cdef class Engine:
 
 
 include "_engine/ticks.pxi"
+include "_engine/extended.pxi"
 include "_engine/misfires.pxi"
 include "_engine/held.pxi"
 include "_engine/lateness.pxi"

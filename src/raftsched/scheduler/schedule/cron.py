@@ -79,13 +79,13 @@ def _field(text: str, bounds: Bounds) -> tuple[int, bool]:
     """The mask of a comma list, and whether an item carries the star (`*` or `?` with step 1). Empty items are skipped."""
     mask, star = 0, False
     for item in filter(None, text.split(",")):
-        item_mask, item_star = _item(item, bounds)
+        item_mask, item_star = parse_item(item, bounds)
         mask |= item_mask
         star = star or item_star
     return mask, star
 
 
-def _item(item: str, bounds: Bounds) -> tuple[int, bool]:
+def parse_item(item: str, bounds: Bounds) -> tuple[int, bool]:
     """One item: `*`, `?`, `n`, `a-b`, each with optional `/step`; `n/step` runs to the maximum. Checked in Dapr's order."""
     parts = item.split("/")
     ends = parts[0].split("-")
@@ -117,7 +117,7 @@ def _item(item: str, bounds: Bounds) -> tuple[int, bool]:
 def check_item(item: str, bounds: Bounds) -> bool:
     """Whether one item of a field is in order."""
     try:
-        _item(item, bounds)
+        parse_item(item, bounds)
     except InvalidJobError:
         return False
     return True

@@ -6,17 +6,19 @@ ScheduleJob would give. Must not know: the clock, jobs.
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raftsched.scheduler.schedule import go
 from raftsched.scheduler.schedule.cron import DESCRIPTORS, FIELDS, check_item
-from raftsched.scheduler.schedule.errors import InvalidJobError
+from raftsched.scheduler.schedule.dialect import DIALECT_PREFIX, Extended
+from raftsched.scheduler.schedule.errors import InvalidJobError, PlacedError
 from raftsched.scheduler.schedule.instants import DAY_S, civil_from_days
 from raftsched.scheduler.schedule.misfires import Misfire, count_passed
 from raftsched.scheduler.schedule.schedules import EVERY_PREFIX, ZONE_PREFIXES, Schedule, Schedules, ZoneTable
 from raftsched.scheduler.schedule.validate import ResolvedJob, validate_job
 
 NS = go.NS_PER_S
+OF_NO_JOB = "no job is named: H and jitter go by its key, so its own times are others"
 DATE_FIELDS = (3, 5)  # days, months, weekdays: who says "never" together
 
 
@@ -28,6 +30,8 @@ class Asked:
     due_time: str | None = None
     ttl: str | None = None
     repeats: int | None = None
+    key: bytes | None = None
+    """The composed name of the job, by which `H` and jitter go; None: of any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ def explain(schedules: Schedules, asked: Asked, *, now_ns: int, count: int, outa
         job = validate_job(schedules, schedule=asked.schedule, due_time=asked.due_time, ttl=asked.ttl, repeats=asked.repeats, now_ns=now_ns)
     except InvalidJobError as error:
         return Explanation(Refusal(str(error), *_place(schedules, asked, now_ns)))
+    if isinstance(job.schedule, Extended):
+        job = replace(job, schedule=job.schedule.of(asked.key or b"", now_ns if job.due_ns is None else job.due_ns))
     zone, table = schedules.zone_of(asked.schedule or "")
     fires: list[Fire] = []
     before_ns, ends = now_ns, True
@@ -86,9 +92,15 @@ def explain(schedules: Schedules, asked: Asked, *, now_ns: int, count: int, outa
         if len(fires) == count:
             ends = False
             break
-        remarks = tuple(_remarks(job.schedule, table, before_ns // NS, at_ns // NS)) if table and job.schedule else ()
+        planned_ns = job.schedule.planned(at_ns) if isinstance(job.schedule, Extended) and (fires or job.due_ns is None) else at_ns
+        remarks = tuple(_remarks(job.schedule, table, before_ns // NS, planned_ns // NS)) if table and job.schedule else ()
+        if planned_ns != at_ns:
+            planned = local_text(planned_ns, offset_at(table, planned_ns // NS))
+            remarks += (f"moved by {(at_ns - planned_ns) / NS:.3f}s from {planned} by its jitter",)
+        if not fires and asked.key is None and isinstance(job.schedule, Extended) and job.schedule.keyed:
+            remarks += (OF_NO_JOB,)
         fires.append(Fire(at_ns, offset_at(table, at_ns // NS), remarks))
-        before_ns = at_ns
+        before_ns = planned_ns
     missed = sum(fire.at_ns <= back.until_ns for fire in fires) if outage else 0
     return Explanation(None, tuple(fires), ends, zone, missed, ticks.passed_over)
 
@@ -129,7 +141,7 @@ def offset_at(table: ZoneTable | None, second: int) -> int:
     return 0 if table is None else table[1][max(bisect_right(table[0], second) - 1, 0)]
 
 
-def _remarks(schedule: Schedule, table: ZoneTable, before_s: int, at_s: int) -> Iterator[str]:
+def _remarks(schedule: Schedule | Extended, table: ZoneTable, before_s: int, at_s: int) -> Iterator[str]:
     """What clock changes do between two fires, and to the second one."""
     at, offsets = table
     for index in range(max(bisect_right(at, before_s), 1), bisect_right(at, at_s)):
@@ -191,6 +203,8 @@ def _place(schedules: Schedules, asked: Asked, now_ns: int) -> tuple[str, int, i
 
 def place_in(schedules: Schedules, text: str) -> tuple[int, int]:
     """(position, length) of what is wrong in a schedule that `Schedules.parse` refuses."""
+    if text.startswith(DIALECT_PREFIX):
+        return _place_in_extended(schedules, text)
     start = 0
     if text.startswith(ZONE_PREFIXES):
         end = go.first_space(text)
@@ -211,6 +225,16 @@ def place_in(schedules: Schedules, text: str) -> tuple[int, int]:
     if body.startswith("@") and body not in DESCRIPTORS:
         return start, len(body)
     return _place_in_fields(body, start)
+
+
+def _place_in_extended(schedules: Schedules, text: str) -> tuple[int, int]:
+    try:
+        schedules.parse(text)
+    except PlacedError as error:
+        return error.position, error.length
+    except InvalidJobError:  # too long
+        pass
+    return 0, len(text)
 
 
 def _place_in_fields(body: str, start: int) -> tuple[int, int]:

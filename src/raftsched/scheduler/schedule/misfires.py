@@ -7,6 +7,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from raftsched.limits import EXPLAINED_PASSED_MAX, MISFIRE_RUNS_MAX
+from raftsched.scheduler.schedule.dialect import Extended
 from raftsched.scheduler.schedule.go import NS_PER_S
 from raftsched.scheduler.schedule.schedules import EVERY, Schedule
 
@@ -20,13 +21,15 @@ class Misfire:
     window_ns: int | None = None
     most: int = 0
 
-    def wanted(self, schedule: Schedule | None, tick_ns: int, now_ns: int) -> int | None:
+    def wanted(self, schedule: Schedule | Extended | None, tick_ns: int, now_ns: int) -> int | None:
         """The first tick from `tick_ns` on that is run, if somebody looks now; None: there is none. `schedule` None: a one-shot."""
         now_ns -= now_ns % NS_PER_MS
         if tick_ns > now_ns - NS_PER_MS or (self.window_ns is None and not self.most):
             return tick_ns
         if schedule is None:
             return tick_ns if self.window_ns is None or now_ns - tick_ns <= self.window_ns else None
+        if isinstance(schedule, Extended):
+            return self._of_extended(schedule, tick_ns, now_ns)
         if schedule.kind == EVERY:
             return tick_ns + self._passed(schedule.interval_ns, now_ns - tick_ns) * schedule.interval_ns
         return self._of_calendar(schedule, tick_ns, now_ns)
@@ -47,6 +50,19 @@ class Misfire:
             first = schedule.next_after(now_ns - self.window_ns - 1)
         return first if first is None or first // NS_PER_S > tick_ns // NS_PER_S else tick_ns
 
+    def _of_extended(self, schedule: Extended, tick_ns: int, now_ns: int) -> int | None:
+        first: int | None = tick_ns
+        until_ns = now_ns
+        for _ in range(min(self.most, MISFIRE_RUNS_MAX)):
+            first = schedule.last_between(tick_ns, until_ns)
+            if first is None:
+                first = tick_ns
+                break
+            until_ns = first - NS_PER_MS
+        if self.window_ns is not None and first < now_ns - self.window_ns:
+            first = schedule.next_after(now_ns - self.window_ns - NS_PER_MS)
+        return first if first is None else max(first, tick_ns)
+
 
 def latest_ticks(schedule: Schedule, after_ns: int, until_ns: int, most: int) -> list[int]:
     """The last ticks of a calendar that are after one instant and not after another, the latest first."""
@@ -64,12 +80,12 @@ def latest_ticks(schedule: Schedule, after_ns: int, until_ns: int, most: int) ->
     return found
 
 
-def _next(schedule: Schedule, after_ns: int, until_ns: int) -> int:
+def _next(schedule: Schedule | Extended, after_ns: int, until_ns: int) -> int:
     tick_ns = schedule.next_after(after_ns)
     return until_ns + 1 if tick_ns is None else tick_ns
 
 
-def count_passed(schedule: Schedule | None, from_ns: int, to_ns: int) -> int:
+def count_passed(schedule: Schedule | Extended | None, from_ns: int, to_ns: int) -> int:
     """Ticks from one, which is one, to another instant, which is not counted; of a calendar up to `EXPLAINED_PASSED_MAX`."""
     if to_ns <= from_ns:
         return 0

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from raftsched._core import CronTable
+from raftsched._core import CronTable, ExtendedTable
 from raftsched.limits import SPEC_CACHE_ENTRIES, TIME_TEXT_CHARACTERS_MAX
 from raftsched.scheduler.schedule import go
 from raftsched.scheduler.schedule.cron import DESCRIPTORS, Masks, parse_cron
+from raftsched.scheduler.schedule.dialect import DIALECT_PREFIX, EXTENDED, Extended, parse_extended, split_words
 from raftsched.scheduler.schedule.errors import InvalidJobError
 from raftsched.scheduler.schedule.instants import INSTANT_NS_MAX
 
@@ -66,12 +67,13 @@ class Schedules:
     def __init__(self, zone_source: ZoneSource, table: CronTable | None = None) -> None:
         """`table`: where specs and zones are put; the wheel's own when jobs are computed natively."""
         self.table = CronTable() if table is None else table
+        self.extended = ExtendedTable(self.table)
         self._zone_source = zone_source
         self._zones: dict[str, int] = {}
-        self._cache: OrderedDict[str, Schedule] = OrderedDict()
+        self._cache: OrderedDict[str, Schedule | Extended] = OrderedDict()
 
-    def parse(self, text: str) -> Schedule:
-        """Raises `InvalidJobError` with Dapr's text."""
+    def parse(self, text: str) -> Schedule | Extended:
+        """Raises `InvalidJobError` with Dapr's text. What is extended is of no job yet: `Extended.of`."""
         found = self._cache.get(text)
         if found is not None:
             self._cache.move_to_end(text)
@@ -83,9 +85,12 @@ class Schedules:
                 self._cache.popitem(last=False)
         return schedule
 
-    def compile(self, text: str) -> tuple[int, int]:
-        """(EVERY, interval in ns) or (CRON, number in `table`, counted once more: `table.release` it). Raises as `parse`."""
+    def compile(self, text: str, key: bytes = b"") -> tuple[int, int]:
+        """(EVERY, interval in ns), (CRON, number in `table`, counted once more: `table.release` it), or (EXTENDED, number in `extended`, to
+        be released there) of the job with this composed name. Raises as `parse`."""
         schedule = self.parse(text)
+        if isinstance(schedule, Extended):
+            return EXTENDED, self.extended.add(schedule.of(key, 0).spec())
         if schedule.masks is None:
             return EVERY, schedule.interval_ns
         return CRON, self.table.add(schedule.masks, schedule.zone)
@@ -105,15 +110,20 @@ class Schedules:
 
     def zone_of(self, text: str) -> tuple[str, ZoneTable | None]:
         """Name and table of the zone that a schedule begins with; ("", None) = UTC. Raises as `parse`, for the zone alone."""
+        if text.startswith(DIALECT_PREFIX):
+            name = split_words(text).zone
+            return ("", None) if self._zone(name) < 0 else (name, self._zone_source(name))
         end = go.first_space(text) if text.startswith(ZONE_PREFIXES) else -1
         name = text[text.index("=") + 1 : end] if end >= 0 else ""
         return ("", None) if self._zone(name) < 0 else (name, self._zone_source(name))
 
-    def _parse(self, text: str) -> Schedule:
+    def _parse(self, text: str) -> Schedule | Extended:
         if not text:
             raise InvalidJobError("empty spec string")
         if len(text) > TIME_TEXT_CHARACTERS_MAX:
             raise InvalidJobError(f"schedule is longer than {TIME_TEXT_CHARACTERS_MAX} characters: {len(text)}")
+        if text.startswith(DIALECT_PREFIX):
+            return parse_extended(text, self.extended, self._zone)
         zone, body = -1, text
         if text.startswith(ZONE_PREFIXES):
             end = go.first_space(text)

@@ -6,6 +6,7 @@ Must not know: names, metadata, payloads, the store.
 from dataclasses import dataclass
 
 from raftsched.limits import TIME_TEXT_CHARACTERS_MAX
+from raftsched.scheduler.schedule.dialect import Extended
 from raftsched.scheduler.schedule.errors import InvalidJobError
 from raftsched.scheduler.schedule.instants import NOT_RECOGNIZED, parse_instant
 from raftsched.scheduler.schedule.schedules import Schedule, Schedules
@@ -15,7 +16,7 @@ from raftsched.scheduler.schedule.schedules import Schedule, Schedules
 class ResolvedJob:
     """What the strings of a job mean, seen from its receipt. Instants in ns since the epoch, UTC."""
 
-    schedule: Schedule | None
+    schedule: Schedule | Extended | None
     start_ns: int
     """The receipt."""
     due_ns: int | None

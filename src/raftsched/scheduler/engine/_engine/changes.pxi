@@ -67,7 +67,10 @@ cdef int assign_schedule(Engine self, job_t* job, slice_t name, const stored_job
         return 0
     text = copy(stored.schedule)
     try:
-        kind, value = self.compile_schedule(text.decode())
+        if text.startswith(DIALECT) and self.extended is not None:
+            kind, value = self.compile_schedule(text.decode(), copy(name))
+        else:
+            kind, value = self.compile_schedule(text.decode())
     except ValueError:
         job.kind = KIND_NEVER
         self.undecodable_total += 1
@@ -84,6 +87,9 @@ cdef int assign_schedule(Engine self, job_t* job, slice_t name, const stored_job
 cdef int release_schedule(Engine self, job_t* job) except -1:
     if job.kind == KIND_CRON and job.flags & HAS_JOB:
         self.wheel.cron.release(<int>job.value)
+        job.kind = KIND_ONCE
+    elif job.kind == KIND_EXTENDED and job.flags & HAS_JOB:
+        self.extended.c_release(job.value)
         job.kind = KIND_ONCE
     return 0
 

@@ -22,6 +22,8 @@ cdef int next_wanted(Engine self, uint32_t slot, instant_t* tick) except -2:
         return 0 if window_ms >= 0 and self.now_ms - due_ms(self, tick.s, tick.ns) > window_ms else 1
     if job.kind == KIND_EVERY:
         pass_every(self, job, tick, window_ms, most)
+    elif job.kind == KIND_EXTENDED:
+        found = pass_extended(self, job, tick, window_ms, most)
     else:
         found = pass_cron(self, job, tick, window_ms, most)
     if found == 1 and job.flags & EXPIRES and (tick.s > job.expires_s or (tick.s == job.expires_s and tick.ns > job.expires_ns)):
@@ -71,6 +73,8 @@ cdef int note_passed(Engine self, const job_t* job, instant_t from_tick, instant
     cdef int64_t at = from_tick.s, count = 0
     if job.kind == KIND_EVERY:
         count = (ns_of(to_tick) - ns_of(from_tick)) // job.value if job.value > 0 else 0
+    elif job.kind == KIND_EXTENDED:
+        count = count_extended(self, job, from_tick, to_tick)
     else:
         while 0 <= at < to_tick.s and count < PASSED_COUNT_MAX:
             at = self.wheel.cron.c_next(<int>job.value, at)

@@ -34,7 +34,7 @@ cdef int after(Engine self, const job_t* job, instant_t at, instant_t* tick) noe
         tick.s = s
         tick.ns = 0
         return 1 if s >= 0 else -1
-    return -1
+    return after_extended(self, job, at, tick) if job.kind == KIND_EXTENDED else -1
 
 
 cdef int next_tick(Engine self, const job_t* job, instant_t* tick) noexcept:
