@@ -5,7 +5,7 @@ Must not know: what is served.
 
 import random
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from raftsched.config.sentry import SentryOptions
 from raftsched.rpc.metrics import Family
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from raftsched.security.identity_guards import ApiGuard, MemberGuard
     from raftsched.security.provider import IdentityProvider
     from raftsched.store.transport.tls import PeerSecurity
+
+CUT_SHORT: Final = "failed to retrieve the initial identity: context canceled"
 
 
 class Security:
@@ -51,6 +53,11 @@ class Security:
             self.peers = self._members = MemberGuard(self._provider)
         elif self._config.peer_tls is None and len(self._config.initial_cluster) > 1:
             log.warning("Members speak with each other in clear text: their URLs in --etcd-initial-cluster are not https")
+
+    @property
+    def identified(self) -> bool:
+        """The first identity is there, or none is needed."""
+        return self._provider is None or self._provider.started
 
     async def start(self) -> None:
         """The first identity. FatalError: there is none, or the others would not know us by it. Afterwards it does nothing."""

@@ -25,7 +25,7 @@ from raftsched.rpc.http import MetricsServer
 from raftsched.rpc.http2._h2 import Engine, HttpRequest
 from raftsched.rpc.listeners import address_text, cannot_listen
 from raftsched.rpc.metrics import GrpcStats
-from raftsched.securing import Security
+from raftsched.securing import CUT_SHORT, Security
 from raftsched.store.node import NodeOptions
 from raftsched.store.node.leaving import LEFT_LINE
 from raftsched.store.node.versions import cluster_version
@@ -280,7 +280,7 @@ class Supervisor:
         delay_s = RECREATE_DELAY_S_MIN
         while not self._stopping.is_set():
             failure = await self._one_incarnation()
-            if self._stopping.is_set():
+            if self._stopping.is_set() and (self._security.identified or not isinstance(failure, FatalError)):
                 break
             if isinstance(failure, FatalError | ConfigError):
                 await self._close_fixed()
@@ -310,7 +310,7 @@ class Supervisor:
                 self._namespaces.start()
             await self._until_stop(self._security.start())
             if self._stopping.is_set():
-                return ""
+                return "" if self._security.identified else FatalError(CUT_SHORT)
             server = self._server = self._incarnation(self._config, self._logs, self._instance, self._security)
             await self._until_stop(server.start())
             if not self._stopping.is_set():

@@ -98,8 +98,7 @@ async def test_a_start_without_sentry_fails_with_one_line(make: Any, fake: FakeS
     with pytest.raises(FatalError) as caught:
         await provider.start()
     assert str(caught.value) == (
-        "failed to retrieve the initial identity certificate: error from sentry SignCertificate: "
-        "rpc error: code = PermissionDenied desc = no"
+        "failed to retrieve the initial identity: error from sentry SignCertificate: rpc error: code = PermissionDenied desc = no"
     )
 
 

@@ -67,7 +67,7 @@ def test_the_one_uri_of_a_certificate_counts() -> None:
     [
         ("/ns/a/b", ("a", "b")),
         ("/ns/a", None),
-        ("/ns/a/b/c", None),
+        ("/ns/a/b/c", ("a", "b")),
         ("/xx/a/b", None),
         ("", None),
     ],

@@ -45,6 +45,11 @@ class IdentityProvider:
         self._task: asyncio.Task[None] | None = None
 
     @property
+    def started(self) -> bool:
+        """The first identity is there."""
+        return self._identity is not None
+
+    @property
     def identity(self) -> Identity:
         """The present one."""
         assert self._identity is not None, "not started"
@@ -59,7 +64,7 @@ class IdentityProvider:
         try:
             self._take(await self._sentry.sign())
         except SentryError as error:
-            raise FatalError(f"failed to retrieve the initial identity certificate: {error}") from None
+            raise FatalError(f"failed to retrieve the initial identity: {error}") from None
         if self._directory is not None and not self._write():
             raise FatalError(f"cannot write the identity to --identity-directory-write {self._directory}")
         self._log.info(f"Security is initialized successfully: {self.identity.spiffe_id} until {self._until}")

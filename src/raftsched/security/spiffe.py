@@ -30,9 +30,10 @@ class SpiffeId:
 
     @property
     def workload(self) -> tuple[str, str] | None:
-        """(namespace, app id) of an id that Sentry gives; None if it is of another shape."""
+        """(namespace, app id) of an id that Sentry gives; None if it is of another shape. As in Dapr, which may want to tell more of an app
+        some day, more segments may stand behind."""
         parts = self.path.split("/")
-        return (parts[2], parts[3]) if len(parts) == 4 and parts[1] == "ns" else None
+        return (parts[2], parts[3]) if len(parts) >= 4 and parts[1] == "ns" else None
 
 
 def workload_id(trust_domain: str, namespace: str, app_id: str) -> SpiffeId:

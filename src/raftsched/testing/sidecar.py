@@ -93,6 +93,10 @@ class Sidecar:
         self._connection.send_data(stream, b"\0" + len(data).to_bytes(4, "big") + data, end_stream=last)
         self._flush()
 
+    def half_close(self, stream: int) -> None:
+        self._connection.end_stream(stream)
+        self._flush()
+
     def receive(self, stream: int, kind: type[Message]) -> Any:
         """The next message."""
         body = self._bodies[stream]
