@@ -144,15 +144,20 @@ class Server(StoreServer):
         log.info(f"Running gRPC server on port {self._config.port}")
 
     async def remove_namespace(self, namespace: str) -> None:
-        """All jobs and counters of that very namespace. StatusError: not now."""
+        """All jobs, counters and dead letters of that very namespace. StatusError: not now."""
         from raftsched.scheduler.jobs.names import namespace_prefixes
-        from raftsched.scheduler.jobs.requests import delete_prefix_request
+        from raftsched.scheduler.jobs.requests import delete_letters_request, delete_prefix_request
 
         if self._service is None:
             raise StatusError(GrpcCode.UNAVAILABLE, NOT_SERVING)
         await self._service.ready.wait()
         for prefix in namespace_prefixes(namespace):
             await self._service.kv.txn(delete_prefix_request(prefix.encode()))
+            try:
+                await self._service.kv.txn(delete_letters_request(prefix.encode()))
+            except StatusError as error:
+                if error.code != GrpcCode.PERMISSION_DENIED:  # of an etcd that is not ours: who may not write there has none
+                    raise
 
     async def stop(self) -> None:
         """Readiness first; the scheduler's streams and calls drain; the lease is revoked; the store is closed last."""

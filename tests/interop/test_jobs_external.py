@@ -1,4 +1,4 @@
-"""Pause, resume, freeze, reschedule, run now and configure over an external etcd: the suites of memory, over a scripted etcd by gRPC."""
+"""Pause, resume, freeze, reschedule, run now, configure, dead letters over an external etcd: the suites of memory, over a scripted one."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import test_jobs_configuring as configuring
+import test_jobs_dead_letters as dead_letters
 import test_jobs_holding as holding
 import test_jobs_rescheduling as rescheduling
 import test_jobs_running as running
@@ -18,7 +19,7 @@ from raftsched.scheduler.jobs.names import COUNTERS, JOBS, STATES
 from raftsched.testing.fake_etcd import FakeEtcd
 
 OF_MEMORY = {"test_a_refused_write_is_sent_again_and_an_unknown_one_is_not_done_twice"}  # refused by the store in memory itself
-for suite in (configuring, holding, rescheduling, running):
+for suite in (configuring, dead_letters, holding, rescheduling, running):
     for title in [one for one in vars(suite) if one.startswith("test_") and one not in OF_MEMORY]:
         globals()[f"{suite.__name__}_{title[5:]}"] = vars(suite)[title]
 RAW = b"app||ns||app||a"

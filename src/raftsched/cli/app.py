@@ -24,6 +24,7 @@ from raftsched.cli import (
     member,
     receiving,
     rescheduling,
+    retrying,
     running,
     snapshot,
 )
@@ -49,6 +50,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 finding.register(job.app)
+job.app.add_typer(retrying.dead, name="dead")
 job.app.command("explain")(explaining.explain)
 JOB_COMMANDS: tuple[Callable[..., None], ...] = (
     *holding.COMMANDS,

@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from raftsched.cli.finding import AsJson, Labels, jobs, labels_of
 from raftsched.cli.holding import Everything, Match, Names, OfKind, select, tell
 from raftsched.cli.job import ADDRESS, APP_ID, NAMESPACE, TIMEOUT_S, ActorId, ActorType, Address, AppId, As, Namespace, Output, Timeout
+from raftsched.cli.retrying import RETRY_HELP, retry_of
 from raftsched.limits import MISFIRE_RUNS_MAX, MISFIRE_SKIP_S
 from raftsched.pb.v1 import jobs_pb2, state_pb2
 
@@ -45,6 +46,8 @@ def configure(
     set_labels: Annotated[list[str] | None, typer.Option("--set-label", help="A label to be set, as name=value. May be repeated.")] = None,
     remove_labels: Annotated[list[str] | None, typer.Option("--remove-label", help="Name of a label that goes. May be repeated.")] = None,
     misfire: Annotated[str | None, typer.Option("--misfire", help=HELP, metavar="POLICY")] = None,
+    retry: Annotated[str | None, typer.Option("--retry", help=RETRY_HELP, metavar="LADDER")] = None,
+    dead_letters: Annotated[bool | None, typer.Option("--dead-letters/--no-dead-letters", help="Keep runs that are given up.")] = None,
     match: Match = None,
     everything: Everything = False,
     kind: OfKind = None,
@@ -58,12 +61,16 @@ def configure(
     as_json: AsJson = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Give jobs labels, or take them away; say which missed ticks are run.
+    """Give jobs labels, or take them away; say which missed ticks are run, when failed runs are tried again, and whether they are kept.
 
     What is not named stays as it is, also when the job is overwritten."""
     wanted = jobs_pb2.ConfigureJobsRequest(set_labels=labels_of(set_labels), remove_labels=remove_labels or [])
     if misfire is not None:
         wanted.misfire.CopyFrom(misfire_of(misfire))
+    if retry is not None:
+        wanted.retry.CopyFrom(retry_of(retry))
+    if dead_letters is not None:
+        wanted.dead_letters = dead_letters
     if not wanted.ByteSize():
         raise typer.BadParameter("nothing is to be changed")
     selectors = list(select(names, match, everything, kind, labels, actor_type, actor_id, namespace, app_id))

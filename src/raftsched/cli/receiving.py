@@ -19,6 +19,7 @@ def receive(
     *,
     count: Annotated[int | None, typer.Option("--count", min=1, help="End after so many triggers.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Answer that the runs failed.")] = False,
+    error: Annotated[str, typer.Option("--error", help="Why they failed; with --failed.")] = "",
     actor_types: Annotated[list[str] | None, typer.Option("--actor-type", help="Reminders of this type, too. May be repeated.")] = None,
     reminders_only: Annotated[bool, typer.Option("--reminders-only", help="Not the jobs of the app.")] = False,
     namespace: Namespace = NAMESPACE,
@@ -33,7 +34,7 @@ def receive(
         stream = workers_pb2_grpc.WorkersStub(channel).WatchTriggers(iter(requests.get, None))
         try:
             for message in stream:
-                count = _answer(message, requests, count, failed=failed)
+                count = _answer(message, requests, count, failed=failed, error=error)
                 if count == 0:
                     break
             list(stream)  # until the server has read the answers, which it says by ending the stream
@@ -41,12 +42,12 @@ def receive(
             requests.put(None)
 
 
-def _answer(message: workers_pb2.WatchTriggersResponse, requests: Requests, left: int | None, *, failed: bool) -> int | None:
+def _answer(message: workers_pb2.WatchTriggersResponse, requests: Requests, left: int | None, *, failed: bool, error: str) -> int | None:
     """How many are left. What is too many stays unanswered: it goes to another worker."""
     wanted = message.triggers if left is None else message.triggers[:left]
     for trigger in wanted:
         render.print_json_line(_shown(trigger))
-    acks = [workers_pb2.Ack(id=trigger.id, failed=failed) for trigger in wanted]
+    acks = [workers_pb2.Ack(id=trigger.id, failed=failed, error=error if failed else "") for trigger in wanted]
     requests.put(workers_pb2.WatchTriggersRequest(acks=workers_pb2.Acks(acks=acks)))
     left = None if left is None else left - len(wanted)
     if left == 0:

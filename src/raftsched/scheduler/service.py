@@ -27,6 +27,7 @@ from raftsched.limits import (
 )
 from raftsched.ports import KvClient, Log
 from raftsched.scheduler._timer import LoopTimer
+from raftsched.scheduler.dead_letters import DeadLetterBound
 from raftsched.scheduler.delivery._delivery import Delivery, StreamState
 from raftsched.scheduler.delivery.gates import Gates, Limit
 from raftsched.scheduler.engine._engine import Commit, Engine
@@ -109,6 +110,7 @@ class SchedulerService:
             wheel, self.delivery, self.gates, kv.read_record, compile_schedule, self._note, hash_key=hash_key, extended=extended
         )
         self.leadership = Leadership(kv, scheduler_id=scheduler_id, address=address, uid=own_uid(rng()), log=engine_log, firing=self)
+        self.dead_letters = DeadLetterBound(kv, engine_log)
         self.ready = asyncio.Event()
         self._ready_waiters: list[Callable[[], None]] = []
         self.closing = False
@@ -193,6 +195,7 @@ class SchedulerService:
         self._engine_log.info("cron instance shutdown")
 
     def _let_go(self) -> None:
+        self.dead_letters.close()
         for task in self._tasks + self._leading:
             task.cancel()
         if self._unsubscribe is not None:
@@ -452,9 +455,16 @@ class SchedulerService:
             if self.engine.on_outcomes(commit, outcomes, self._now_ms()):
                 self._engine_log.error("a committed result has no change, loading all jobs again", revision=revision)
                 self._reload.set()
+            if self.engine.dead_namespaces:
+                self._kept_dead_letters()
             self._wake()
 
         self.kv.txn_packed(commit.request, commit.count, done)
+
+    def _kept_dead_letters(self) -> None:
+        if not self.closing:
+            self.dead_letters.look(set(self.engine.dead_namespaces))
+        self.engine.dead_namespaces.clear()
 
     def _on_refused(self, commit: Commit, error: int) -> None:
         # The guards make repeating safe: if an unknown outcome was a success, they fail, and the change has been told.

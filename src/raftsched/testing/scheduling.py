@@ -111,9 +111,9 @@ class BatchedWorker(Worker):
         return taken
 
 
-def acks(*ids: int, failed: bool = False) -> bytes:
+def acks(*ids: int, failed: bool = False, error: str = "") -> bytes:
     """WatchTriggersRequest with answers."""
-    answers = [workers_pb2.Ack(id=id_, failed=failed) for id_ in ids]
+    answers = [workers_pb2.Ack(id=id_, failed=failed, error=error) for id_ in ids]
     return workers_pb2.WatchTriggersRequest(acks=workers_pb2.Acks(acks=answers)).SerializeToString()
 
 
@@ -267,11 +267,11 @@ class Bench:
             pass
         self.engine.check_invariants()
 
-    def answer(self, worker: Worker, *ids: int, status: int = SUCCESS) -> str | None:
-        """Acks; nothing is stored yet."""
+    def answer(self, worker: Worker, *ids: int, status: int = SUCCESS, error: str = "") -> str | None:
+        """Acks; nothing is stored yet. `error`: of a batched worker alone."""
         assert worker.stream is not None
         batched = isinstance(worker, BatchedWorker)
-        messages = [acks(*ids, failed=status == FAILED)] if batched else [result(id_, status) for id_ in ids]
+        messages = [acks(*ids, failed=status == FAILED, error=error)] if batched else [result(id_, status) for id_ in ids]
         reason = self.engine.on_acks(worker.stream, messages, self.now_ms)
         self.engine.check_invariants()
         return reason
@@ -297,9 +297,9 @@ class Bench:
         self.store()
         self.outcomes()
 
-    def ack(self, worker: Worker, *ids: int, status: int = SUCCESS) -> None:
+    def ack(self, worker: Worker, *ids: int, status: int = SUCCESS, error: str = "") -> None:
         """Answers and stores."""
-        assert self.answer(worker, *ids, status=status) is None
+        assert self.answer(worker, *ids, status=status, error=error) is None
         self.commit()
 
     # -- reading

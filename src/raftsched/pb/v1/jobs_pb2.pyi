@@ -276,6 +276,9 @@ class Job(_message.Message):
     RUN_WANTED_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     MISFIRE_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERS_FIELD_NUMBER: _builtins.int
     DIALECT_FIELD_NUMBER: _builtins.int
     type: Global___JobType.ValueType
     schedule: _builtins.str
@@ -295,6 +298,8 @@ class Job(_message.Message):
     """The store's revision that put the job."""
     run_wanted: _builtins.bool
     """A run was asked for, and is not over."""
+    dead_letters: _builtins.bool
+    """Runs that are given up are kept."""
     dialect: _builtins.str
     """Of its schedule: empty is Dapr's."""
     @_builtins.property
@@ -333,6 +338,14 @@ class Job(_message.Message):
     def misfire(self) -> _state_pb2.Misfire:
         """Absent: all missed ticks are run, as Dapr does."""
 
+    @_builtins.property
+    def last_error(self) -> Global___LastError:
+        """The last attempt that failed, as the replica remembers that fires the job. Absent: none since that one fires it, or since its start."""
+
+    @_builtins.property
+    def retry(self) -> _state_pb2.Retry:
+        """Absent: as the failure policy says."""
+
     def __init__(
         self,
         *,
@@ -359,11 +372,14 @@ class Job(_message.Message):
         run_wanted: _builtins.bool = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         misfire: _state_pb2.Misfire | None = ...,
+        last_error: Global___LastError | None = ...,
+        retry: _state_pb2.Retry | None = ...,
+        dead_letters: _builtins.bool = ...,
         dialect: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "begins", b"begins", "data", b"data", "due_time", b"due_time", "expires", b"expires", "failure_policy", b"failure_policy", "hold", b"hold", "last_change", b"last_change", "last_run", b"last_run", "misfire", b"misfire", "name", b"name", "next_run", b"next_run", "repeats", b"repeats", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "begins", b"begins", "data", b"data", "due_time", b"due_time", "expires", b"expires", "failure_policy", b"failure_policy", "hold", b"hold", "last_change", b"last_change", "last_error", b"last_error", "last_run", b"last_run", "misfire", b"misfire", "name", b"name", "next_run", b"next_run", "repeats", b"repeats", "retry", b"retry", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "attempts", b"attempts", "begins", b"begins", "count", b"count", "data", b"data", "dialect", b"dialect", "due_time", b"due_time", "expires", b"expires", "failure_policy", b"failure_policy", "hold", b"hold", "labels", b"labels", "last_change", b"last_change", "last_run", b"last_run", "late", b"late", "misfire", b"misfire", "name", b"name", "next_run", b"next_run", "owned", b"owned", "repeats", b"repeats", "revision", b"revision", "run_wanted", b"run_wanted", "schedule", b"schedule", "state", b"state", "ttl", b"ttl", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "attempts", b"attempts", "begins", b"begins", "count", b"count", "data", b"data", "dead_letters", b"dead_letters", "dialect", b"dialect", "due_time", b"due_time", "expires", b"expires", "failure_policy", b"failure_policy", "hold", b"hold", "labels", b"labels", "last_change", b"last_change", "last_error", b"last_error", "last_run", b"last_run", "late", b"late", "misfire", b"misfire", "name", b"name", "next_run", b"next_run", "owned", b"owned", "repeats", b"repeats", "retry", b"retry", "revision", b"revision", "run_wanted", b"run_wanted", "schedule", b"schedule", "state", b"state", "ttl", b"ttl", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__due_time: _TypeAlias = _typing.Literal["due_time"]  # noqa: Y015
     _WhichOneofArgType__due_time: _TypeAlias = _typing.Literal["_due_time", b"_due_time"]  # noqa: Y015
@@ -383,6 +399,46 @@ class Job(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ttl) -> _WhichOneofReturnType__ttl | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class LastError(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULED_AT_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Of the attempt, as its worker got it."""
+    attempt: _builtins.int
+    """How often the run had failed before."""
+    text: _builtins.str
+    """Empty: the worker said no more than that it failed; Dapr's workers cannot."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When the answer came."""
+
+    @_builtins.property
+    def scheduled_at(self) -> _timestamp_pb2.Timestamp:
+        """The instant of the schedule. Absent of a run that somebody asked for."""
+
+    def __init__(
+        self,
+        *,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        run_id: _builtins.str = ...,
+        scheduled_at: _timestamp_pb2.Timestamp | None = ...,
+        attempt: _builtins.int = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "scheduled_at", b"scheduled_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "attempt", b"attempt", "run_id", b"run_id", "scheduled_at", b"scheduled_at", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LastError: _TypeAlias = LastError  # noqa: Y015
 
 @_typing.final
 class GetJobRequest(_message.Message):
@@ -934,6 +990,10 @@ class ConfigureJobsRequest(_message.Message):
     SET_LABELS_FIELD_NUMBER: _builtins.int
     REMOVE_LABELS_FIELD_NUMBER: _builtins.int
     MISFIRE_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERS_FIELD_NUMBER: _builtins.int
+    dead_letters: _builtins.bool
+    """Absent: as it is. What was kept before stays."""
     @_builtins.property
     def jobs(self) -> Global___JobSelector: ...
     @_builtins.property
@@ -948,6 +1008,10 @@ class ConfigureJobsRequest(_message.Message):
     def misfire(self) -> _state_pb2.Misfire:
         """Absent: as it is. Empty: all missed ticks are run."""
 
+    @_builtins.property
+    def retry(self) -> _state_pb2.Retry:
+        """Absent: as it is. Empty: as the failure policy says."""
+
     def __init__(
         self,
         *,
@@ -955,12 +1019,16 @@ class ConfigureJobsRequest(_message.Message):
         set_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         remove_labels: _abc.Iterable[_builtins.str] | None = ...,
         misfire: _state_pb2.Misfire | None = ...,
+        retry: _state_pb2.Retry | None = ...,
+        dead_letters: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "misfire", b"misfire"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dead_letters", b"_dead_letters", "dead_letters", b"dead_letters", "jobs", b"jobs", "misfire", b"misfire", "retry", b"retry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "misfire", b"misfire", "remove_labels", b"remove_labels", "set_labels", b"set_labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dead_letters", b"_dead_letters", "dead_letters", b"dead_letters", "jobs", b"jobs", "misfire", b"misfire", "remove_labels", b"remove_labels", "retry", b"retry", "set_labels", b"set_labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__dead_letters: _TypeAlias = _typing.Literal["dead_letters"]  # noqa: Y015
+    _WhichOneofArgType__dead_letters: _TypeAlias = _typing.Literal["_dead_letters", b"_dead_letters"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dead_letters) -> _WhichOneofReturnType__dead_letters | None: ...
 
 Global___ConfigureJobsRequest: _TypeAlias = ConfigureJobsRequest  # noqa: Y015
 
@@ -1083,3 +1151,179 @@ class ListFreezesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListFreezesResponse: _TypeAlias = ListFreezesResponse  # noqa: Y015
+
+@_typing.final
+class ListDeadLettersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    WITH_DATA_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """100 when 0; at most 1000."""
+    page_token: _builtins.str
+    """next_page_token of the page before, with the same filter."""
+    with_data: _builtins.bool
+    """With their payloads; a page then ends behind about 1 MiB."""
+    @_builtins.property
+    def filter(self) -> Global___JobFilter:
+        """By the job's parts; labels are not known of them."""
+
+    def __init__(
+        self,
+        *,
+        filter: Global___JobFilter | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        with_data: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "with_data", b"with_data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeadLettersRequest: _TypeAlias = ListDeadLettersRequest  # noqa: Y015
+
+@_typing.final
+class DeadLetter(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULED_AT_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_AT_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    DATA_OMITTED_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """Names it among those of its job."""
+    run_id: _builtins.str
+    """Of the last attempt, as its worker got it."""
+    attempts: _builtins.int
+    """All of them failed."""
+    error: _builtins.str
+    """Empty: the worker said no more than that it failed."""
+    data_omitted: _builtins.bool
+    """Its payload was too large to be kept: it can run again only while the job is as it was."""
+    @_builtins.property
+    def name(self) -> Global___JobName: ...
+    @_builtins.property
+    def scheduled_at(self) -> _timestamp_pb2.Timestamp:
+        """Absent of a run that somebody asked for."""
+
+    @_builtins.property
+    def given_up_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def data(self) -> Global___Payload:
+        """with_data alone."""
+
+    def __init__(
+        self,
+        *,
+        name: Global___JobName | None = ...,
+        run: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        scheduled_at: _timestamp_pb2.Timestamp | None = ...,
+        given_up_at: _timestamp_pb2.Timestamp | None = ...,
+        attempts: _builtins.int = ...,
+        error: _builtins.str = ...,
+        data: Global___Payload | None = ...,
+        data_omitted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "given_up_at", b"given_up_at", "name", b"name", "scheduled_at", b"scheduled_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "data", b"data", "data_omitted", b"data_omitted", "error", b"error", "given_up_at", b"given_up_at", "name", b"name", "run", b"run", "run_id", b"run_id", "scheduled_at", b"scheduled_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadLetter: _TypeAlias = DeadLetter  # noqa: Y015
+
+@_typing.final
+class ListDeadLettersResponse(_message.Message):
+    """May hold less than page_size, even nothing, while there is more: a token says so."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEAD_LETTERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def dead_letters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetter]: ...
+    def __init__(
+        self,
+        *,
+        dead_letters: _abc.Iterable[Global___DeadLetter] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_letters", b"dead_letters", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeadLettersResponse: _TypeAlias = ListDeadLettersResponse  # noqa: Y015
+
+@_typing.final
+class RedriveDeadLettersRequest(_message.Message):
+    """Of a job that is named, whether it is there or not, or of all that a filter finds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    by: _builtins.str
+    """Ignored with TLS, where the certificate says it."""
+    @_builtins.property
+    def jobs(self) -> Global___JobSelector: ...
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of the named job; none: all."""
+
+    def __init__(
+        self,
+        *,
+        jobs: Global___JobSelector | None = ...,
+        runs: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "jobs", b"jobs", "reason", b"reason", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedriveDeadLettersRequest: _TypeAlias = RedriveDeadLettersRequest  # noqa: Y015
+
+@_typing.final
+class DeleteDeadLettersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def jobs(self) -> Global___JobSelector: ...
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of the named job; none: all."""
+
+    def __init__(
+        self,
+        *,
+        jobs: Global___JobSelector | None = ...,
+        runs: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteDeadLettersRequest: _TypeAlias = DeleteDeadLettersRequest  # noqa: Y015

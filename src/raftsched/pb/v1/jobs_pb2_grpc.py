@@ -75,6 +75,21 @@ class JobsStub:
                 request_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListFreezesRequest.SerializeToString,
                 response_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListFreezesResponse.FromString,
                 _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/raftsched.v1.Jobs/ListDeadLetters',
+                request_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.RedriveDeadLetters = channel.unary_unary(
+                '/raftsched.v1.Jobs/RedriveDeadLetters',
+                request_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.RedriveDeadLettersRequest.SerializeToString,
+                response_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ChangeSummary.FromString,
+                _registered_method=True)
+        self.DeleteDeadLetters = channel.unary_unary(
+                '/raftsched.v1.Jobs/DeleteDeadLetters',
+                request_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteDeadLettersRequest.SerializeToString,
+                response_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ChangeSummary.FromString,
+                _registered_method=True)
 
 
 class JobsServicer:
@@ -163,6 +178,26 @@ class JobsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDeadLetters(self, request, context):
+        """Runs that were given up, of jobs that want them kept: a page, in the order of the jobs' keys, the oldest of a job first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RedriveDeadLetters(self, request, context):
+        """They run again, now, beside the schedule; see docs/jobs-api.md for jobs that are gone or were overwritten.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDeadLetters(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -225,6 +260,21 @@ def add_JobsServicer_to_server(servicer, server):
                     servicer.ListFreezes,
                     request_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListFreezesRequest.FromString,
                     response_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListFreezesResponse.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'RedriveDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedriveDeadLetters,
+                    request_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.RedriveDeadLettersRequest.FromString,
+                    response_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ChangeSummary.SerializeToString,
+            ),
+            'DeleteDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDeadLetters,
+                    request_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteDeadLettersRequest.FromString,
+                    response_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ChangeSummary.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -551,6 +601,87 @@ class Jobs:
             '/raftsched.v1.Jobs/ListFreezes',
             raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListFreezesRequest.SerializeToString,
             raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListFreezesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftsched.v1.Jobs/ListDeadLetters',
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListDeadLettersRequest.SerializeToString,
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedriveDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftsched.v1.Jobs/RedriveDeadLetters',
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.RedriveDeadLettersRequest.SerializeToString,
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.ChangeSummary.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftsched.v1.Jobs/DeleteDeadLetters',
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteDeadLettersRequest.SerializeToString,
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.ChangeSummary.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,11 @@ class JobsStub:
     UnfreezeNamespace: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.UnfreezeNamespaceRequest, _jobs_pb2.ChangeSummary]
     """`changed` jobs have ticks that are skipped."""
     ListFreezes: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListFreezesRequest, _jobs_pb2.ListFreezesResponse]
+    ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListDeadLettersRequest, _jobs_pb2.ListDeadLettersResponse]
+    """Runs that were given up, of jobs that want them kept: a page, in the order of the jobs' keys, the oldest of a job first."""
+    RedriveDeadLetters: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.RedriveDeadLettersRequest, _jobs_pb2.ChangeSummary]
+    """They run again, now, beside the schedule; see docs/jobs-api.md for jobs that are gone or were overwritten."""
+    DeleteDeadLetters: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.DeleteDeadLettersRequest, _jobs_pb2.ChangeSummary]
 
 @_typing.type_check_only
 class JobsAsyncStub(JobsStub):
@@ -81,6 +86,11 @@ class JobsAsyncStub(JobsStub):
     UnfreezeNamespace: _aio.UnaryUnaryMultiCallable[_jobs_pb2.UnfreezeNamespaceRequest, _jobs_pb2.ChangeSummary]  # type: ignore[assignment]
     """`changed` jobs have ticks that are skipped."""
     ListFreezes: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListFreezesRequest, _jobs_pb2.ListFreezesResponse]  # type: ignore[assignment]
+    ListDeadLetters: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListDeadLettersRequest, _jobs_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
+    """Runs that were given up, of jobs that want them kept: a page, in the order of the jobs' keys, the oldest of a job first."""
+    RedriveDeadLetters: _aio.UnaryUnaryMultiCallable[_jobs_pb2.RedriveDeadLettersRequest, _jobs_pb2.ChangeSummary]  # type: ignore[assignment]
+    """They run again, now, beside the schedule; see docs/jobs-api.md for jobs that are gone or were overwritten."""
+    DeleteDeadLetters: _aio.UnaryUnaryMultiCallable[_jobs_pb2.DeleteDeadLettersRequest, _jobs_pb2.ChangeSummary]  # type: ignore[assignment]
 
 class JobsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -178,5 +188,28 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.ListFreezesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.ListFreezesResponse, _abc.Awaitable[_jobs_pb2.ListFreezesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListDeadLetters(
+        self,
+        request: _jobs_pb2.ListDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ListDeadLettersResponse, _abc.Awaitable[_jobs_pb2.ListDeadLettersResponse]]:
+        """Runs that were given up, of jobs that want them kept: a page, in the order of the jobs' keys, the oldest of a job first."""
+
+    @_abc_1.abstractmethod
+    def RedriveDeadLetters(
+        self,
+        request: _jobs_pb2.RedriveDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ChangeSummary, _abc.Awaitable[_jobs_pb2.ChangeSummary]]:
+        """They run again, now, beside the schedule; see docs/jobs-api.md for jobs that are gone or were overwritten."""
+
+    @_abc_1.abstractmethod
+    def DeleteDeadLetters(
+        self,
+        request: _jobs_pb2.DeleteDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ChangeSummary, _abc.Awaitable[_jobs_pb2.ChangeSummary]]: ...
 
 def add_JobsServicer_to_server(servicer: JobsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

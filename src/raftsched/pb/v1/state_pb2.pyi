@@ -110,6 +110,48 @@ class Misfire(_message.Message):
 Global___Misfire: _TypeAlias = Misfire  # noqa: Y015
 
 @_typing.final
+class Retry(_message.Message):
+    """When failed runs are tried again, in place of the job's failure policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INITIAL_FIELD_NUMBER: _builtins.int
+    FACTOR_PERCENT_FIELD_NUMBER: _builtins.int
+    CAP_FIELD_NUMBER: _builtins.int
+    JITTER_PERCENT_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    factor_percent: _builtins.int
+    """Each further wait in percent of the one before: 100 to 10000. 0: 200, doubling."""
+    jitter_percent: _builtins.int
+    """Of each wait, the share that chance may take away, 0 to 100: by the job and the attempt, so that every replica finds the same."""
+    max_attempts: _builtins.int
+    """With the first one; after so many the run is given up. 0: never."""
+    @_builtins.property
+    def initial(self) -> _duration_pb2.Duration:
+        """Between the first failed attempt and the second one."""
+
+    @_builtins.property
+    def cap(self) -> _duration_pb2.Duration:
+        """No wait is longer. Absent: a year."""
+
+    def __init__(
+        self,
+        *,
+        initial: _duration_pb2.Duration | None = ...,
+        factor_percent: _builtins.int = ...,
+        cap: _duration_pb2.Duration | None = ...,
+        jitter_percent: _builtins.int = ...,
+        max_attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap", "initial", b"initial"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap", "factor_percent", b"factor_percent", "initial", b"initial", "jitter_percent", b"jitter_percent", "max_attempts", b"max_attempts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Retry: _TypeAlias = Retry  # noqa: Y015
+
+@_typing.final
 class JobExtra(_message.Message):
     """raftsched/jobs/<composed name>. Of the job that was there when it was written."""
 
@@ -139,6 +181,10 @@ class JobExtra(_message.Message):
     LAST_CHANGE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     MISFIRE_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERS_FIELD_NUMBER: _builtins.int
+    dead_letters: _builtins.bool
+    """Runs that are given up are kept."""
     @_builtins.property
     def pause(self) -> Global___Hold:
         """Set: the job is paused."""
@@ -149,6 +195,8 @@ class JobExtra(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def misfire(self) -> Global___Misfire: ...
+    @_builtins.property
+    def retry(self) -> Global___Retry: ...
     def __init__(
         self,
         *,
@@ -156,10 +204,12 @@ class JobExtra(_message.Message):
         last_change: Global___Change | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         misfire: Global___Misfire | None = ...,
+        retry: Global___Retry | None = ...,
+        dead_letters: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_change", b"last_change", "misfire", b"misfire", "pause", b"pause"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_change", b"last_change", "misfire", b"misfire", "pause", b"pause", "retry", b"retry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "last_change", b"last_change", "misfire", b"misfire", "pause", b"pause"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_letters", b"dead_letters", "labels", b"labels", "last_change", b"last_change", "misfire", b"misfire", "pause", b"pause", "retry", b"retry"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -174,8 +224,11 @@ class RunRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     BY_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
+    DEAD_LETTER_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     by: _builtins.str
+    dead_letter: _builtins.str
+    """The run of a dead letter of this job, as in its key: it goes when this one succeeds."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -184,14 +237,73 @@ class RunRequest(_message.Message):
         reason: _builtins.str = ...,
         by: _builtins.str = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
+        dead_letter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "by", b"by", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "by", b"by", "dead_letter", b"dead_letter", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunRequest: _TypeAlias = RunRequest  # noqa: Y015
+
+@_typing.final
+class StoredDeadLetter(_message.Message):
+    """raftsched/dead/<composed name>/<run>: a run that was given up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULED_AT_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_AT_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    JOB_REVISION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    PAYLOAD_OMITTED_FIELD_NUMBER: _builtins.int
+    FAILURE_POLICY_FIELD_NUMBER: _builtins.int
+    attempts: _builtins.int
+    """All of them failed."""
+    error: _builtins.str
+    """What the worker said of the last one."""
+    run_id: _builtins.str
+    """Of the last attempt."""
+    job_revision: _builtins.int
+    """The store's revision that put the job."""
+    metadata: _builtins.bytes
+    """Of the job: Dapr's JobMetadata, the payload (google.protobuf.Any) and the failure policy (JobFailurePolicy), as they are stored."""
+    payload: _builtins.bytes
+    payload_omitted: _builtins.bool
+    """It was too large to be kept here, and is with the job alone."""
+    failure_policy: _builtins.bytes
+    @_builtins.property
+    def scheduled_at(self) -> _timestamp_pb2.Timestamp:
+        """The instant of the schedule. Absent of a run that somebody asked for."""
+
+    @_builtins.property
+    def given_up_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        scheduled_at: _timestamp_pb2.Timestamp | None = ...,
+        given_up_at: _timestamp_pb2.Timestamp | None = ...,
+        attempts: _builtins.int = ...,
+        error: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        job_revision: _builtins.int = ...,
+        metadata: _builtins.bytes = ...,
+        payload: _builtins.bytes = ...,
+        payload_omitted: _builtins.bool = ...,
+        failure_policy: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["given_up_at", b"given_up_at", "scheduled_at", b"scheduled_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "error", b"error", "failure_policy", b"failure_policy", "given_up_at", b"given_up_at", "job_revision", b"job_revision", "metadata", b"metadata", "payload", b"payload", "payload_omitted", b"payload_omitted", "run_id", b"run_id", "scheduled_at", b"scheduled_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredDeadLetter: _TypeAlias = StoredDeadLetter  # noqa: Y015
 
 @_typing.final
 class NamespaceExtra(_message.Message):

@@ -16,7 +16,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from raftsched.pb.v1 import jobs_pb2 as raftsched_dot_pb_dot_v1_dot_jobs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1draftsched/pb/v1/workers.proto\x12\x0craftsched.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1araftsched/pb/v1/jobs.proto\"o\n\x14WatchTriggersRequest\x12(\n\x07initial\x18\x01 \x01(\x0b\x32\x15.raftsched.v1.InitialH\x00\x12\"\n\x04\x61\x63ks\x18\x02 \x01(\x0b\x32\x12.raftsched.v1.AcksH\x00\x42\t\n\x07request\"\x95\x01\n\x07Initial\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06\x61pp_id\x18\x02 \x01(\t\x12\x13\n\x0b\x61\x63tor_types\x18\x03 \x03(\t\x12\x16\n\x0ereminders_only\x18\x04 \x01(\x08\x12:\n\x12\x63oncurrency_limits\x18\x05 \x03(\x0b\x32\x1e.raftsched.v1.ConcurrencyLimit\"L\n\x10\x43oncurrencyLimit\x12\x12\n\nactor_type\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0emax_concurrent\x18\x03 \x01(\x05\"\'\n\x04\x41\x63ks\x12\x1f\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x11.raftsched.v1.Ack\"!\n\x03\x41\x63k\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"@\n\x15WatchTriggersResponse\x12\'\n\x08triggers\x18\x01 \x03(\x0b\x32\x15.raftsched.v1.Trigger\"\xc1\x01\n\x07Trigger\x12\n\n\x02id\x18\x01 \x01(\x04\x12#\n\x04name\x18\x02 \x01(\x0b\x32\x15.raftsched.v1.JobName\x12#\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x15.raftsched.v1.Payload\x12\x0e\n\x06run_id\x18\x04 \x01(\t\x12\x30\n\x0cscheduled_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\r\x12\r\n\x05\x61sked\x18\x07 \x01(\x08\x32g\n\x07Workers\x12\\\n\rWatchTriggers\x12\".raftsched.v1.WatchTriggersRequest\x1a#.raftsched.v1.WatchTriggersResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1draftsched/pb/v1/workers.proto\x12\x0craftsched.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1araftsched/pb/v1/jobs.proto\"o\n\x14WatchTriggersRequest\x12(\n\x07initial\x18\x01 \x01(\x0b\x32\x15.raftsched.v1.InitialH\x00\x12\"\n\x04\x61\x63ks\x18\x02 \x01(\x0b\x32\x12.raftsched.v1.AcksH\x00\x42\t\n\x07request\"\x95\x01\n\x07Initial\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06\x61pp_id\x18\x02 \x01(\t\x12\x13\n\x0b\x61\x63tor_types\x18\x03 \x03(\t\x12\x16\n\x0ereminders_only\x18\x04 \x01(\x08\x12:\n\x12\x63oncurrency_limits\x18\x05 \x03(\x0b\x32\x1e.raftsched.v1.ConcurrencyLimit\"L\n\x10\x43oncurrencyLimit\x12\x12\n\nactor_type\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0emax_concurrent\x18\x03 \x01(\x05\"\'\n\x04\x41\x63ks\x12\x1f\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x11.raftsched.v1.Ack\"0\n\x03\x41\x63k\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"@\n\x15WatchTriggersResponse\x12\'\n\x08triggers\x18\x01 \x03(\x0b\x32\x15.raftsched.v1.Trigger\"\xc1\x01\n\x07Trigger\x12\n\n\x02id\x18\x01 \x01(\x04\x12#\n\x04name\x18\x02 \x01(\x0b\x32\x15.raftsched.v1.JobName\x12#\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x15.raftsched.v1.Payload\x12\x0e\n\x06run_id\x18\x04 \x01(\t\x12\x30\n\x0cscheduled_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\r\x12\r\n\x05\x61sked\x18\x07 \x01(\x08\x32g\n\x07Workers\x12\\\n\rWatchTriggers\x12\".raftsched.v1.WatchTriggersRequest\x1a#.raftsched.v1.WatchTriggersResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,11 +32,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACKS']._serialized_start=451
   _globals['_ACKS']._serialized_end=490
   _globals['_ACK']._serialized_start=492
-  _globals['_ACK']._serialized_end=525
-  _globals['_WATCHTRIGGERSRESPONSE']._serialized_start=527
-  _globals['_WATCHTRIGGERSRESPONSE']._serialized_end=591
-  _globals['_TRIGGER']._serialized_start=594
-  _globals['_TRIGGER']._serialized_end=787
-  _globals['_WORKERS']._serialized_start=789
-  _globals['_WORKERS']._serialized_end=892
+  _globals['_ACK']._serialized_end=540
+  _globals['_WATCHTRIGGERSRESPONSE']._serialized_start=542
+  _globals['_WATCHTRIGGERSRESPONSE']._serialized_end=606
+  _globals['_TRIGGER']._serialized_start=609
+  _globals['_TRIGGER']._serialized_end=802
+  _globals['_WORKERS']._serialized_start=804
+  _globals['_WORKERS']._serialized_end=907
 # @@protoc_insertion_point(module_scope)

@@ -5,23 +5,24 @@ everything, as there.
 Must not know: how jobs fire.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from raftsched.errors import GrpcCode, StatusError
-from raftsched.limits import JOB_PAGE_DEFAULT, JOB_PAGE_MAX, JOB_SCAN_MAX
+from raftsched.limits import DEAD_LETTER_RUNS_MAX, JOB_PAGE_DEFAULT, JOB_PAGE_MAX, JOB_SCAN_MAX
 from raftsched.pb.v1 import jobs_pb2, state_pb2
 from raftsched.rpc.counted import CountedMethods
 from raftsched.rpc.jobs.changing import Changer
 from raftsched.rpc.jobs.configuring import configuring
+from raftsched.rpc.jobs.dead_letters import Wanted, delete_letters, list_letters, of_filter, of_job, redrive_letters
 from raftsched.rpc.jobs.explaining import explain_schedule
 from raftsched.rpc.jobs.filters import Filter, page_token, token_key
 from raftsched.rpc.jobs.holding import change_of, freeze, freezes, hold_of, pausing, put_extra, resuming, unfreeze
 from raftsched.rpc.jobs.listing import found_jobs, shown_job
 from raftsched.rpc.jobs.rescheduling import rescheduling
-from raftsched.rpc.jobs.rows import Record, job_of, put_details
+from raftsched.rpc.jobs.rows import Record, job_of, put_details, put_last_error
 from raftsched.rpc.jobs.running import running
 from raftsched.rpc.jobs.search import Searches
 from raftsched.rpc.metrics import Family, GrpcStats
@@ -59,6 +60,9 @@ class JobsApi:
         self._unary("FreezeNamespace", jobs_pb2.FreezeNamespaceRequest, self._freeze)
         self._unary("UnfreezeNamespace", jobs_pb2.UnfreezeNamespaceRequest, self._unfreeze)
         self._unary("ListFreezes", jobs_pb2.ListFreezesRequest, self._freezes)
+        self._unary("ListDeadLetters", jobs_pb2.ListDeadLettersRequest, self._dead_letters)
+        self._unary("RedriveDeadLetters", jobs_pb2.RedriveDeadLettersRequest, self._redrive)
+        self._unary("DeleteDeadLetters", jobs_pb2.DeleteDeadLettersRequest, self._delete_dead)
         self._searches = Searches(service, self.admitted_filter)
         self._methods.add_stream(PATH + "SearchJobs", self._searches.open)
         door.add_unimplemented(SERVICE)
@@ -68,6 +72,11 @@ class JobsApi:
         passed = self._service.stats()["passed"]
         name, text = "raftsched_scheduler_ticks_passed_over_total", "Missed ticks that a job's misfire policy did not want"
         yield Family(name, "counter", text, ("type",), {(kind,): passed[index] for index, kind in enumerate(TYPES)})
+        dead, bound = self._service.stats()["dead"], self._service.dead_letters
+        name, text = "raftsched_scheduler_dead_letters_total", "Runs that were given up and kept"
+        yield Family(name, "counter", text, ("type",), {(kind,): dead[index] for index, kind in enumerate(TYPES)})
+        name, text = "raftsched_scheduler_dead_letters_dropped_total", "Dead letters that went because their namespace had too many"
+        yield Family(name, "counter", text, (), {(): bound.dropped_total})
 
     def close_streams(self) -> None:
         """The first step of a shutdown."""
@@ -121,6 +130,7 @@ class JobsApi:
             record = Record(found[0][0], found[0][1], found[0][2], found[0][4])
             job = job_of(record, self._service.engine.look(record.composed), self._service.now_ns())
             put_details(job, record)
+            put_last_error(job, record.composed, self._service.engine.last_error(record.composed))
             await put_extra(self._service, record, job)
         except WireError as error:
             raise StatusError(GrpcCode.DATA_LOSS, f"the stored job cannot be read: {error}") from None
@@ -128,9 +138,7 @@ class JobsApi:
 
     async def _list(self, request: jobs_pb2.ListJobsRequest, certificate: Certificate) -> jobs_pb2.ListJobsResponse:
         wanted = self.admitted_filter(request.filter, certificate)
-        if request.page_size > JOB_PAGE_MAX:
-            raise StatusError(GrpcCode.INVALID_ARGUMENT, f"page_size is at most {JOB_PAGE_MAX}")
-        size, looked_at, last = request.page_size or JOB_PAGE_DEFAULT, 0, b""
+        size, looked_at, last = page_size(request.page_size), 0, b""
         answer = jobs_pb2.ListJobsResponse()
         async for key, record in found_jobs(self._service, wanted, token_key(request.page_token)):
             if len(answer.jobs) == size or looked_at == JOB_SCAN_MAX:
@@ -184,6 +192,44 @@ class JobsApi:
     async def _freezes(self, _: jobs_pb2.ListFreezesRequest, __: Certificate) -> jobs_pb2.ListFreezesResponse:
         self._admit_operator()
         return await freezes(self._service)
+
+    # -- dead letters
+    async def _dead_letters(self, request: jobs_pb2.ListDeadLettersRequest, certificate: Certificate) -> jobs_pb2.ListDeadLettersResponse:
+        wanted = of_filter(self.admitted_filter(request.filter, certificate))
+        return await list_letters(self._service, wanted, page_size(request.page_size), request)
+
+    async def _redrive(self, request: jobs_pb2.RedriveDeadLettersRequest, certificate: Certificate) -> jobs_pb2.ChangeSummary:
+        hold = hold_of(request.reason, self.by(request.by, certificate), self._service.now_ns())
+        wanted = self._wanted_letters(request.jobs, request.runs, certificate)
+        return _found(await redrive_letters(self._service, wanted, hold), request.jobs)
+
+    async def _delete_dead(self, request: jobs_pb2.DeleteDeadLettersRequest, certificate: Certificate) -> jobs_pb2.ChangeSummary:
+        wanted = self._wanted_letters(request.jobs, request.runs, certificate)
+        return _found(await delete_letters(self._service, wanted), request.jobs)
+
+    def _wanted_letters(self, jobs: jobs_pb2.JobSelector, runs: Sequence[str], certificate: Certificate) -> Wanted:
+        which = jobs.WhichOneof("jobs")
+        if which is None or (runs and which != "name"):
+            raise StatusError(GrpcCode.INVALID_ARGUMENT, "no jobs are selected: name one, or give a filter; runs go with a name")
+        if len(runs) > DEAD_LETTER_RUNS_MAX:
+            raise StatusError(GrpcCode.INVALID_ARGUMENT, f"at most {DEAD_LETTER_RUNS_MAX} runs")
+        if which == "name":
+            return of_job(self.composed(jobs.name, certificate), runs)
+        return of_filter(self.admitted_filter(jobs.filter, certificate))
+
+
+def page_size(asked: int) -> int:
+    """Raises `StatusError`."""
+    if asked > JOB_PAGE_MAX:
+        raise StatusError(GrpcCode.INVALID_ARGUMENT, f"page_size is at most {JOB_PAGE_MAX}")
+    return asked or JOB_PAGE_DEFAULT
+
+
+def _found(summary: jobs_pb2.ChangeSummary, jobs: jobs_pb2.JobSelector) -> jobs_pb2.ChangeSummary:
+    """Of a job that is named there must be some. Raises `StatusError`."""
+    if jobs.WhichOneof("jobs") == "name" and not summary.changed and not summary.unchanged:
+        raise StatusError(GrpcCode.NOT_FOUND, f"no dead letters of job: {jobs.name.name}")
+    return summary
 
 
 def parsed(kind: type[Request], message: bytes) -> Request:

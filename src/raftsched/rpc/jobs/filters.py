@@ -142,12 +142,12 @@ def page_token(key: bytes) -> str:
     return base64.urlsafe_b64encode(key).decode()
 
 
-def token_key(token: str) -> bytes:
-    """b"" = from the beginning. Raises `StatusError`."""
+def token_key(token: str, root: bytes = JOBS) -> bytes:
+    """A key under `root`; b"" = from the beginning. Raises `StatusError`."""
     try:
         key = base64.b64decode(token.encode(), altchars=b"-_", validate=True)
     except (binascii.Error, UnicodeEncodeError):
         key = b"?"
-    if key and not key.startswith(JOBS):
+    if key and not key.startswith(root):
         raise StatusError(GrpcCode.INVALID_ARGUMENT, "not a page token")
     return key

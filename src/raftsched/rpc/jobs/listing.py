@@ -17,7 +17,7 @@ from raftsched.limits import JOB_SCAN_PAGE_BYTES, JOB_SCAN_PAGE_JOBS, LOOP_SLICE
 from raftsched.pb.v1 import jobs_pb2, state_pb2
 from raftsched.ports import KvClient
 from raftsched.rpc.jobs.filters import Filter, Range
-from raftsched.rpc.jobs.rows import Record, job_of
+from raftsched.rpc.jobs.rows import Record, job_of, put_last_error
 from raftsched.scheduler.jobs._jobs import WireError, range_kvs
 from raftsched.scheduler.jobs.names import JOBS, STATES
 from raftsched.scheduler.jobs.requests import range_request
@@ -50,6 +50,7 @@ async def shown_job(service: SchedulerService, record: Record) -> jobs_pb2.Job:
     """As this replica knows it now."""
     view = service.engine.look(record.composed)
     job = job_of(record, view, service.now_ns())
+    put_last_error(job, record.composed, service.engine.last_error(record.composed))
     if view is not None and view[11]:
         put_configured(job, await read_extra(service.kv, record))
     return job
@@ -60,6 +61,9 @@ def put_configured(job: jobs_pb2.Job, extra: state_pb2.JobExtra) -> None:
     job.labels.update(extra.labels)
     if extra.HasField("misfire"):
         job.misfire.CopyFrom(extra.misfire)
+    if extra.HasField("retry"):
+        job.retry.CopyFrom(extra.retry)
+    job.dead_letters = extra.dead_letters
 
 
 async def read_extra(kv: KvClient, record: Record) -> state_pb2.JobExtra:
@@ -95,7 +99,7 @@ class Slices:
 async def _labelled(kv: KvClient, wanted: Filter, after: bytes) -> AsyncIterator[Row]:
     """The jobs of the records under raftsched/jobs/. Whose labels are others comes without its value."""
     ranges = [Range(beside(one.start), beside(one.end)) for one in wanted.ranges()]
-    async for key, value, revision, created in _walk(kv, ranges, beside(after) if after else b""):
+    async for key, value, revision, created in walk(kv, ranges, beside(after) if after else b""):
         job_key = JOBS + key[len(STATES) :]
         if not wanted.labels.items() <= extra_of(value, revision, created).labels.items():
             yield job_key, b"", revision, created
@@ -110,10 +114,11 @@ def beside(key: bytes) -> bytes:
 
 
 def _records(kv: KvClient, wanted: Filter, after: bytes) -> AsyncIterator[Row]:
-    return _walk(kv, wanted.ranges(), after)
+    return walk(kv, wanted.ranges(), after)
 
 
-async def _walk(kv: KvClient, ranges: Sequence[Range], after: bytes) -> AsyncIterator[Row]:
+async def walk(kv: KvClient, ranges: Sequence[Range], after: bytes) -> AsyncIterator[Row]:
+    """All keys of the ranges behind `after`, page by page."""
     limit = FIRST_PAGE_JOBS
     for one in ranges:
         start = max(one.start, after + b"\0") if after else one.start

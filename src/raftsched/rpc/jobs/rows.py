@@ -15,7 +15,8 @@ from raftsched.rpc.jobs.filters import type_of
 from raftsched.scheduler.engine._engine import AT_GATE, AT_ROUTE, AT_STREAM, AT_WORKER
 from raftsched.scheduler.engine.states import State
 from raftsched.scheduler.jobs._jobs import DEFAULT_POLICY, WireError, decode_stored_job, parse_metadata
-from raftsched.scheduler.jobs.fields import Instant, JobView, Metadata
+from raftsched.scheduler.jobs.dead_letters import error_text, run_id
+from raftsched.scheduler.jobs.fields import Instant, JobView, LastError, Metadata
 from raftsched.scheduler.jobs.names import JOBS, Owner, name_prefix
 from raftsched.scheduler.schedule.dialect import dialect_of
 
@@ -120,6 +121,18 @@ def put_details(job: jobs_pb2.Job, record: Record) -> None:
     job.failure_policy.interval.CopyFrom(stored.constant.interval)
     if stored.constant.HasField("max_retries"):
         job.failure_policy.max_retries = stored.constant.max_retries
+
+
+def put_last_error(job: jobs_pb2.Job, composed: bytes, found: LastError | None) -> None:
+    """`found`: as `Engine.last_error` tells it."""
+    if found is None:
+        return
+    at_ms, tick, asked, partition_id, attempt, error = found
+    job.last_error.at.FromMilliseconds(at_ms)
+    job.last_error.run_id = run_id(composed, tick, asked, partition_id, attempt).decode("utf-8", "replace")
+    if tick is not None:
+        job.last_error.scheduled_at.seconds, job.last_error.scheduled_at.nanos = tick
+    job.last_error.attempt, job.last_error.text = attempt, error_text(error)
 
 
 def _text(value: bytes | None) -> str | None:

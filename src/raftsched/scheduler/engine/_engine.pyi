@@ -6,7 +6,7 @@ from typing import Any, Final
 from raftsched._core import ExtendedTable, TimerWheel
 from raftsched.scheduler.delivery._delivery import Delivery, StreamState
 from raftsched.scheduler.delivery.gates import Gates, Limit
-from raftsched.scheduler.jobs.fields import JobView
+from raftsched.scheduler.jobs.fields import JobView, LastError
 from raftsched.types import Change
 
 ONCE: Final[int]
@@ -61,6 +61,8 @@ class Engine:
         """Whole revisions in order; returns the changes under dapr/leadership/. `touched`: one of them was the scheduler's own."""
 
     touched: bool
+    dead_namespaces: set[bytes]
+    """Of the dead letters that were kept since whoever clears it."""
     regained: bool
     """Jobs may fire again that could not: `arm_some` until it is done. Reset by who sees it."""
     def begin_load(self) -> None: ...
@@ -113,6 +115,9 @@ class Engine:
     def state_of(self, name: bytes) -> int | None: ...
     def look(self, name: bytes) -> JobView | None:
         """What is known of a job by composed name, whoever owns it; None: it is not known here."""
+
+    def last_error(self, name: bytes) -> LastError | None:
+        """Of a job that this replica fires; None: it knows of none."""
 
     def missed(self, name: bytes, until_s: int, until_ns: int) -> tuple[tuple[int, int], int, int, int, int] | None:
         """Of a recurring job of which ticks are due by then and not done: (the last of them, mod revisions of job and counter, 0 = none,

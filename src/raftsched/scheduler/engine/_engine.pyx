@@ -8,8 +8,10 @@ that answers at once.
 Parts: `_engine/ticks.pxi` when is the next tick; `_engine/changes.pxi` what the store says; `_engine/firing.pxi` due jobs and
 their way to a stream; `_engine/results.pxi` acks and commits; `_engine/held.pxi` what may not fire; `_engine/misfires.pxi` missed ticks;
 `_engine/further.pxi` what is stored with a result; `_engine/lateness.pxi` how late each step is;
-`_engine/extended.pxi` schedules of the extended dialect.
+`_engine/extended.pxi` schedules of the extended dialect; `_engine/retries.pxi` retry ladders and last errors.
 """
+from collections import OrderedDict
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -32,6 +34,9 @@ from raftsched.scheduler.jobs._stored cimport (
 )
 
 from raftsched.limits import BATCH_BYTES as _BATCH_BYTES, BATCHED_ACKS_BYTES_MAX, COMMIT_BRANCHES_MAX, TRIGGERS_PER_ADVANCE
+from raftsched.limits import DEAD_LETTER_PAYLOAD_BYTES_MAX, ERROR_BYTES_MAX, LAST_ERRORS_MAX
+from raftsched.limits import RETRY_ATTEMPTS_MAX, RETRY_FACTOR_PERCENT_MAX, RETRY_WAIT_S_MAX
+from raftsched.scheduler.jobs.dead_letters import dead_key, dead_letter, dead_run, run_id
 from raftsched.limits import COMMIT_BYTES_MAX, MISFIRE_RUNS_MAX as _MISFIRE_RUNS_MAX, MISFIRE_WINDOW_S_MAX
 
 cdef extern from "native/table.h" nogil:
@@ -98,7 +103,17 @@ cdef extern from "native/batched.h" nogil:
     size_t batched_body_size(const batched_t* trigger, size_t tail) noexcept
     void batched_put(uint8_t* at, const batched_t* trigger, const char* tail, size_t tail_size) noexcept
     int acks_open(slice_t message, pb_in* acks) noexcept
-    int ack_next(pb_in* acks, uint64_t* id, int* failed) noexcept
+    int ack_next(pb_in* acks, uint64_t* id, int* failed, slice_t* error) noexcept
+
+cdef extern from "native/ladder.h" nogil:
+    ctypedef struct ladder_t:
+        int64_t initial_ms
+        int64_t cap_ms
+        uint32_t factor_percent
+        uint32_t jitter_percent
+        uint32_t max_attempts
+    int64_t ladder_wait_ms(const ladder_t* ladder, uint64_t partition_id, uint32_t attempts) noexcept
+    int64_t ladder_sum_ms(const ladder_t* ladder, uint64_t partition_id, uint32_t attempts) noexcept
 
 cdef extern from "native/lateness.h" nogil:
     enum:
@@ -145,7 +160,10 @@ cdef enum:  # flags
 
 cdef enum:  # more
     MISFIRES = 1       # missed ticks are passed over, as `misfires` says
+    DEAD_LETTERS = 2   # runs that are given up are kept
     FURTHER = 2 | 4    # something is stored with its results: of dead letters, of its history
+    LADDER = 8         # failed runs are tried again as `ladders` says
+    ERRED = 16         # `errors` has its last one
 
 cdef enum:
     TYPES = 3          # target kinds: none ("unknown"), job, actor
@@ -167,6 +185,10 @@ cdef object NS_OBJECT = 1000000000     # for what has no bounds
 cdef Py_ssize_t BATCH_BYTES = _BATCH_BYTES
 cdef uint64_t MISFIRE_RUNS_MAX = _MISFIRE_RUNS_MAX
 cdef int64_t WINDOW_MAX_S = MISFIRE_WINDOW_S_MAX
+cdef int64_t RETRY_WAIT_S = RETRY_WAIT_S_MAX
+cdef uint64_t RETRY_FACTOR = RETRY_FACTOR_PERCENT_MAX, RETRY_ATTEMPTS = RETRY_ATTEMPTS_MAX
+cdef size_t ERROR_BYTES = ERROR_BYTES_MAX, DEAD_PAYLOAD_BYTES = DEAD_LETTER_PAYLOAD_BYTES_MAX
+cdef Py_ssize_t LAST_ERRORS = LAST_ERRORS_MAX
 cdef size_t BYTES_PER_COMMIT = COMMIT_BYTES_MAX
 cdef int64_t PASSED_COUNT_MAX = 1000
 cdef int64_t DUE_MAX_MS = 253402300799999
@@ -282,6 +304,10 @@ cdef class Engine:
     cdef bint freezes                    # there are any
     cdef dict asked                      # slot -> revision of the request for a run
     cdef dict misfires                   # slot -> (window in ms or -1, how many at most or 0)
+    cdef dict ladders                    # slot -> (initial ms, factor in percent, cap ms, jitter in percent, attempts or 0)
+    cdef dict redriven                   # slot -> the run, in the key of its dead letter, that is asked for
+    cdef object errors                   # slot -> (when, tick or None, request or 0, partition id, attempt, text), the oldest first
+    cdef readonly set dead_namespaces    # of the dead letters that were kept since whoever clears it
     cdef public bint regained            # jobs may fire again that could not: `arm_some` until it is done
     cdef readonly bint touched
     cdef readonly uint64_t results_pending
@@ -290,7 +316,7 @@ cdef class Engine:
     cdef readonly uint64_t unknown_acks_total
     cdef readonly uint64_t fired_total
     cdef int64_t now_ms
-    cdef uint64_t[3] succeeded, failed, undelivered, passed
+    cdef uint64_t[3] succeeded, failed, undelivered, passed, dead
     cdef uint64_t[3][6] latency
     cdef int64_t[3] latency_sum_ms
     cdef steps_t steps
@@ -316,6 +342,10 @@ cdef class Engine:
         self.frozen = set()
         self.asked = {}
         self.misfires = {}
+        self.ladders = {}
+        self.redriven = {}
+        self.errors = OrderedDict()
+        self.dead_namespaces = set()
         self.tokens = <token_t*>malloc(branches_max * sizeof(token_t))
         if self.tokens == NULL or batch_init(&self.names, branches_max) < 0:
             raise MemoryError
@@ -392,6 +422,9 @@ cdef class Engine:
         self.strays.clear()
         self.asked.clear()
         self.misfires.clear()
+        self.ladders.clear()
+        self.redriven.clear()
+        self.errors.clear()
         thaw_all(self)
         self.loading = True
         self.cursor = 0
@@ -408,6 +441,7 @@ cdef class Engine:
         self.index = index
         self.narrowings = 0
         self.cursor = 0
+        drop_errors_of_others(self)
         remove_strays(self)
 
     def narrow(self, uint64_t total, uint64_t index):
@@ -574,6 +608,7 @@ cdef class Engine:
         cdef bytes message
         cdef uint64_t id
         cdef int status
+        cdef slice_t nothing = view(b"")
         self.now_ms = max(self.now_ms, now_ms)
         for message in messages:
             if stream.batched:
@@ -585,7 +620,7 @@ cdef class Engine:
             status = parse_result(view(message), &id)
             if status < 0:
                 return "unexpected message: a result is required" if status == -1 else "unknown trigger result status"
-            answered(self, stream, id, status)
+            answered(self, stream, id, status, nothing)
         return None
 
     def finish_some(self, uint32_t limit):
@@ -719,6 +754,14 @@ cdef class Engine:
             job.flags & RUN_WANTED != 0,
         )
 
+    def last_error(self, bytes name not None):
+        """The last failed attempt of a job of this replica; see the stub."""
+        cdef uint32_t slot
+        if not self.errors:
+            return None
+        slot = find(self, view(name))
+        return self.errors.get(slot) if slot != JOB_NONE and mine(self, job_at(&self.table, slot)) else None
+
     def missed(self, bytes name not None, int64_t until_s, int32_t until_ns):
         """(last tick of a recurring job that is due by then and not done, its counter with that tick as the last one); see the stub."""
         cdef uint32_t slot = find(self, view(name))
@@ -747,6 +790,7 @@ cdef class Engine:
             "failed": [self.failed[i] for i in range(TYPES)],
             "undelivered": [self.undelivered[i] for i in range(TYPES)],
             "passed": [self.passed[i] for i in range(TYPES)],
+            "dead": [self.dead[i] for i in range(TYPES)],
             "latency": [[self.latency[i][j] for j in range(LATENCY_BOUNDS + 1)] for i in range(TYPES)],
             "latency_sum_ms": [self.latency_sum_ms[i] for i in range(TYPES)],
         }
@@ -793,6 +837,7 @@ cdef class Engine:
 include "_engine/ticks.pxi"
 include "_engine/extended.pxi"
 include "_engine/misfires.pxi"
+include "_engine/retries.pxi"
 include "_engine/held.pxi"
 include "_engine/lateness.pxi"
 include "_engine/changes.pxi"

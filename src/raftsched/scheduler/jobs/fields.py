@@ -13,3 +13,7 @@ JobView = tuple[int, int, int, bool, tuple[int, int] | None, bool, tuple[int, in
 """(mod revision, states.State, where its open run is: 0 or one of the four above, owned, next tick or None, finished, last tick or None,
 count, attempts, paused, of a frozen namespace, there is a key for it under raftsched/jobs/, a run is asked for); instants as
 (seconds, nanoseconds)."""
+
+LastError = tuple[int, Instant | None, int, int, int, bytes]
+"""(when in ms, scheduled instant or None, mod revision of the request for the run or 0, partition id, failed attempts before, what the
+worker said) of the last failed attempt of a job."""

@@ -14,6 +14,7 @@ COUNTERS: Final = b"dapr/counters/"
 LEADERSHIP: Final = b"dapr/leadership/"
 STATES: Final = b"raftsched/jobs/"  # what Dapr does not have (decision 0012), by composed name
 RUNS: Final = b"raftsched/runs/"
+DEAD: Final = b"raftsched/dead/"  # of runs, behind the composed name and a slash
 NAMESPACES: Final = b"raftsched/namespaces/"
 
 TARGET_NONE: Final = 0

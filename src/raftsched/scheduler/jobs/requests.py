@@ -7,7 +7,7 @@ Field numbers: spec etcd-api, appendix; messages are small, so plain joining doe
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from raftsched.scheduler.jobs.names import COUNTERS, JOBS, LEADERSHIP, prefix_end
+from raftsched.scheduler.jobs.names import COUNTERS, DEAD, JOBS, LEADERSHIP, prefix_end
 from raftsched.varint import varint
 
 
@@ -74,6 +74,11 @@ def delete_job_request(composed: bytes) -> bytes:
 def delete_prefix_request(prefix: bytes) -> bytes:
     """Txn: all jobs and counters whose composed name starts with `prefix`."""
     return b"".join(_delete_op(root + prefix, prefix_end(root + prefix)) for root in (JOBS, COUNTERS))
+
+
+def delete_letters_request(prefix: bytes) -> bytes:
+    """Txn: all dead letters of jobs whose composed name starts with `prefix`."""
+    return _delete_op(DEAD + prefix, prefix_end(DEAD + prefix))
 
 
 class Branch(NamedTuple):

@@ -32,6 +32,7 @@ cdef int job_put(Engine self, slice_t name, uint64_t main, uint32_t sub, slice_t
     if job.main >= main:
         return 0  # seen already
     detach(self, job)
+    drop_error(self, slot, job)
     release_schedule(self, job)
     assign_route(self, job, name, &stored)
     if not job.flags & HAS_JOB:
@@ -149,10 +150,14 @@ cdef int forget(Engine self, uint32_t slot, slice_t name, uint64_t main, bint co
     cdef bint owned = mine(self, job)
     # An owner may be dead, and its jobs be nobody's yet: the first replica sees to what is beside them, too.
     set_misfires(self, slot, job, None)
+    set_ladder(self, slot, job, None)
+    set_further(self, slot, job, view(b""))
+    drop_error(self, slot, job)
     if job.flags & EXTRA:
         self.strays.append((BRANCH_STRAY, copy(name), main, owned or self.index == 0))
     if job.flags & RUN_WANTED:
         self.asked.pop(slot, None)
+        self.redriven.pop(slot, None)
         self.strays.append((BRANCH_STRAY_RUN, copy(name), main, owned or self.index == 0))
     detach(self, job)
     release_schedule(self, job)

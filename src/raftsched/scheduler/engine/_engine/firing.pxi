@@ -116,7 +116,7 @@ cdef int submit_gated(Engine self, uint32_t run, Route route) except -1:
         r.waited_for = WAITED_FOR_GATE
         job.state = IN_FLIGHT
         return 0
-    return result(self, run, 1)
+    return result(self, run, 1, view(b"refused by a concurrency limit"))
 
 
 cdef int release_gate(Engine self, uint32_t run) except -1:

@@ -6,6 +6,52 @@
 
 cdef int collect_further(Engine self, uint32_t run, int status) except -1:
     # Of a run that is about to be stored, with `retry` decided. Each feature adds what it keeps by `also_put` and `also_delete`.
+    cdef run_t* r = run_at(&self.delivery.runs, run)
+    cdef job_t* job = job_at(&self.table, r.job)
+    if status == 1:
+        if job.more & DEAD_LETTERS and not r.retry:
+            keep_dead_letter(self, r, job)
+    elif r.extra and r.job in self.redriven:
+        also_delete(self, dead_key(r.name[:r.name_size], self.redriven[r.job]))
+    return 0
+
+
+cdef int set_further(Engine self, uint32_t slot, job_t* job, slice_t extra) except -1:
+    # By the JobExtra, empty if there is none.
+    cdef bint wanted = has_flag(extra, 6)
+    job.more = (job.more & ~DEAD_LETTERS) | (DEAD_LETTERS if wanted else 0)
+    return 0
+
+
+cdef bint has_flag(slice_t value, uint32_t number) noexcept:
+    cdef pb_in source = pb_open(value)
+    cdef pb_field f
+    cdef bint found = False
+    cdef int got = pb_next(&source, &f)
+    while got == 1:
+        if f.number == number and f.type == PB_VARINT:
+            found = f.value != 0
+        got = pb_next(&source, &f)
+    return found and got == 0
+
+
+cdef int keep_dead_letter(Engine self, const run_t* r, const job_t* job) except -1:
+    # A redriven run keeps the place of its letter. A record that cannot be read leaves its payload behind.
+    cdef stored_job_t stored
+    cdef slice_t name
+    cdef bytes composed = r.name[:r.name_size], record = self.read_record(job.main, job.sub), key
+    at_ms, tick, asked, partition_id, attempt, error = self.errors[r.job]
+    key = dead_key(composed, (self.redriven.get(r.job) if r.extra else None) or dead_run(tick, asked, partition_id))
+    payload = metadata = failure_policy = None
+    if decode(record, &name, &stored):
+        metadata = copy(stored.metadata)
+        payload = copy(stored.payload) if stored.has_payload and stored.payload.size <= DEAD_PAYLOAD_BYTES else None
+        failure_policy = copy(stored.policy) if stored.has_policy else None
+    omitted = payload is None and (metadata is None or stored.has_payload)
+    also_put(self, key, dead_letter(tick, at_ms, attempt + 1, error, run_id(composed, tick, asked, partition_id, attempt), job.main,
+                                    metadata, payload, omitted, failure_policy))
+    self.dead[r.kind] += 1
+    self.dead_namespaces.add((<Route>PyList_GET_ITEM(self.delivery.routes, r.route)).name_space)
     return 0
 
 

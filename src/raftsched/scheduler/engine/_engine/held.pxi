@@ -27,7 +27,7 @@ cdef bint state_changed(Engine self, slice_t key, tuple change) except -1:
         key.data += STATES_PREFIX_SIZE
         key.size -= STATES_PREFIX_SIZE
         if change[0]:
-            set_state(self, key, 0, False, None)
+            set_state(self, key, 0, view(b""), False)
         else:
             record = change[4]
             state_put(self, key, change[2], view(record))
@@ -36,9 +36,10 @@ cdef bint state_changed(Engine self, slice_t key, tuple change) except -1:
         key.data += RUNS_PREFIX_SIZE
         key.size -= RUNS_PREFIX_SIZE
         if change[0]:
-            set_run_wanted(self, key, 0)
+            set_run_wanted(self, key, 0, None)
         elif belongs(self, key, change[2], BRANCH_STRAY_RUN):
-            set_run_wanted(self, key, change[2])
+            record = change[4]
+            set_run_wanted(self, key, change[2], redriven_of(view(record)))
         return True
     if key.size >= <size_t>NAMESPACES_PREFIX_SIZE and memcmp(key.data, NAMESPACES_PREFIX, NAMESPACES_PREFIX_SIZE) == 0:
         key.data += NAMESPACES_PREFIX_SIZE
@@ -90,18 +91,30 @@ cdef int state_put(Engine self, slice_t name, uint64_t main, slice_t record) exc
     cdef kv_t kv
     if not belongs(self, name, main, BRANCH_STRAY):
         return 0
-    return set_state(self, name, EXTRA, has_first_field(record), misfires_of(kv.value) if kv_parse(record, &kv) == 0 else None)
+    if kv_parse(record, &kv) < 0:
+        kv.value = view(b"")
+    return set_state(self, name, EXTRA, kv.value, has_first_field(record))
 
 
-cdef int set_run_wanted(Engine self, slice_t name, uint64_t wanted) except -1:
+cdef object redriven_of(slice_t record):
+    # RunRequest.dead_letter; None: there is none.
+    cdef kv_t kv
+    cdef slice_t found
+    return copy(found) if kv_parse(record, &kv) == 0 and message_field(kv.value, 4, &found) and found.size else None
+
+
+cdef int set_run_wanted(Engine self, slice_t name, uint64_t wanted, object redriven) except -1:
     # By the request of this revision; 0 = there is none. What is out is answered first: runs of one job never overlap.
     cdef uint32_t slot = find(self, name)
     cdef job_t* job
     if slot == JOB_NONE or not job_at(&self.table, slot).flags & HAS_JOB:
         return 0
     job = job_at(&self.table, slot)
+    self.redriven.pop(slot, None)
     if wanted:
         self.asked[slot] = wanted
+        if redriven is not None:
+            self.redriven[slot] = redriven
         job.flags |= RUN_WANTED
         return settle(self, slot) if job.state in (IDLE, ARMED, FINISHING) else 0
     job.flags &= ~RUN_WANTED
@@ -109,15 +122,19 @@ cdef int set_run_wanted(Engine self, slice_t name, uint64_t wanted) except -1:
     return settle(self, slot) if job.run == RUN_NONE or run_at(&self.delivery.runs, job.run).extra else 0
 
 
-cdef int set_state(Engine self, slice_t name, uint8_t extra, bint paused, object misfires) except -1:
+cdef int set_state(Engine self, slice_t name, uint8_t extra, slice_t value, bint paused) except -1:
+    # `value`: the JobExtra, empty if there is none.
     cdef uint32_t slot = find(self, name)
     cdef job_t* job
     if slot == JOB_NONE or not job_at(&self.table, slot).flags & HAS_JOB:
         return 0
     job = job_at(&self.table, slot)
     job.flags = (job.flags & ~(PAUSED | EXTRA)) | extra | (PAUSED if paused else 0)
-    changed = self.misfires.get(slot) != misfires
+    misfires, ladder = misfires_of(value), ladder_of(value)
+    changed = self.misfires.get(slot) != misfires or self.ladders.get(slot) != ladder
     set_misfires(self, slot, job, misfires)
+    set_ladder(self, slot, job, ladder)
+    set_further(self, slot, job, value)
     return settle(self, slot) if not paused and (job.state == IDLE or (changed and job.state == ARMED)) else 0
 
 

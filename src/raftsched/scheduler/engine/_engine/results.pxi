@@ -1,13 +1,13 @@
 # What workers answer, and what becomes of it in the store.
 
-cdef int answered(Engine self, StreamState stream, uint64_t id, int status) except -1:
+cdef int answered(Engine self, StreamState stream, uint64_t id, int status, slice_t error) except -1:
     cdef uint32_t run = ids_take(&stream.ids, id)
     if run == RUN_NONE:
         self.unknown_acks_total += 1
         self.note("unknown trigger id", b"%d" % id)
         return 0
     run_at(&self.delivery.runs, run).place = PLACE_NONE
-    return result(self, run, status)
+    return result(self, run, status, error)
 
 
 cdef int batched_acks(Engine self, StreamState stream, slice_t message) except? -1:
@@ -15,17 +15,18 @@ cdef int batched_acks(Engine self, StreamState stream, slice_t message) except? 
     cdef pb_in acks
     cdef uint64_t id
     cdef int failed, got
+    cdef slice_t error
     if acks_open(message, &acks) < 0:
         return -1
-    got = ack_next(&acks, &id, &failed)
+    got = ack_next(&acks, &id, &failed, &error)
     while got == 1:
-        answered(self, stream, id, failed)
-        got = ack_next(&acks, &id, &failed)
+        answered(self, stream, id, failed, error)
+        got = ack_next(&acks, &id, &failed, &error)
     return got
 
 
-cdef int result(Engine self, uint32_t run, int status) except -1:
-    # SUCCESS 0 or FAILED 1 of a run that is nowhere now.
+cdef int result(Engine self, uint32_t run, int status, slice_t error) except -1:
+    # SUCCESS 0 or FAILED 1, and why, of a run that is nowhere now.
     cdef run_t* r = run_at(&self.delivery.runs, run)
     cdef uint32_t slot = r.job
     cdef job_t* job
@@ -43,6 +44,8 @@ cdef int result(Engine self, uint32_t run, int status) except -1:
         collect(self, run)
         return 0
     job = job_at(&self.table, slot)
+    if status == 1:
+        remember_error(self, r, job, error)
     if r.extra:
         return extra_result(self, run, status, due)
     counter_of(self, job, &counter)
@@ -79,7 +82,7 @@ cdef int extra_result(Engine self, uint32_t run, int status, int64_t due) except
     if r.retry:
         return arm(self, r.job, due_ms(self, r.planned_s, r.planned_ns))
     job.state = COMMITTING
-    if job.more & FURTHER:
+    if job.more & FURTHER or self.redriven:
         collect_further(self, run, status)
     return append_branch(self, run, BRANCH_RAN, NULL, due)
 
@@ -103,7 +106,10 @@ cdef bint plan_retry(Engine self, run_t* r, const job_t* job, uint32_t attempts)
     cdef stored_job_t stored
     cdef slice_t name
     cdef int64_t ns
-    cdef bytes record = self.read_record(job.main, job.sub)
+    cdef bytes record
+    if job.more & LADDER:
+        return climb(self, r, job, attempts)
+    record = self.read_record(job.main, job.sub)
     if not decode(record, &name, &stored) or (stored.has_policy and policy_parse(stored.policy, &policy) < 0):
         policy.kind = POLICY_CONSTANT
         policy.has_max = True

@@ -99,7 +99,7 @@ cdef int settle(Engine self, uint32_t slot) except -1:
             return arm(self, slot, due_ms(self, run.planned_s, run.planned_ns))
         detach(self, job)
     if found == 1:
-        return arm(self, slot, due_ms(self, tick.s, tick.ns))
+        return arm(self, slot, first_due_ms(self, slot, tick))
     to_idle(self, job)
     return queue_finish(self, slot) if found == 0 else 0
 

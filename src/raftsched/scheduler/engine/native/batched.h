@@ -79,7 +79,7 @@ static int acks_open(slice_t message, pb_in *acks) {
 }
 
 /* 1 = the next Ack, 0 = there is none, -1 = malformed. */
-static int ack_next(pb_in *acks, uint64_t *id, int *failed) {
+static int ack_next(pb_in *acks, uint64_t *id, int *failed, slice_t *error) {
     pb_field f, g;
     int got;
     while ((got = pb_next(acks, &f)) == 1) {
@@ -88,10 +88,13 @@ static int ack_next(pb_in *acks, uint64_t *id, int *failed) {
         pb_in in = pb_open(f.body);
         *id = 0;
         *failed = 0;
+        error->data = NULL;
+        error->size = 0;
         while ((got = pb_next(&in, &g)) == 1) {
-            if (g.number > 2) continue;
-            if (g.type != PB_VARINT) return -1;
+            if (g.number > 3) continue;
+            if (g.type != (g.number == 3 ? PB_BYTES : PB_VARINT)) return -1;
             if (g.number == 1) *id = g.value;
+            else if (g.number == 3) *error = g.body;
             else *failed = g.value != 0;
         }
         return got < 0 ? -1 : 1;
