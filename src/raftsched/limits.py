@@ -215,6 +215,8 @@ GATE_LABEL_CHARACTERS_MAX: Final = 1_024  # of a gate's name in metrics; beyond:
 GATE_WAITERS_MAX: Final = 100_000  # per concurrency gate; beyond: FAILED
 TRIGGERS_PER_ADVANCE: Final = 4_096  # due jobs that one wheel call hands over
 LEADERSHIP_LEASE_TTL_S: Final = 20
+CANARY_MS: Final = 500  # between two triggers of no job that show that this replica delivers
+STUCK_MS: Final = 3_000  # nothing went through, or somebody waits, for so long: /readyz says 503 (the promise: within 5 s)
 HANDOVER_RESULTS_MS: Final = 200  # how long results of jobs that move away are awaited before others may have them
 
 # the fence (decision 0008): who may trigger how long

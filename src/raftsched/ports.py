@@ -85,6 +85,9 @@ class KvClient(Protocol):
     def dead(self, names: Collection[str]) -> Collection[str]:
         """Embedded, at the leader: those of these schedulers whose members cannot trigger any more. Elsewhere: none."""
 
+    def stuck(self, mono_ms: int) -> str:
+        """Why the store has not gone on with what it was asked for STUCK_MS, in words for people; "" = it goes on."""
+
 
 # --------------------------------------------------------------------------------------------------------------------
 # The store's public face, as rpc/etcd and the embedded bridge see it (store/node.py)
@@ -154,6 +157,9 @@ class StoreNode(Protocol):
 
     def fence_ms(self) -> int:
         """Monotonic ms until which this member's scheduler may trigger; a lone voter: FENCE_ALONE_MS."""
+
+    def waiting_since_ms(self) -> int:
+        """Since when (monotonic ms) the oldest write that was asked for here has waited for its answer; 0 = none waits."""
 
     def peers(self) -> Sequence[int]:
         """At the leader: members that it heard within one election timeout. Elsewhere: none."""

@@ -11,7 +11,7 @@ import random
 import signal
 import sys
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -20,11 +20,13 @@ from raftsched.errors import ConfigError, FatalError, GrpcCode, IncarnationOverE
 from raftsched.in_kubernetes import kubernetes
 from raftsched.ports import KvClient
 from raftsched.process import LoopComplaints, connections_max, raise_descriptor_limit, settle_garbage
+from raftsched.rpc import readiness
 from raftsched.rpc.health import HealthzServer
 from raftsched.rpc.http import MetricsServer
 from raftsched.rpc.http2._h2 import Engine, HttpRequest
 from raftsched.rpc.listeners import address_text, cannot_listen
 from raftsched.rpc.metrics import GrpcStats
+from raftsched.scheduler.standstill import PARTS
 from raftsched.securing import CUT_SHORT, Security
 from raftsched.store.node import NodeOptions
 from raftsched.store.node.leaving import LEFT_LINE
@@ -68,6 +70,15 @@ class Server(StoreServer):
         if self._node is None or self.failed.done():
             return False
         return (self._listening and self._service is not None and self._service.healthy) or self._node.awaits_others
+
+    def stuck(self) -> Mapping[str, str]:
+        """Why this replica does not deliver, by `standstill.PARTS`; empty = it does."""
+        if self.failed.done():
+            return {"server": self.failed.result()}
+        if self._service is None or not self._listening:
+            waits = self._node is not None and self._node.awaits_others
+            return {"server": "it waits for other members" if waits else "it is being opened or closed"}
+        return self._service.stuck()
 
     async def start(self) -> None:
         """Store first, then the doors, then the scheduler. Raises what the parts raise; `stop` cleans up in every case."""
@@ -279,6 +290,15 @@ class Supervisor:
     def _ready(self) -> bool:
         return self._server is not None and self._server.ready and (self._namespaces is None or self._namespaces.synced)
 
+    def _stuck(self) -> Mapping[str, str]:
+        """What /readyz says."""
+        if self._server is None:
+            return {"server": NOT_SERVING}
+        found = dict(self._server.stuck())
+        if self._namespaces is not None and not self._namespaces.synced:
+            found["namespaces"] = "the namespaces of the Kubernetes API are not known yet"
+        return found
+
     async def run(self) -> int:
         """The exit code."""
         self._catch_signals()
@@ -308,6 +328,7 @@ class Supervisor:
     async def _one_incarnation(self) -> BaseException | str:
         """Runs until the stop is asked for or something fails; what failed."""
         self._instance.renew()
+        self._instance.current.add(lambda: readiness.families(self._stuck(), PARTS))
         server: Server | None = None
         try:
             await self._open_fixed()
@@ -350,7 +371,7 @@ class Supervisor:
         """healthz and metrics: they outlive incarnations; a busy port is tried again with the next one."""
         config, loop = self._config, asyncio.get_running_loop()
         if self._healthz is None:
-            healthz = HealthzServer(loop, lambda: self._ready, connections_max=self._connections_max)
+            healthz = HealthzServer(loop, lambda: self._ready, stuck=self._stuck, connections_max=self._connections_max)
             await listen(healthz, config.healthz_listen_address, config.healthz_port, "--healthz-port")
             self._healthz = healthz
         if self._metrics_door is None and config.enable_metrics:

@@ -16,6 +16,7 @@ from google.protobuf import any_pb2
 from trigger_jobs import Drawn, beginning_ns, drawn_job
 from trigger_model import NS, Counter, Life, life_of
 
+from raftsched.limits import CANARY_MS
 from raftsched.pb.dapr import scheduler_pb2
 from raftsched.rpc.metrics import MethodStats
 from raftsched.rpc.scheduler.access import Access
@@ -163,6 +164,7 @@ class Story:
             wall_ns=self.wall_ns,
             mono_ns=lambda: self.loop.now_ns,
             timer=SimTimer,
+            canary_ms=CANARY_MS * self.scale,
         )
         stats = SchedulerStats(self.service.stats)
         self.door = Door()

@@ -198,5 +198,8 @@ class MemberKv:
     def fence_ms(self) -> int:
         return int(self.fence_s() * 1000) + self.replica.mono_offset_ms
 
+    def stuck(self, mono_ms: int) -> str:
+        return ""
+
     def dead(self, names: Collection[str]) -> Collection[str]:
         return [name for name in names if self.cluster.is_dead(name, self.replica)]

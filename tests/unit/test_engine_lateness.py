@@ -142,8 +142,10 @@ def test_metrics_have_them_in_seconds() -> None:
     bench.put("a", due_ms=T)
     bench.connect()
     bench.tick(15)
-    families = {family.name: family for family in lateness_families(bench.engine.lateness())}
-    assert len(families) == 4
+    now = {**bench.engine.lateness(), "canary": ([0] * 16, 0), "oldest_commit_ms": 1_500}
+    families = {family.name: family for family in lateness_families(now)}
+    assert len(families) == 6
+    assert families["raftsched_scheduler_oldest_commit_seconds"].samples == {(): 1.5}
     sample = families["raftsched_scheduler_due_to_sent_seconds"].samples["job", "nobody"]
     assert isinstance(sample, tuple)
     buckets = dict(sample[0])

@@ -1,6 +1,7 @@
 """grpc.health.v1, reflection and /healthz: answers, changes, and what they do with nonsense."""
 
 import asyncio
+import json
 import socket
 from collections.abc import Iterator
 
@@ -93,7 +94,7 @@ def test_reflection(door: tuple[EchoDoor, HealthService], version: str, module: 
 
 async def test_healthz() -> None:
     ready = False
-    server = HealthzServer(asyncio.get_running_loop(), lambda: ready)
+    server = HealthzServer(asyncio.get_running_loop(), lambda: ready, stuck=dict)
     port = (await server.listen("127.0.0.1", 0)).sockets[0].getsockname()[1]
 
     async def get(path: str) -> bytes:
@@ -112,4 +113,29 @@ async def test_healthz() -> None:
     for path in ("/", "//[", "http://[", "/%zz"):
         assert (await get(path)).startswith(b"HTTP/1.1 404 "), path
     assert (await get("http://a:1/healthz")).startswith(b"HTTP/1.1 200 ")
+    await server.close()
+
+
+async def test_readyz() -> None:
+    stuck = {"commit": "results wait"}
+    server = HealthzServer(asyncio.get_running_loop(), lambda: True, stuck=lambda: stuck)
+    port = (await server.listen("127.0.0.1", 0)).sockets[0].getsockname()[1]
+
+    async def get(path: str) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, family=socket.AF_INET)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+    answer = await get("/readyz")
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"ready": False, "stuck": {"commit": "results wait"}}
+    assert (await get("/healthz")).startswith(b"HTTP/1.1 200 ")
+    stuck.clear()
+    answer = await get("/readyz?verbose")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"application/json" in answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"ready": True, "stuck": {}}
     await server.close()

@@ -312,6 +312,25 @@ def test_who_waited_for_a_leader_goes_first_and_keeps_its_deadline(group: Group)
     assert len(follower.got) == 1, "the later one has a second more"
 
 
+def test_since_when_somebody_waits(group: Group) -> None:
+    """Of what waits for a leader, and of what waits for its commit, the oldest."""
+    leader = group.elect()
+    follower = group.others(leader)[0]
+    assert {one.replica.waiting_since_ms() for one in group.members.values()} == {0}
+    group.lost = lambda _message: True
+    leader.put(1, b"a")
+    asked_ms = group.now_ms
+    group.tick(40)
+    leader.put(2, b"b")
+    follower.put(3, b"c")
+    assert leader.replica.waiting_since_ms() == asked_ms
+    assert follower.replica.waiting_since_ms() == group.now_ms
+    group.lost = lambda _message: False
+    group.elect()
+    group.tick(10)
+    assert {one.replica.waiting_since_ms() for one in group.members.values()} == {0}
+
+
 def test_a_leader_that_is_gone_and_back_within_one_step_gets_what_waited(group: Group) -> None:
     leader = group.elect()
     follower, other = group.others(leader)

@@ -1,4 +1,5 @@
-"""Whether this process serves, three ways: grpc.health.v1, gRPC server reflection, and the plain HTTP /healthz of the scheduler.
+"""Whether this process serves, three ways: grpc.health.v1, gRPC server reflection, and the plain HTTP of the scheduler:
+/healthz, and /readyz beside it.
 
 The two gRPC services belong to the etcd port only (scheduler spec §2.5: Dapr's port has neither). Readiness is told from
 outside; nothing here looks for itself.
@@ -15,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from raftsched.errors import GrpcCode, StatusError
 from raftsched.pb.wellknown import health_pb2
 from raftsched.ports import Stream, StreamHandler
+from raftsched.rpc import readiness
 from raftsched.rpc.http2._h2 import Call, Engine, HttpRequest
 from raftsched.rpc.targets import path_of
 
@@ -212,10 +214,14 @@ class ReflectionStream:
 
 
 class HealthzServer:
-    """`GET /healthz`: 200 when `is_ready()`, else 503, empty body; other paths 404."""
+    """`GET /healthz`: 200 when `is_ready()`, else 503, empty body; `GET /readyz`: 200 when nothing is `stuck()`, else 503, and what is, as
+    JSON; other paths 404."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, is_ready: Callable[[], bool], *, connections_max: int = 0) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, is_ready: Callable[[], bool], *, stuck: readiness.Stuck, connections_max: int = 0
+    ) -> None:
         self._is_ready = is_ready
+        self._stuck = stuck
         self._engine = Engine(loop, on_http=self._on_http, http_body_bytes_max=4_096, connections_max=connections_max)
 
     async def listen(self, host: str, port: int) -> asyncio.Server:
@@ -223,7 +229,12 @@ class HealthzServer:
         return await self._engine.listen(host, port)
 
     def _on_http(self, request: HttpRequest) -> None:
-        if path_of(request.target) != "/healthz":
+        path = path_of(request.target)
+        if path == readiness.PATH:
+            status, body = readiness.answer(self._stuck())
+            request.respond(status, readiness.JSON, body)
+            return
+        if path != "/healthz":
             request.respond(404, [("content-type", "text/plain; charset=utf-8")], b"404 page not found\n")
             return
         request.respond(200 if self._is_ready() else 503, [], b"")

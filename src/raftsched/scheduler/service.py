@@ -19,6 +19,7 @@ from raftsched.limits import (
     ACKS_POSTPONED_MS_MAX,
     ACKS_WAITING_MAX,
     BATCHED_ACK_BYTES,
+    CANARY_MS,
     COMMITS_IN_FLIGHT_MAX,
     HANDOVER_RESULTS_MS,
     RESULTS_PENDING_MAX,
@@ -30,12 +31,13 @@ from raftsched.scheduler._timer import LoopTimer
 from raftsched.scheduler.dead_letters import DeadLetterBound
 from raftsched.scheduler.delivery._delivery import Delivery, StreamState
 from raftsched.scheduler.delivery.gates import Gates, Limit
-from raftsched.scheduler.engine._engine import Commit, Engine
+from raftsched.scheduler.engine._engine import LATENESS_BOUNDS_MS, Commit, Engine
 from raftsched.scheduler.engine.clock import TickClock
 from raftsched.scheduler.jobs.names import COUNTERS, JOBS, NAMESPACES, RUNS, STATES
 from raftsched.scheduler.leadership import Leadership, Partition
 from raftsched.scheduler.replicas import own_uid
 from raftsched.scheduler.schedule import Schedules, ZoneSource
+from raftsched.scheduler.standstill import Obstacle, Standstill
 from raftsched.types import Change
 
 SEND_PER_TURN: Final = 1_024  # about 5 ms of reading, encoding and pushing
@@ -90,9 +92,10 @@ class SchedulerService:
         wall_ns: Callable[[], int] = time.time_ns,
         mono_ns: Callable[[], int] = time.monotonic_ns,
         timer: Callable[[asyncio.AbstractEventLoop, Callable[[], None]], Timer] = LoopTimer,
+        canary_ms: int = CANARY_MS,
     ) -> None:
         """`address`: the broadcast host:port. `rng`: 64 random bits a call. `zone_source`: tables of IANA zones by name. `timer(loop,
-        wake)`: what wakes the turn."""
+        wake)`: what wakes the turn. `canary_ms`: between two canaries; where it is much longer, `stuck` means nothing."""
         self.kv = kv
         self.random = rng
         self._log = log
@@ -109,6 +112,9 @@ class SchedulerService:
         self.engine = Engine(
             wheel, self.delivery, self.gates, kv.read_record, compile_schedule, self._note, hash_key=hash_key, extended=extended
         )
+        self.engine.open_canary(self._on_canary)
+        self._canary_ms = canary_ms
+        self._standstill = Standstill(LATENESS_BOUNDS_MS)
         self.leadership = Leadership(kv, scheduler_id=scheduler_id, address=address, uid=own_uid(rng()), log=engine_log, firing=self)
         self.dead_letters = DeadLetterBound(kv, engine_log)
         self.ready = asyncio.Event()
@@ -123,6 +129,7 @@ class SchedulerService:
         self._refused: deque[Commit] = deque()
         self._retry_delay_ms = STORE_RETRY_MS_MIN
         self._failing_since_ms = 0
+        self._failing = ""
         self.loaded = asyncio.Event()  # the engine knows all jobs
         self._turn_set = False
         self._arming = False
@@ -144,6 +151,7 @@ class SchedulerService:
         self._unsubscribe = self.kv.subscribe(self)
         self._reload.set()
         self._tasks = [self._loop.create_task(self._load_loop())]
+        self._send_canary()
         self._lead()
 
     def _lead(self) -> None:
@@ -216,6 +224,43 @@ class SchedulerService:
     def healthy(self) -> bool:
         """False while trigger results cannot be stored."""
         return not self._failing_since_ms or self._mono_ms() - self._failing_since_ms < UNHEALTHY_AFTER_MS
+
+    # -- whether it delivers
+    def _send_canary(self) -> None:
+        self.engine.send_canary(self._now_ms() + self._canary_ms)
+        self._standstill.canary_due(self._mono_ms() + self._canary_ms)
+
+    def _on_canary(self, _message: bytes) -> bool:
+        self._standstill.canary_back(self._mono_ms())
+        self._send_canary()
+        return True
+
+    def stuck(self) -> dict[str, str]:
+        """What stands still, and why, by one of `standstill.PARTS`; empty = this replica delivers."""
+        if self.closing or self._given_away:
+            return {"server": "this replica gives its jobs to the others"}
+        now_ms, mono_ms = self._now_ms(), self._mono_ms()
+        fired_ms = self.engine.oldest_unsent_ms
+        unsent_ms = now_ms - fired_ms if fired_ms >= 0 else 0
+        return self._standstill.look(mono_ms, obstacle=self._obstacle(), store=self.kv.stuck(mono_ms), unsent_ms=unsent_ms)
+
+    def _obstacle(self) -> Obstacle:
+        """What keeps triggers from being sent now, the canary among them."""
+        if not self.loaded.is_set():
+            return "store", "the jobs are being loaded"
+        if self._failing_since_ms:
+            return "commit", f"results of triggers are refused: {self._failing}"
+        if self.leadership.partition is None:
+            return "store", "the leadership key of this replica is not written"
+        if self._clock.frozen_ns:
+            return "wheel", f"the clock was set back: time stands still for {self._clock.frozen_ns / 1e9:.1f} s"
+        if self.engine.results_pending >= RESULTS_PENDING_MAX:
+            return "commit", f"{self.engine.results_pending} results wait to be stored"
+        if not self._inside_fence():
+            return "store", "this replica may not trigger: neither a majority nor the leadership lease has let it go on"
+        if self.engine.canary_armed:
+            return "wheel", "what is due does not leave the timing wheel"
+        return "delivery", "what has left the timing wheel is not sent"
 
     def now_ns(self) -> int:
         """The scheduler's present instant, ns since the epoch."""
@@ -390,7 +435,8 @@ class SchedulerService:
         while self._inside_fence():
             if budget <= 0 or not self.engine.sendable:
                 return True
-            self.engine.flush(SEND_PER_LOOK, self._now_ms())
+            if self.engine.flush(SEND_PER_LOOK, self._now_ms()):
+                self._standstill.sent(self._mono_ms())
             budget -= SEND_PER_LOOK
         return False
 
@@ -445,12 +491,14 @@ class SchedulerService:
 
     def _send(self, commit: Commit) -> None:
         self._commits_in_flight += 1
+        self._standstill.commit_begun(commit, self._mono_ms())
 
         def done(error: int, revision: int, outcomes: bytes) -> None:
             self._commits_in_flight -= 1
             if error:
                 self._on_refused(commit, error)
                 return
+            self._standstill.commit_ended(commit)
             self._on_stored()
             if self.engine.on_outcomes(commit, outcomes, self._now_ms()):
                 self._engine_log.error("a committed result has no change, loading all jobs again", revision=revision)
@@ -473,7 +521,8 @@ class SchedulerService:
             return
         if not self._failing_since_ms:
             self._failing_since_ms = self._mono_ms() or 1
-            self._engine_log.warning(f"trigger results cannot be stored, triggers pause: {status_of(error).message}")
+            self._failing = status_of(error).message
+            self._engine_log.warning(f"trigger results cannot be stored, triggers pause: {self._failing}")
         if len(self._refused) == 1 and self._loop is not None:
             self._loop.call_later(self._retry_delay_ms / 1000, self._retry_refused)
             self._retry_delay_ms = min(self._retry_delay_ms * 2, STORE_RETRY_MS_MAX)
@@ -509,6 +558,8 @@ class SchedulerService:
         return {
             **self.engine.metrics(),
             **self.engine.lateness(),
+            "canary": (self._standstill.canary_counts, self._standstill.canary_sum_ms),
+            "oldest_commit_ms": self._standstill.oldest_commit_ms(self._mono_ms()),
             **self.delivery.stats(),
             "jobs": self.engine.jobs,
             "undecodable": self.engine.undecodable_total,

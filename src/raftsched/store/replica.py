@@ -252,6 +252,11 @@ class Replica:
         """Proposals that wait for their answer, in batches."""
         return len(self.waiters) + len(self._leaderless)
 
+    def waiting_since_ms(self) -> int:
+        """When the oldest proposal without an answer came; 0 = there is none."""
+        leaderless = self._leaderless[0][0] - self._request_timeout_ms if self._leaderless else 0
+        return min(filter(None, (self.waiters.since_ms(), leaderless)), default=0)
+
     def _refused(self, error: EtcdError) -> Result:
         return (error, self.applier.store.revision, b"")
 

@@ -98,6 +98,10 @@ class Waiters:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def since_ms(self) -> int:
+        """When the one that has waited longest asked; 0 = nobody waits."""
+        return next((waiting.asked_ms for waiting in self._waiting if not waiting.full), 0)
+
     def has_room(self, count: int, size_bytes: int) -> bool:
         """Whether that many more requests, of so many bytes, may wait. A batch that waits alone may be of any size."""
         fits = self._requests + count <= limits.PROPOSALS_WAITING_MAX and self._size_bytes + size_bytes <= limits.PROPOSALS_BYTES_MAX

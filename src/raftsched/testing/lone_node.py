@@ -122,6 +122,9 @@ class LoneNode:
     def fence_ms(self) -> int:
         return limits.FENCE_ALONE_MS
 
+    def waiting_since_ms(self) -> int:
+        return 0
+
     def peers(self) -> Sequence[int]:
         return ()
 

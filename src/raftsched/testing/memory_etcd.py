@@ -303,5 +303,8 @@ class MemoryKv:
     def fence_ms(self) -> int:
         return self.fence
 
+    def stuck(self, mono_ms: int) -> str:
+        return ""
+
     def dead(self, names: Collection[str]) -> Collection[str]:
         return [name for name in names if name in self.silent]

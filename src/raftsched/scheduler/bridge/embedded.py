@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from raftsched.errors import TRANSIENT, TRANSIENT_TEXTS, EtcdError, StatusError, status_of
-from raftsched.limits import SCAN_PAGE_KEYS, STORE_RETRY_MS_MAX, STORE_RETRY_MS_MIN
+from raftsched.limits import SCAN_PAGE_KEYS, STORE_RETRY_MS_MAX, STORE_RETRY_MS_MIN, STUCK_MS
 from raftsched.ports import ChangeSink, StoreNode
 from raftsched.scheduler.jobs._jobs import txn_outcomes
 from raftsched.scheduler.jobs.names import prefix_end
@@ -166,6 +166,13 @@ class EmbeddedKv:
 
     def fence_ms(self) -> int:
         return self._node.fence_ms()
+
+    def stuck(self, mono_ms: int) -> str:
+        since_ms = self._node.waiting_since_ms()
+        if not since_ms or mono_ms - since_ms < STUCK_MS:
+            return ""
+        leader = "" if self._node.leader_id else ", and no leader is known"
+        return f"a write has waited for its answer for {(mono_ms - since_ms) / 1000:.1f} s{leader}"
 
     def dead(self, names: Collection[str]) -> Collection[str]:
         return self._node.dead(names)

@@ -55,6 +55,7 @@ cdef extern from "../delivery/native/runs.h" nogil:
     int run_set_name(run_t* run, const uint8_t* name, size_t size) noexcept
     void run_pool_clear(run_pool* pool) noexcept
     int ring_push(run_ring* ring, uint32_t run) noexcept
+    uint32_t ring_first(const run_ring* ring) noexcept
     uint32_t ring_pop(run_ring* ring) noexcept
     int ids_put(id_map* ids, uint64_t id, uint32_t run) noexcept
     uint32_t ids_take(id_map* ids, uint64_t id) noexcept

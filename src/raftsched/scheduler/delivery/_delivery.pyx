@@ -117,6 +117,15 @@ cdef class Delivery:
             stream.routes.append(route)
         return stream
 
+    def open_canary(self, push):
+        """A stream with a route of its own that nobody sees: it is in no count, and no prefix leads to it."""
+        cdef Route route = Route(b"", len(self.routes), 0)
+        cdef StreamState stream = StreamState(RUN_NONE, push, None)
+        self.routes.append(route)
+        route.streams.append(stream)
+        stream.routes.append(route)
+        return stream
+
     def close_stream(self, StreamState stream not None):
         """Deregisters first (spec §4); (runs that were queued or in flight, routes now without a stream). Once per stream."""
         cdef list runs = []

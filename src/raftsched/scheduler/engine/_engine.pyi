@@ -81,6 +81,21 @@ class Engine:
 
     @property
     def more(self) -> bool: ...
+    # -- the canary: a trigger of no job, which goes the way of all others and is never stored or sent to a worker
+    def open_canary(self, push: Callable[[bytes], bool]) -> None:
+        """Where canaries come out: `push(b"")`, within `flush`. Once, before the first one."""
+
+    def send_canary(self, due_ms: int) -> None:
+        """One that is due then, in the place of one that has not fired yet. MemoryError: the wheel is full."""
+
+    @property
+    def canary_armed(self) -> bool:
+        """It has not left the wheel."""
+
+    @property
+    def oldest_unsent_ms(self) -> int:
+        """When the oldest trigger fired that is in line on a stream with room; -1 = there is none. Looks at every stream."""
+
     # -- streams
     def open_stream(
         self,

@@ -21,7 +21,7 @@ from libc.string cimport memcmp, memcpy, memset
 from raftsched._core cimport ExtendedTable, TimerWheel
 from raftsched.scheduler.delivery._delivery cimport (
     PLACE_GATED, PLACE_NONE, PLACE_QUEUED, PLACE_SENT, PLACE_STAGED, RUN_NONE, Delivery, Route, StreamState, ids_put, ids_take,
-    run_at, run_free, run_new, run_set_name, run_t,
+    ring_first, run_at, run_free, run_new, run_set_name, run_t,
 )
 from raftsched.scheduler.jobs._stored cimport (
     BEGIN_DUE, BRANCH_COUNTER, BRANCH_FINISH, BRANCH_ORPHAN, BRANCH_RAN, BRANCH_STRAY, BRANCH_STRAY_RUN, COUNTERS_PREFIX,
@@ -170,6 +170,7 @@ cdef enum:
     LATENCY_BOUNDS = 5
     MISSING_RECORD_RETRY_MS = 1000
     NARROWINGS_MAX = 8  # handovers begun and not ended; beyond: nothing is owned until one ends
+    CANARY = 0xfffffffe  # a tag in the wheel that is no job's
     WIDOWS_MAX = 100000  # counters without a job that are remembered; more are found by the next load
 
 ONCE = KIND_ONCE
@@ -320,6 +321,8 @@ cdef class Engine:
     cdef uint64_t[3][6] latency
     cdef int64_t[3] latency_sum_ms
     cdef steps_t steps
+    cdef StreamState canary              # where canaries end; None = there are none
+    cdef uint64_t canary_handle          # of the wheel
     cdef bytes cached_text               # the last schedule compiled that needs no counting
     cdef int64_t cached_value
 
@@ -497,16 +500,49 @@ cdef class Engine:
         oldest_first(order, due, count)
         for i in range(count):
             k = order[i].index
+            if tags[k] == CANARY:
+                fire_canary(self)
+                continue
             job = job_at(&self.table, tags[k])
             if job.state == ARMED and job.handle == handles[k]:
                 fire(self, tags[k])
-        self.fired_total += count
+            self.fired_total += 1
         return count
 
     @property
     def more(self):
         """The last `advance` did not hand out all that is due."""
         return self.wheel.c_more()
+
+    def open_canary(self, push):
+        """Triggers of no job: each goes from the wheel through delivery to `push`, as those of jobs do. See `_engine.pyi`."""
+        self.canary = self.delivery.open_canary(push)
+
+    def send_canary(self, int64_t due_ms):
+        """One that is due then, in the place of one that has not fired yet."""
+        if self.canary_handle == 0 or self.wheel.c_rearm(self.canary_handle, due_ms) != 1:
+            self.canary_handle = self.wheel.c_arm(CANARY, due_ms)
+            if self.canary_handle == 0:
+                raise MemoryError("the timing wheel is full")
+
+    @property
+    def canary_armed(self):
+        """The canary has not left the wheel."""
+        return self.canary_handle != 0 and self.wheel.c_due(self.canary_handle) >= 0
+
+    @property
+    def oldest_unsent_ms(self):
+        """When the oldest trigger fired that is in line on a stream with room; -1 = there is none."""
+        cdef StreamState stream
+        cdef int64_t fired, oldest = -1
+        for found in self.delivery.streams:
+            if found is None:
+                continue
+            stream = found
+            if stream.writable and stream.queue.count:
+                fired = run_at(&self.delivery.runs, ring_first(&stream.queue)).started_ms
+                oldest = fired if oldest < 0 else min(oldest, fired)
+        return oldest
 
     @property
     def finish_pending(self):

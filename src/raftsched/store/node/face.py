@@ -179,6 +179,10 @@ class Face(ABC):
         """See `ports.StoreNode`."""
         return self._replica.fence.until_ms(self._kernel.applied)
 
+    def waiting_since_ms(self) -> int:
+        """See `ports.StoreNode`."""
+        return self._replica.waiting_since_ms()
+
     def peers(self) -> Sequence[int]:
         """See `ports.StoreNode`."""
         return self._replica.fence.present(self.mono_ms(), self._options.election_ms_min)

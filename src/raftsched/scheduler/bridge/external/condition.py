@@ -10,7 +10,14 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from raftsched.limits import EXTERNAL_BESIDE_MS, EXTERNAL_LOOK_MS, EXTERNAL_LOOK_TIMEOUT_MS, EXTERNAL_START_MS, EXTERNAL_UNHEALTHY_MS
+from raftsched.limits import (
+    EXTERNAL_BESIDE_MS,
+    EXTERNAL_LOOK_MS,
+    EXTERNAL_LOOK_TIMEOUT_MS,
+    EXTERNAL_START_MS,
+    EXTERNAL_UNHEALTHY_MS,
+    STUCK_MS,
+)
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.ports import Log
 from raftsched.scheduler.bridge.external.caller import KV_RANGE, STATUS, Caller, stopping
@@ -50,6 +57,12 @@ class Condition:
         if not self.met:
             return now_ms - self._began_ms < EXTERNAL_START_MS
         return now_ms - self._good_ms < EXTERNAL_UNHEALTHY_MS
+
+    def stuck(self, mono_ms: int) -> str:
+        """What is wrong with an etcd that has not been found well for STUCK_MS; "" = it has. It is looked at each second."""
+        if mono_ms - self._good_ms < STUCK_MS and self.met:
+            return ""
+        return f"the external etcd: {self.trouble or 'it does not answer'}"
 
     async def run(self) -> None:
         """Until cancelled."""

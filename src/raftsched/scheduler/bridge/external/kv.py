@@ -162,6 +162,9 @@ class ExternalKv:
     def fence_ms(self) -> int:
         return self._leases.fence_ms
 
+    def stuck(self, mono_ms: int) -> str:
+        return self.condition.stuck(mono_ms)
+
     def dead(self, names: Collection[str]) -> Collection[str]:
         return ()
 

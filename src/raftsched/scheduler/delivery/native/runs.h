@@ -100,6 +100,8 @@ static int ring_push(run_ring *q, uint32_t run) {
     q->items[(q->head + q->count++) & (q->capacity - 1)] = run;
     return 0;
 }
+/* The next one of a ring that is not empty. */
+static inline uint32_t ring_first(const run_ring *q) { return q->items[q->head]; }
 static uint32_t ring_pop(run_ring *q) {
     uint32_t run = q->items[q->head];
     q->head = (q->head + 1) & (q->capacity - 1);
