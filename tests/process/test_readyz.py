@@ -2,6 +2,7 @@
 by itself. `/healthz` keeps to Dapr's contract meanwhile."""
 
 import json
+import signal
 import struct
 import time
 from collections.abc import Iterator
@@ -145,6 +146,19 @@ def test_an_external_etcd_that_stands_still(tmp_path: Path) -> None:
         red(server, "store", "the external etcd: ")
         etcd.resume()
         green(server)
+
+
+def test_a_loop_that_does_not_turn(tmp_path: Path) -> None:
+    """The interpreter itself stands still: a native thread says so."""
+    server = ServerProcess(tmp_path / "server")
+    server.command = [server.command[0], str(Path(__file__).with_name("stalling_member.py")), *server.command[3:]]
+    with server:
+        green(server)
+        assert server.process is not None
+        server.process.send_signal(signal.SIGUSR1)
+        red(server, "loop", "the event loop has not turned for ")
+        green(server)
+        assert server.health() == 200
 
 
 def test_a_process_that_was_suspended(tmp_path: Path) -> None:

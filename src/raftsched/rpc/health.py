@@ -14,13 +14,16 @@ from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError, Message
 
 from raftsched.errors import GrpcCode, StatusError
+from raftsched.limits import STUCK_MS
 from raftsched.pb.wellknown import health_pb2
 from raftsched.ports import Stream, StreamHandler
 from raftsched.rpc import readiness
+from raftsched.rpc._watchdog import Watchdog
 from raftsched.rpc.http2._h2 import Call, Engine, HttpRequest
 from raftsched.rpc.targets import path_of
 
 HEALTH = "grpc.health.v1.Health"
+BEAT_S = 1.0  # the watchdog hears from the loop so often
 SERVICES_MAX = 100  # names that may be given a status of their own
 WATCHED_NAME_BYTES_MAX = 256
 M = TypeVar("M", bound=Message)
@@ -215,18 +218,33 @@ class ReflectionStream:
 
 class HealthzServer:
     """`GET /healthz`: 200 when `is_ready()`, else 503, empty body; `GET /readyz`: 200 when nothing is `stuck()`, else 503, and what is, as
-    JSON; other paths 404."""
+    JSON; other paths 404. While the loop does not turn a native thread says 503 here."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, is_ready: Callable[[], bool], *, stuck: readiness.Stuck, connections_max: int = 0
     ) -> None:
         self._is_ready = is_ready
         self._stuck = stuck
+        self._loop = loop
+        self._watchdog: Watchdog | None = None
+        self._beating: asyncio.TimerHandle | None = None
         self._engine = Engine(loop, on_http=self._on_http, http_body_bytes_max=4_096, connections_max=connections_max)
 
     async def listen(self, host: str, port: int) -> asyncio.Server:
         """An empty host = all addresses. OSError as from `loop.create_server`."""
-        return await self._engine.listen(host, port)
+        server = await self._engine.listen(host, port)
+        try:
+            self._watchdog = Watchdog([one.fileno() for one in server.sockets], STUCK_MS)
+        except OSError:
+            server.close()
+            raise
+        self._beat()
+        return server
+
+    def _beat(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.beat()
+            self._beating = self._loop.call_later(BEAT_S, self._beat)
 
     def _on_http(self, request: HttpRequest) -> None:
         path = path_of(request.target)
@@ -241,4 +259,8 @@ class HealthzServer:
 
     async def close(self) -> None:
         """Ends the listener and what is connected to it."""
+        if self._beating is not None and self._watchdog is not None:
+            self._beating.cancel()
+            self._watchdog.close()
+            self._watchdog = None
         await self._engine.drain(100)
