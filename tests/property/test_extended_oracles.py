@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftsched.scheduler.schedule import Extended, InvalidJobError, Schedules
+from raftsched.scheduler.schedule.calendars import parse_days
 from raftsched.scheduler.schedule.dialect import EXTENDED_PREFIX
 from raftsched.zones import zone_table
 
@@ -55,7 +56,7 @@ def days_fired(schedule: Extended, first: date, last: date) -> list[date]:
     return found
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(LISTS[0], LISTS[1], KEYS, st.integers(1990, 2110))
 def test_days_are_those_of_the_slow_reading(days: str, weekdays: str, key: bytes, year: int) -> None:
     try:
@@ -104,7 +105,7 @@ def test_a_fire_is_a_minute_whose_local_reading_matches(zone: str, change: tuple
         assert found == wanted, text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.sampled_from(["0", "*/7", "5,50", "10-20/3"]),
     st.sampled_from(["9", "*/6", "0-3"]),
@@ -123,7 +124,7 @@ def test_croniter_agrees(minutes: str, hours: str, days: str, months: str, weekd
         at = following
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.sampled_from(
         [
@@ -159,3 +160,91 @@ def test_jitter_keeps_order_and_number(text: str, jitter_ms: int, key: bytes, st
         assert moved.planned(at) == tick
         assert moved.next_after(at - 1_000_000) == at
         tick, at = following, moved.next_after(at)
+
+
+RULES = st.lists(
+    st.one_of(
+        st.sampled_from(["SAT", "sun", "wed", "12-24..01-06", "01-01", "02-29", "05-01..05-31"]),
+        st.dates(date(2026, 1, 1), date(2028, 2, 1)).map(str),
+        st.tuples(st.dates(date(2026, 1, 1), date(2028, 2, 1)), st.integers(0, 40)).map(
+            lambda one: f"{one[0]}..{one[0] + timedelta(one[1])}"
+        ),
+    ),
+    max_size=6,
+)
+
+
+def excludes(rules: list[str], day: date) -> bool:
+    """By comparing texts."""
+    for rule in rules:
+        first, _, last = rule.partition("..")
+        text = day.isoformat()[len("2026-") * (len(first) == 5) :]
+        last = last or first
+        if first.lower() == day.strftime("%a").lower() or (len(first) > 3 and first <= last and first <= text <= last):
+            return True
+        if len(first) == 5 and first > last and (text >= first or text <= last):
+            return True
+    return False
+
+
+@settings(max_examples=100, deadline=None)
+@given(LISTS[0], LISTS[1], RULES)
+def test_excluded_days_are_left_out(days: str, weekdays: str, rules: list[str]) -> None:
+    SCHEDULES.calendars.change("ns", "de", parse_days(rules))
+    try:
+        schedule = SCHEDULES.parse(f"{EXTENDED_PREFIX}EXCLUDE=de 0 9 {days} * {weekdays}")
+    except InvalidJobError as error:
+        if "never fires" in str(error):
+            return
+        raise
+    assert isinstance(schedule, Extended)
+    schedule = SCHEDULES.own(schedule, b"k", 0, "ns")
+    all_days = [date(2026, 1, 1) + timedelta(index) for index in range(800)]
+    wanted = [day for day in all_days if day_matches(days, weekdays, day, b"k", lambda one: excludes(rules, one))]
+    assert days_fired(schedule, all_days[0], all_days[-1]) == wanted
+
+
+@pytest.mark.parametrize("zone", [zone for zone, _ in CHANGES])
+def test_every_on_days_that_are_not_excluded(zone: str) -> None:
+    """Of all instants of the interval those whose local day is free, also where a day has 23 hours, or is not there."""
+    changed = dict(CHANGES)[zone]
+    day = date(*changed)
+    rng, info = random.Random(zone), ZoneInfo(zone)
+    begin = int(datetime(*changed, tzinfo=UTC).timestamp()) - 4 * 86_400
+    for _ in range(20):
+        rules = sorted({str(day + timedelta(rng.randint(-3, 3))) for _ in range(rng.randint(1, 4))})
+        SCHEDULES.calendars.change("ns", "days", parse_days(rules))
+        period = rng.choice([600, 1_740, 3_600, 5_000, 50_000])
+        parsed = SCHEDULES.parse(f"{EXTENDED_PREFIX}EXCLUDE=days TZ={zone} @every {period}s")
+        assert isinstance(parsed, Extended)
+        schedule = SCHEDULES.own(parsed, b"", begin * NS, "ns")
+        instants = range(begin + period, begin + 8 * 86_400, period)
+        wanted = [at for at in instants if datetime.fromtimestamp(at, UTC).astimezone(info).date().isoformat() not in rules]
+        at, found = begin * NS, []
+        while (following := schedule.next_after(at)) is not None and following < (begin + 8 * 86_400) * NS:
+            found.append(following // NS)
+            at = following
+        assert found == wanted, (rules, period)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(["0 * * * *", "0 9,21 * * *", "0 9 BD,1 * *", "*/10 22-23 * * *", "@every 5h"]),
+    st.integers(1, 86_400_000),
+    KEYS,
+    st.lists(RULES, min_size=1, max_size=12),
+)
+def test_no_tick_comes_twice_whatever_calendars_do(text: str, jitter_ms: int, key: bytes, changes: list[list[str]]) -> None:
+    parsed = SCHEDULES.parse(f"{EXTENDED_PREFIX}EXCLUDE=moving JITTER={jitter_ms}ms {text}")
+    assert isinstance(parsed, Extended)
+    at, before = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * NS, -1
+    begin = at
+    for rules in changes:
+        SCHEDULES.calendars.change("ns", "moving", parse_days(rules))
+        schedule = SCHEDULES.own(parsed, key, begin, "ns")
+        for _ in range(2):
+            following = schedule.next_after(at)
+            assert following is not None
+            planned = schedule.planned(following)
+            assert before < planned <= following < planned + jitter_ms * 1_000_000
+            at, before = following, planned

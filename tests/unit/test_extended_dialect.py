@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from raftsched.pb.v1 import state_pb2
+from raftsched.scheduler.jobs.names import STATES
 from raftsched.scheduler.schedule import EXTENDED, Extended, InvalidJobError, Schedules
 from raftsched.scheduler.schedule.dialect import dialect_of, named
 from raftsched.scheduler.schedule.errors import PlacedError
@@ -91,7 +93,11 @@ def test_the_hash_is_of_the_key_and_the_field() -> None:
         ("DIALECT=extended", "there is no schedule behind the words before it", "DIALECT=extended"),
         ("DIALECT=extended TZ=Mars/X 0 9 * * *", "provided bad location Mars/X: unknown time zone Mars/X", "Mars/X"),
         ("DIALECT=extended TZ=UTC CRON_TZ=UTC 0 9 * * *", "TZ is given twice", "CRON_TZ=UTC"),
-        ("DIALECT=extended COLOUR=red 0 9 * * *", "unknown word before the schedule: COLOUR=; known: TZ, CRON_TZ, JITTER", "COLOUR=red"),
+        (
+            "DIALECT=extended COLOUR=red 0 9 * * *",
+            "unknown word before the schedule: COLOUR=; known: TZ, CRON_TZ, JITTER, EXCLUDE",
+            "COLOUR=red",
+        ),
         ("DIALECT=extended JITTER=25h 0 9 * * *", "jitter is 1ms to 24h: 25h", "JITTER=25h"),
         ("DIALECT=extended JITTER=x 0 9 * * *", 'failed to parse duration JITTER=x: time: invalid duration "x"', "JITTER=x"),
         ("DIALECT=extended 0 9 * *", "expected 5 or 6 fields, found 4: [0 9 * *]", "0 9 * *"),
@@ -212,3 +218,36 @@ def test_numbers_are_given_back() -> None:
     bench.etcd.delete(b"dapr/jobs/" + composed)
     assert len(bench.schedules.extended) == 0
     assert bench.schedules.compile("DIALECT=extended H 9 * * *", b"x") == (EXTENDED, 0)
+
+
+@pytest.mark.parametrize("text", ["*/7 * * * * *", "JITTER=5s */7 * * * * *", "JITTER=2s @every 3500ms"])
+@pytest.mark.parametrize(("window_s", "most"), [(None, 1), (None, 3), (20, 0), (20, 2), (0, 1)])
+def test_missed_ticks_are_passed_over(text: str, window_s: int | None, most: int) -> None:
+    """As of other schedules: of the due ones those within the window, of these the latest."""
+    bench = Bench()
+    composed = bench.put("a", schedule="DIALECT=extended " + text)
+    extra = state_pb2.JobExtra(misfire=state_pb2.Misfire(max=most))
+    if window_s is not None:
+        extra.misfire.window.FromSeconds(window_s)
+    bench.etcd.put(STATES + composed, extra.SerializeToString())
+    bench.tick(100_000)
+    parsed = bench.schedules.parse("DIALECT=extended " + text)
+    assert isinstance(parsed, Extended)
+    schedule, at, due = parsed.of(composed, START_MS * 1_000_000), START_MS * 1_000_000, []
+    while (following := schedule.next_after(at)) is not None and following <= bench.now_ms * 1_000_000:
+        due.append(following)
+        at = following
+    wanted = [tick for tick in due if window_s is None or bench.now_ms * 1_000_000 - tick <= window_s * NS]
+    wanted = wanted[-most:] if most else wanted
+    skipped = bench.engine.missed(composed, *divmod(bench.now_ms * 1_000_000, NS))
+    assert skipped is not None
+    assert skipped[0] == divmod(due[-1], NS)
+    worker, ran = bench.connect(), []
+    while taken := worker.take():
+        bench.ack(worker, taken[0][1])
+        counter = bench.counter(composed)
+        assert counter is not None
+        ran.append(counter[2])
+        bench.tick()
+    assert ran == [divmod(tick, NS) for tick in wanted]
+    assert bench.engine.metrics()["passed"][1] == len(due) - len(wanted) or not wanted

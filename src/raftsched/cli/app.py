@@ -14,6 +14,7 @@ import grpc
 import typer
 
 from raftsched.cli import (
+    calendars,
     configuring,
     explaining,
     exporting,
@@ -61,6 +62,7 @@ JOB_COMMANDS: tuple[Callable[..., None], ...] = (
 )
 for command in JOB_COMMANDS:
     job.app.command()(command)
+job.app.add_typer(calendars.app, name="calendar")
 app.add_typer(job.app, name="job")
 app.add_typer(member.app, name="member")
 app.add_typer(snapshot.app, name="snapshot")

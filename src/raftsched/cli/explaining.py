@@ -54,8 +54,8 @@ def explain(
         request.misfire.CopyFrom(misfire_of(misfire))
     if last_run is not None:
         request.last_run.FromDatetime(last_run)
-    if job is not None:
-        request.job.CopyFrom(job_name(job, None, None, namespace, app_id))
+    if job is not None or "EXCLUDE=" in (schedule or ""):
+        request.job.CopyFrom(job_name(job or "", None, None, namespace, app_id if job else ""))
     with jobs(address) as stub:
         answer = stub.ExplainSchedule(request, timeout=timeout)
     if as_json or output is Output.JSON:
@@ -87,5 +87,7 @@ def _print_fires(answer: jobs_pb2.ExplainScheduleResponse) -> None:
     render.print_rows(rows, cut=False)
     if answer.passed_over:
         print(f"passed over: {answer.passed_over}{' or more' if answer.passed_over == EXPLAINED_PASSED_MAX else ''}")
+    for name in answer.missing_calendars:
+        print(f"nothing is run while this calendar is not there: {render.plain(name)}")
     if answer.ends:
         print("no run after these" if answer.fires else "it never runs")

@@ -33,7 +33,8 @@ from raftsched.scheduler.delivery._delivery import Delivery, StreamState
 from raftsched.scheduler.delivery.gates import Gates, Limit
 from raftsched.scheduler.engine._engine import LATENESS_BOUNDS_MS, Commit, Engine
 from raftsched.scheduler.engine.clock import TickClock
-from raftsched.scheduler.jobs.names import COUNTERS, JOBS, NAMESPACES, RUNS, STATES
+from raftsched.scheduler.jobs.calendars import CalendarRecords
+from raftsched.scheduler.jobs.names import CALENDARS, COUNTERS, JOBS, NAMESPACES, RUNS, STATES
 from raftsched.scheduler.leadership import Leadership, Partition
 from raftsched.scheduler.replicas import own_uid
 from raftsched.scheduler.schedule import Schedules, ZoneSource
@@ -108,9 +109,17 @@ class SchedulerService:
         self.gates = Gates()
         self.delivery = Delivery()
         self.schedules = Schedules(zone_source, wheel.cron)
-        compile_schedule, extended, hash_key = self.schedules.compile, self.schedules.extended, (rng(), rng())
+        self.calendars = CalendarRecords(self.schedules.calendars, self._note)
         self.engine = Engine(
-            wheel, self.delivery, self.gates, kv.read_record, compile_schedule, self._note, hash_key=hash_key, extended=extended
+            wheel,
+            self.delivery,
+            self.gates,
+            kv.read_record,
+            self.schedules.compile,
+            self._note,
+            hash_key=(rng(), rng()),
+            extended=self.schedules.extended,
+            calendars=self.calendars,
         )
         self.engine.open_canary(self._on_canary)
         self._canary_ms = canary_ms
@@ -278,7 +287,7 @@ class SchedulerService:
             self.loaded.clear()
             self.engine.begin_load()
             try:
-                for prefix in (JOBS, COUNTERS, NAMESPACES, STATES, RUNS):  # a state without a job is a stray: jobs first
+                for prefix in (JOBS, COUNTERS, NAMESPACES, STATES, RUNS, CALENDARS):  # a state without a job is a stray: jobs first
                     await self.kv.scan(prefix, self._on_page)
                 await self.leadership.resync()
             except Exception as error:  # a fault of ours, too: without the load nothing fires
@@ -291,6 +300,7 @@ class SchedulerService:
                 continue
             delay_ms = STORE_RETRY_MS_MIN
             self.engine.finish_load()
+            self.calendars.tell_missing()
             self.loaded.set()
             self._arming = True
             self._engine_log.info("jobs loaded", count=self.engine.jobs)

@@ -14,7 +14,9 @@ from raftsched.scheduler.delivery._delivery import Delivery, StreamState
 from raftsched.scheduler.delivery.gates import Gates, Limit
 from raftsched.scheduler.engine._engine import Commit, Engine
 from raftsched.scheduler.jobs import _jobs
+from raftsched.scheduler.jobs.calendars import CalendarRecords
 from raftsched.scheduler.jobs.names import (
+    CALENDARS,
     COUNTERS,
     JOBS,
     NAMESPACES,
@@ -163,11 +165,12 @@ class Bench:
             hash_key=(3, 4),
             branches_max=self.branches_max,
             extended=self.schedules.extended,
+            calendars=CalendarRecords(self.schedules.calendars, lambda event, key: self.notes.append((event, key))),
         )
         self.etcd.sinks = [self]
         self.engine.set_partition(total, index)
         self.engine.begin_load()
-        for prefix in (JOBS, COUNTERS, NAMESPACES, STATES, RUNS):
+        for prefix in (JOBS, COUNTERS, NAMESPACES, STATES, RUNS, CALENDARS):
             self.engine.on_changes(self.etcd.live(prefix))
         self.engine.finish_load()
         while self.engine.arm_some(7):

@@ -90,6 +90,26 @@ class JobsStub:
                 request_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteDeadLettersRequest.SerializeToString,
                 response_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ChangeSummary.FromString,
                 _registered_method=True)
+        self.PutCalendar = channel.unary_unary(
+                '/raftsched.v1.Jobs/PutCalendar',
+                request_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.PutCalendarRequest.SerializeToString,
+                response_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.PutCalendarResponse.FromString,
+                _registered_method=True)
+        self.GetCalendar = channel.unary_unary(
+                '/raftsched.v1.Jobs/GetCalendar',
+                request_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.GetCalendarRequest.SerializeToString,
+                response_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.Calendar.FromString,
+                _registered_method=True)
+        self.ListCalendars = channel.unary_unary(
+                '/raftsched.v1.Jobs/ListCalendars',
+                request_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListCalendarsRequest.SerializeToString,
+                response_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListCalendarsResponse.FromString,
+                _registered_method=True)
+        self.DeleteCalendar = channel.unary_unary(
+                '/raftsched.v1.Jobs/DeleteCalendar',
+                request_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteCalendarRequest.SerializeToString,
+                response_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteCalendarResponse.FromString,
+                _registered_method=True)
 
 
 class JobsServicer:
@@ -198,6 +218,34 @@ class JobsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutCalendar(self, request, context):
+        """Days on which schedules of the extended dialect that name the calendar do not fire (docs/schedules.md). Replaces one of this name; jobs
+        that go by it are computed anew on every replica.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCalendar(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCalendars(self, request, context):
+        """In the order of their names, without their rules.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCalendar(self, request, context):
+        """FAILED_PRECONDITION while jobs go by it, unless it is forced: they do not fire then until it is there again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -275,6 +323,26 @@ def add_JobsServicer_to_server(servicer, server):
                     servicer.DeleteDeadLetters,
                     request_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteDeadLettersRequest.FromString,
                     response_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ChangeSummary.SerializeToString,
+            ),
+            'PutCalendar': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutCalendar,
+                    request_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.PutCalendarRequest.FromString,
+                    response_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.PutCalendarResponse.SerializeToString,
+            ),
+            'GetCalendar': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCalendar,
+                    request_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.GetCalendarRequest.FromString,
+                    response_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.Calendar.SerializeToString,
+            ),
+            'ListCalendars': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCalendars,
+                    request_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListCalendarsRequest.FromString,
+                    response_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListCalendarsResponse.SerializeToString,
+            ),
+            'DeleteCalendar': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCalendar,
+                    request_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteCalendarRequest.FromString,
+                    response_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteCalendarResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -682,6 +750,114 @@ class Jobs:
             '/raftsched.v1.Jobs/DeleteDeadLetters',
             raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteDeadLettersRequest.SerializeToString,
             raftsched_dot_pb_dot_v1_dot_jobs__pb2.ChangeSummary.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutCalendar(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftsched.v1.Jobs/PutCalendar',
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.PutCalendarRequest.SerializeToString,
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.PutCalendarResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCalendar(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftsched.v1.Jobs/GetCalendar',
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.GetCalendarRequest.SerializeToString,
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.Calendar.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCalendars(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftsched.v1.Jobs/ListCalendars',
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListCalendarsRequest.SerializeToString,
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListCalendarsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCalendar(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftsched.v1.Jobs/DeleteCalendar',
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteCalendarRequest.SerializeToString,
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteCalendarResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,15 @@ class JobsStub:
     RedriveDeadLetters: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.RedriveDeadLettersRequest, _jobs_pb2.ChangeSummary]
     """They run again, now, beside the schedule; see docs/jobs-api.md for jobs that are gone or were overwritten."""
     DeleteDeadLetters: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.DeleteDeadLettersRequest, _jobs_pb2.ChangeSummary]
+    PutCalendar: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.PutCalendarRequest, _jobs_pb2.PutCalendarResponse]
+    """Days on which schedules of the extended dialect that name the calendar do not fire (docs/schedules.md). Replaces one of this name; jobs
+    that go by it are computed anew on every replica.
+    """
+    GetCalendar: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetCalendarRequest, _jobs_pb2.Calendar]
+    ListCalendars: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListCalendarsRequest, _jobs_pb2.ListCalendarsResponse]
+    """In the order of their names, without their rules."""
+    DeleteCalendar: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.DeleteCalendarRequest, _jobs_pb2.DeleteCalendarResponse]
+    """FAILED_PRECONDITION while jobs go by it, unless it is forced: they do not fire then until it is there again."""
 
 @_typing.type_check_only
 class JobsAsyncStub(JobsStub):
@@ -91,6 +100,15 @@ class JobsAsyncStub(JobsStub):
     RedriveDeadLetters: _aio.UnaryUnaryMultiCallable[_jobs_pb2.RedriveDeadLettersRequest, _jobs_pb2.ChangeSummary]  # type: ignore[assignment]
     """They run again, now, beside the schedule; see docs/jobs-api.md for jobs that are gone or were overwritten."""
     DeleteDeadLetters: _aio.UnaryUnaryMultiCallable[_jobs_pb2.DeleteDeadLettersRequest, _jobs_pb2.ChangeSummary]  # type: ignore[assignment]
+    PutCalendar: _aio.UnaryUnaryMultiCallable[_jobs_pb2.PutCalendarRequest, _jobs_pb2.PutCalendarResponse]  # type: ignore[assignment]
+    """Days on which schedules of the extended dialect that name the calendar do not fire (docs/schedules.md). Replaces one of this name; jobs
+    that go by it are computed anew on every replica.
+    """
+    GetCalendar: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetCalendarRequest, _jobs_pb2.Calendar]  # type: ignore[assignment]
+    ListCalendars: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListCalendarsRequest, _jobs_pb2.ListCalendarsResponse]  # type: ignore[assignment]
+    """In the order of their names, without their rules."""
+    DeleteCalendar: _aio.UnaryUnaryMultiCallable[_jobs_pb2.DeleteCalendarRequest, _jobs_pb2.DeleteCalendarResponse]  # type: ignore[assignment]
+    """FAILED_PRECONDITION while jobs go by it, unless it is forced: they do not fire then until it is there again."""
 
 class JobsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -211,5 +229,38 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.DeleteDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.ChangeSummary, _abc.Awaitable[_jobs_pb2.ChangeSummary]]: ...
+
+    @_abc_1.abstractmethod
+    def PutCalendar(
+        self,
+        request: _jobs_pb2.PutCalendarRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.PutCalendarResponse, _abc.Awaitable[_jobs_pb2.PutCalendarResponse]]:
+        """Days on which schedules of the extended dialect that name the calendar do not fire (docs/schedules.md). Replaces one of this name; jobs
+        that go by it are computed anew on every replica.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCalendar(
+        self,
+        request: _jobs_pb2.GetCalendarRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.Calendar, _abc.Awaitable[_jobs_pb2.Calendar]]: ...
+
+    @_abc_1.abstractmethod
+    def ListCalendars(
+        self,
+        request: _jobs_pb2.ListCalendarsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ListCalendarsResponse, _abc.Awaitable[_jobs_pb2.ListCalendarsResponse]]:
+        """In the order of their names, without their rules."""
+
+    @_abc_1.abstractmethod
+    def DeleteCalendar(
+        self,
+        request: _jobs_pb2.DeleteCalendarRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.DeleteCalendarResponse, _abc.Awaitable[_jobs_pb2.DeleteCalendarResponse]]:
+        """FAILED_PRECONDITION while jobs go by it, unless it is forced: they do not fire then until it is there again."""
 
 def add_JobsServicer_to_server(servicer: JobsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -306,6 +306,40 @@ class StoredDeadLetter(_message.Message):
 Global___StoredDeadLetter: _TypeAlias = StoredDeadLetter  # noqa: Y015
 
 @_typing.final
+class CalendarRecord(_message.Message):
+    """raftsched/calendars/<namespace>/<name>: days on which schedules that name it do not fire."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXCLUDE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    by: _builtins.str
+    @_builtins.property
+    def exclude(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """`2026-12-25`, `12-25` of each year, either as a range `a..b` with both ends, `SAT`."""
+
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        exclude: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+        by: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "by", b"by", "exclude", b"exclude", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CalendarRecord: _TypeAlias = CalendarRecord  # noqa: Y015
+
+@_typing.final
 class NamespaceExtra(_message.Message):
     """raftsched/namespaces/<namespace>"""
 

@@ -14,13 +14,14 @@ from raftsched.errors import GrpcCode, StatusError
 from raftsched.limits import DEAD_LETTER_RUNS_MAX, JOB_PAGE_DEFAULT, JOB_PAGE_MAX, JOB_SCAN_MAX
 from raftsched.pb.v1 import jobs_pb2, state_pb2
 from raftsched.rpc.counted import CountedMethods
+from raftsched.rpc.jobs.calendars import delete_calendar, get_calendar, list_calendars, put_calendar
 from raftsched.rpc.jobs.changing import Changer
 from raftsched.rpc.jobs.configuring import configuring
 from raftsched.rpc.jobs.dead_letters import Wanted, delete_letters, list_letters, of_filter, of_job, redrive_letters
 from raftsched.rpc.jobs.explaining import explain_schedule
 from raftsched.rpc.jobs.filters import Filter, page_token, token_key
 from raftsched.rpc.jobs.holding import change_of, freeze, freezes, hold_of, pausing, put_extra, resuming, unfreeze
-from raftsched.rpc.jobs.listing import found_jobs, shown_job
+from raftsched.rpc.jobs.listing import found_jobs, put_missing, shown_job
 from raftsched.rpc.jobs.rescheduling import rescheduling
 from raftsched.rpc.jobs.rows import Record, job_of, put_details, put_last_error
 from raftsched.rpc.jobs.running import running
@@ -63,6 +64,10 @@ class JobsApi:
         self._unary("ListDeadLetters", jobs_pb2.ListDeadLettersRequest, self._dead_letters)
         self._unary("RedriveDeadLetters", jobs_pb2.RedriveDeadLettersRequest, self._redrive)
         self._unary("DeleteDeadLetters", jobs_pb2.DeleteDeadLettersRequest, self._delete_dead)
+        self._unary("PutCalendar", jobs_pb2.PutCalendarRequest, self._put_calendar)
+        self._unary("GetCalendar", jobs_pb2.GetCalendarRequest, self._get_calendar)
+        self._unary("ListCalendars", jobs_pb2.ListCalendarsRequest, self._list_calendars)
+        self._unary("DeleteCalendar", jobs_pb2.DeleteCalendarRequest, self._delete_calendar)
         self._searches = Searches(service, self.admitted_filter)
         self._methods.add_stream(PATH + "SearchJobs", self._searches.open)
         door.add_unimplemented(SERVICE)
@@ -120,6 +125,12 @@ class JobsApi:
         if self._access.tls:
             raise StatusError(GrpcCode.PERMISSION_DENIED, "an app may not change what concerns other apps")
 
+    def _admit_namespace(self, namespace: str, certificate: Certificate) -> None:
+        """Of what the apps of a namespace may read: with TLS, those alone."""
+        identity = caller(certificate) if self._access.tls else None
+        if self._access.tls and (identity is None or identity[0] != namespace):
+            raise StatusError(GrpcCode.PERMISSION_DENIED, "an app may read what is of its own namespace")
+
     # -- methods
     async def _get(self, request: jobs_pb2.GetJobRequest, certificate: Certificate) -> jobs_pb2.Job:
         composed = self.composed(request.name, certificate)
@@ -131,6 +142,7 @@ class JobsApi:
             job = job_of(record, self._service.engine.look(record.composed), self._service.now_ns())
             put_details(job, record)
             put_last_error(job, record.composed, self._service.engine.last_error(record.composed))
+            put_missing(self._service, job)
             await put_extra(self._service, record, job)
         except WireError as error:
             raise StatusError(GrpcCode.DATA_LOSS, f"the stored job cannot be read: {error}") from None
@@ -150,7 +162,9 @@ class JobsApi:
         return answer
 
     async def _explain(self, request: jobs_pb2.ExplainScheduleRequest, certificate: Certificate) -> jobs_pb2.ExplainScheduleResponse:
-        key = self.composed(request.job, certificate) if request.HasField("job") else None
+        key = self.composed(request.job, certificate) if request.job.name else None
+        if key is None and request.job.namespace:
+            self._admit_namespace(request.job.namespace, certificate)
         return explain_schedule(self._service.schedules, request, self._service.now_ns(), key)
 
     async def _pause(self, request: jobs_pb2.PauseJobsRequest, certificate: Certificate) -> jobs_pb2.ChangeSummary:
@@ -192,6 +206,24 @@ class JobsApi:
     async def _freezes(self, _: jobs_pb2.ListFreezesRequest, __: Certificate) -> jobs_pb2.ListFreezesResponse:
         self._admit_operator()
         return await freezes(self._service)
+
+    async def _put_calendar(self, request: jobs_pb2.PutCalendarRequest, _: Certificate) -> jobs_pb2.PutCalendarResponse:
+        self._admit_operator()
+        await put_calendar(self._service, request.calendar)
+        return jobs_pb2.PutCalendarResponse()
+
+    async def _get_calendar(self, request: jobs_pb2.GetCalendarRequest, certificate: Certificate) -> jobs_pb2.Calendar:
+        self._admit_namespace(request.namespace, certificate)
+        return await get_calendar(self._service, request.namespace, request.name)
+
+    async def _list_calendars(self, request: jobs_pb2.ListCalendarsRequest, certificate: Certificate) -> jobs_pb2.ListCalendarsResponse:
+        self._admit_namespace(request.namespace, certificate)
+        return await list_calendars(self._service, request.namespace)
+
+    async def _delete_calendar(self, request: jobs_pb2.DeleteCalendarRequest, _: Certificate) -> jobs_pb2.DeleteCalendarResponse:
+        self._admit_operator()
+        await delete_calendar(self._service, request.namespace, request.name, force=request.force)
+        return jobs_pb2.DeleteCalendarResponse()
 
     # -- dead letters
     async def _dead_letters(self, request: jobs_pb2.ListDeadLettersRequest, certificate: Certificate) -> jobs_pb2.ListDeadLettersResponse:

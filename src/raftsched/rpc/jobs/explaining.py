@@ -40,6 +40,7 @@ def explain_schedule(
         request.ttl if request.HasField("ttl") else None,
         request.repeats if request.HasField("repeats") else None,
         key,
+        request.job.namespace,
     )
     found = explain(schedules, asked, now_ns=stored_ns, count=request.count or EXPLAINED_FIRES_DEFAULT, outage=outage)
     if found.refusal is not None:
@@ -49,7 +50,13 @@ def explain_schedule(
         length = min(why.length, len(getattr(request, why.field)) - position) if before else why.length
         refusal = jobs_pb2.Refusal(reason=why.reason, field=why.field, position=position, length=length)
         return jobs_pb2.ExplainScheduleResponse(refusal=refusal)
-    answer = jobs_pb2.ExplainScheduleResponse(ends=found.ends, zone=found.zone or "UTC", missed=found.missed, passed_over=found.passed_over)
+    answer = jobs_pb2.ExplainScheduleResponse(
+        ends=found.ends,
+        zone=found.zone or "UTC",
+        missed=found.missed,
+        passed_over=found.passed_over,
+        missing_calendars=found.missing_calendars,
+    )
     for one in found.fires:
         fire = answer.fires.add(local=local_text(one.at_ns, one.offset_s), remarks=one.remarks)
         fire.at.seconds, fire.at.nanos = divmod(one.at_ns, NS_PER_S)

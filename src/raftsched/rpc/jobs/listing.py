@@ -21,6 +21,7 @@ from raftsched.rpc.jobs.rows import Record, job_of, put_last_error
 from raftsched.scheduler.jobs._jobs import WireError, range_kvs
 from raftsched.scheduler.jobs.names import JOBS, STATES
 from raftsched.scheduler.jobs.requests import range_request
+from raftsched.scheduler.schedule import InvalidJobError
 from raftsched.scheduler.service import SchedulerService
 
 FIRST_PAGE_JOBS = 32  # nothing is known of their size yet
@@ -51,9 +52,22 @@ async def shown_job(service: SchedulerService, record: Record) -> jobs_pb2.Job:
     view = service.engine.look(record.composed)
     job = job_of(record, view, service.now_ns())
     put_last_error(job, record.composed, service.engine.last_error(record.composed))
+    put_missing(service, job)
     if view is not None and view[11]:
         put_configured(job, await read_extra(service.kv, record))
     return job
+
+
+def put_missing(service: SchedulerService, job: jobs_pb2.Job) -> None:
+    """A job that waits for a calendar says so."""
+    if job.state != jobs_pb2.JOB_STATE_NEVER or not job.dialect:
+        return
+    try:
+        missing = service.schedules.missing_calendars(job.schedule, job.name.namespace)
+    except InvalidJobError:
+        return
+    if missing:
+        job.state, job.late = jobs_pb2.JOB_STATE_LATE, jobs_pb2.LATE_REASON_CALENDAR_MISSING
 
 
 def put_configured(job: jobs_pb2.Job, extra: state_pb2.JobExtra) -> None:

@@ -39,6 +39,10 @@ PATHS: Final = {
     "/v1/namespaces/freeze": "/raftsched.v1.Jobs/FreezeNamespace",
     "/v1/namespaces/unfreeze": "/raftsched.v1.Jobs/UnfreezeNamespace",
     "/v1/namespaces/frozen": "/raftsched.v1.Jobs/ListFreezes",
+    "/v1/calendars/put": "/raftsched.v1.Jobs/PutCalendar",
+    "/v1/calendars/get": "/raftsched.v1.Jobs/GetCalendar",
+    "/v1/calendars/list": "/raftsched.v1.Jobs/ListCalendars",
+    "/v1/calendars/delete": "/raftsched.v1.Jobs/DeleteCalendar",
     "/v1/schedules/explain": "/raftsched.v1.Jobs/ExplainSchedule",
 }
 WRONG_TYPE: Final = (415, JSON, b'{"code":3,"message":"content-type must be application/json"}')

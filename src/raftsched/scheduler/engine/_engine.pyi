@@ -1,7 +1,7 @@
 """The engine, native; see `_engine.pyx`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from raftsched._core import ExtendedTable, TimerWheel
 from raftsched.scheduler.delivery._delivery import Delivery, StreamState
@@ -22,6 +22,15 @@ AT_STREAM: Final[int]
 AT_WORKER: Final[int]
 AT_GATE: Final[int]
 AT_ROUTE: Final[int]
+
+class CalendarKeeper(Protocol):
+    """Who reads calendars."""
+
+    def clear(self) -> None:
+        """Before a load."""
+
+    def record_changed(self, key: bytes, value: bytes | None) -> bool:
+        """`<namespace>/<name>` and its record, None = deleted. Whether jobs have to be computed anew."""
 
 class Commit:
     """Results that go to the store as one transaction: `request` is the TxnRequest, `count` its branches."""
@@ -52,10 +61,12 @@ class Engine:
         hash_key: tuple[int, int] = ...,
         branches_max: int = ...,
         extended: ExtendedTable | None = None,
+        calendars: CalendarKeeper | None = None,
     ) -> None:
         """`read_record(main, sub)`: the stored KeyValue, at once. `compile_schedule(text)`: (EVERY, ns) or (CRON, number in
-        `wheel.cron`, counted once more), ValueError if it cannot fire; of a text that begins with DIALECT= also with the composed name, for
-        (EXTENDED, number in `extended`). `note(event, key)`: something for the log."""
+        `wheel.cron`, counted once more), ValueError if it cannot fire; of a text that begins with DIALECT= also with composed name and
+        namespace, for (EXTENDED, number in `extended`). `calendars`: who reads the records under raftsched/calendars/. `note(event, key)`:
+        something for the log."""
     # -- what the store says
     def on_changes(self, changes: Sequence[Change]) -> list[Change]:
         """Whole revisions in order; returns the changes under dapr/leadership/. `touched`: one of them was the scheduler's own."""

@@ -27,6 +27,7 @@ from raftsched.scheduler.jobs._stored cimport (
     BEGIN_DUE, BRANCH_COUNTER, BRANCH_FINISH, BRANCH_ORPHAN, BRANCH_RAN, BRANCH_STRAY, BRANCH_STRAY_RUN, COUNTERS_PREFIX,
     COUNTERS_PREFIX_SIZE, GONE_MISSING, GONE_RECREATED, GONE_SEEN, JOBS_PREFIX, JOBS_PREFIX_SIZE, LEADERSHIP_PREFIX,
     LEADERSHIP_PREFIX_SIZE, NAMESPACES_PREFIX, NAMESPACES_PREFIX_SIZE, RUNS_PREFIX, RUNS_PREFIX_SIZE, STATES_PREFIX, STATES_PREFIX_SIZE,
+    CALENDARS_PREFIX, CALENDARS_PREFIX_SIZE,
     PB_BYTES, PB_VARINT, POLICY_CONSTANT, POLICY_DROP, POLICY_UNSET, TARGET_ACTOR, TARGET_NONE, branch_put,
     branch_size_max, counter_parse, counter_t, instant_t, kv_parse, kv_t, metadata_parse, metadata_t, pb_buffer, pb_field, pb_in,
     pb_bytes_size, pb_instant, pb_next, pb_open, pb_reserve, policy_parse, policy_t, prefix_match, slice_t, stored_job_parse, stored_job_t,
@@ -283,6 +284,8 @@ cdef class Engine:
     cdef object read_record              # (main, sub) -> stored KeyValue or None
     cdef object compile_schedule         # text (and, of the extended dialect, name) -> (kind, value); ValueError
     cdef ExtendedTable extended
+    cdef object calendars                # who reads the records of calendars; or None
+    cdef bint replan                     # calendars changed: `arm_some` computes anew what goes by them
     cdef object note                     # (event, key or text): told once per occurrence, for the log
     cdef uint64_t total, index           # of the partition; total 0 = owns nothing
     cdef uint64_t[8] narrow_totals       # of handovers under way: owned is only what is in all of these too
@@ -327,7 +330,7 @@ cdef class Engine:
     cdef int64_t cached_value
 
     def __cinit__(self, TimerWheel wheel not None, Delivery delivery not None, gates, read_record, compile_schedule, note, *,
-                  hash_key=(0, 0), uint32_t branches_max=COMMIT_BRANCHES_MAX, ExtendedTable extended=None):
+                  hash_key=(0, 0), uint32_t branches_max=COMMIT_BRANCHES_MAX, ExtendedTable extended=None, calendars=None):
         table_init(&self.table, hash_key[0], hash_key[1])
         self.wheel = wheel
         self.delivery = delivery
@@ -336,6 +339,7 @@ cdef class Engine:
         self.read_record = read_record
         self.compile_schedule = compile_schedule
         self.extended = extended
+        self.calendars = calendars
         self.note = note
         self.branches_max = branches_max
         self.commits = []
@@ -429,6 +433,8 @@ cdef class Engine:
         self.redriven.clear()
         self.errors.clear()
         thaw_all(self)
+        if self.calendars is not None:
+            self.calendars.clear()
         self.loading = True
         self.cursor = 0
 
@@ -479,11 +485,12 @@ cdef class Engine:
         cdef job_t* job
         while self.cursor < end:
             job = job_at(&self.table, self.cursor)
-            if job.flags & HAS_JOB and ((job.state == IDLE) == mine(self, job)):
+            if job.flags & HAS_JOB and ((job.state == IDLE) == mine(self, job) or replanned(self, job)):
                 settle(self, self.cursor)
             self.cursor += 1
         if self.cursor < self.table.used:
             return True
+        self.replan = False
         take_widows(self)
         return False
 

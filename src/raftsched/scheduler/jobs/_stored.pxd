@@ -97,12 +97,14 @@ cdef extern from "../jobs/native/stored.h" nogil:
         STATES_PREFIX_SIZE
         NAMESPACES_PREFIX_SIZE
         RUNS_PREFIX_SIZE
+        CALENDARS_PREFIX_SIZE
     const char* JOBS_PREFIX
     const char* COUNTERS_PREFIX
     const char* LEADERSHIP_PREFIX
     const char* STATES_PREFIX
     const char* NAMESPACES_PREFIX
     const char* RUNS_PREFIX
+    const char* CALENDARS_PREFIX
     const char* METADATA_TYPE_URL
 
     pb_in pb_open(slice_t body) noexcept

@@ -16,6 +16,7 @@ STATES: Final = b"raftsched/jobs/"  # what Dapr does not have (decision 0012), b
 RUNS: Final = b"raftsched/runs/"
 DEAD: Final = b"raftsched/dead/"  # of runs, behind the composed name and a slash
 NAMESPACES: Final = b"raftsched/namespaces/"
+CALENDARS: Final = b"raftsched/calendars/"  # by namespace and name, with a slash between them
 
 TARGET_NONE: Final = 0
 TARGET_JOB: Final = 1

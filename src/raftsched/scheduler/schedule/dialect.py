@@ -4,11 +4,13 @@ Invariant: an `Extended` fires, whatever the key of its job; ticks are on whole 
 Must not know: the clock, jobs, where zone tables come from.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from raftsched._core import ExtendedTable
+from raftsched.limits import CALENDARS_OF_SCHEDULE_MAX
 from raftsched.scheduler.schedule import go
 from raftsched.scheduler.schedule.cron import DESCRIPTORS
 from raftsched.scheduler.schedule.errors import InvalidJobError, PlacedError
@@ -19,6 +21,7 @@ DIALECT_PREFIX: Final = "DIALECT="
 DIALECT_NAME: Final = "extended"
 EXTENDED_PREFIX: Final = f"{DIALECT_PREFIX}{DIALECT_NAME} "
 EVERY_PREFIX: Final = "@every "
+CALENDAR_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 JITTER_MS_MAX: Final = 86_400_000
 NS_PER_MS: Final = 1_000_000
 NEVER_FROM_MS: Final = 946_684_800_000  # 2000: within 41 years of it comes what ever comes
@@ -35,6 +38,7 @@ class Words:
     zone: str = ""
     zone_at: int = 0
     jitter_ms: int = 0
+    calendars: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +52,13 @@ class Extended:
     interval_ms: int = 0
     zone: int = -1
     jitter_ms: int = 0
+    calendars: tuple[str, ...] = ()
+    """Names of those that exclude days."""
     key: bytes = b""
     begin_ms: int = 0
     """From where @every counts."""
     exclusion: int = -1
+    """What the calendars exclude, as a number of `table`; without it, nothing."""
 
     @property
     def kind(self) -> int:
@@ -66,9 +73,9 @@ class Extended:
         """Whether another key has other times."""
         return bool(self.jitter_ms or (self.rules is not None and any(one.spreads for one in self.rules.fields)))
 
-    def of(self, key: bytes, begin_ns: int) -> "Extended":
-        """`key`: the job's composed name."""
-        return replace(self, key=key, begin_ms=_clamped(-(-begin_ns // NS_PER_MS)))
+    def of(self, key: bytes, begin_ns: int, exclusion: int = -1) -> "Extended":
+        """`key`: the job's composed name; `exclusion`: `Calendars.exclusion` of its namespace."""
+        return replace(self, key=key, exclusion=exclusion, begin_ms=_clamped(-(-begin_ns // NS_PER_MS)))
 
     def spec(self) -> tuple[object, ...]:
         """As `ExtendedTable.add` takes it."""
@@ -129,11 +136,11 @@ def parse_extended(text: str, table: ExtendedTable, zone_of: Callable[[str], int
         raise PlacedError(str(error), words.zone_at, len(words.zone)) from None
     if words.body.startswith(EVERY_PREFIX):
         every = _interval_ms(words)
-        return Extended(text, table, None, every, zone, words.jitter_ms)
+        return Extended(text, table, None, every, zone, words.jitter_ms, words.calendars)
     if words.body.startswith("@") and words.body not in DESCRIPTORS:
         raise PlacedError(f"unrecognized descriptor: {words.body}", words.body_at, len(words.body))
     rules = parse_rules(DESCRIPTORS.get(words.body, words.body), words.body_at)
-    parsed = Extended(text, table, rules, 0, zone, words.jitter_ms)
+    parsed = Extended(text, table, rules, 0, zone, words.jitter_ms, words.calendars)
     for masks in rules.choices():
         if table.next_of((masks, -1, *rules.days, 0, 0, 0, -1), 0, NEVER_FROM_MS) is None:
             whose = "for some keys: " if len(list(rules.choices())) > 1 else ": "
@@ -173,7 +180,19 @@ def _word(found: Words, name: str, value: str, at: int, length: int) -> Words:
         return replace(found, zone=value, zone_at=at + length - len(value))
     if name == "JITTER":
         return replace(found, jitter_ms=_jitter_ms(value, at, length))
-    raise PlacedError(f"unknown word before the schedule: {name}=; known: TZ, CRON_TZ, JITTER", at, length)
+    if name == "EXCLUDE":
+        return replace(found, calendars=_calendars(value, at, length))
+    raise PlacedError(f"unknown word before the schedule: {name}=; known: TZ, CRON_TZ, JITTER, EXCLUDE", at, length)
+
+
+def _calendars(value: str, at: int, length: int) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(value.split(",")))
+    if len(names) > CALENDARS_OF_SCHEDULE_MAX:
+        raise PlacedError(f"a schedule names at most {CALENDARS_OF_SCHEDULE_MAX} calendars", at, length)
+    for name in names:
+        if CALENDAR_NAME.fullmatch(name) is None:
+            raise PlacedError(f"this is no name of a calendar: {name}", at, length)
+    return names
 
 
 def _jitter_ms(value: str, at: int, length: int) -> int:

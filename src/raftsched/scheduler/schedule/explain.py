@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from raftsched.scheduler.schedule import go
+from raftsched.scheduler.schedule.calendars import Days
 from raftsched.scheduler.schedule.cron import DESCRIPTORS, FIELDS, check_item
 from raftsched.scheduler.schedule.dialect import DIALECT_PREFIX, Extended
 from raftsched.scheduler.schedule.errors import InvalidJobError, PlacedError
@@ -19,6 +20,8 @@ from raftsched.scheduler.schedule.validate import ResolvedJob, validate_job
 
 NS = go.NS_PER_S
 OF_NO_JOB = "no job is named: H and jitter go by its key, so its own times are others"
+EXCLUDED_DAYS_TOLD = 5
+EXCLUDED_TICKS_LOOKED_AT = 2_000  # of one explanation
 DATE_FIELDS = (3, 5)  # days, months, weekdays: who says "never" together
 
 
@@ -32,6 +35,8 @@ class Asked:
     repeats: int | None = None
     key: bytes | None = None
     """The composed name of the job, by which `H` and jitter go; None: of any."""
+    namespace: str = ""
+    """Whose calendars are meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,8 @@ class Explanation:
     zone: str = ""
     missed: int = 0
     passed_over: int = 0
+    missing_calendars: tuple[str, ...] = ()
+    """While these are not there, nothing is run."""
 
 
 def explain(schedules: Schedules, asked: Asked, *, now_ns: int, count: int, outage: Outage | None = None) -> Explanation:
@@ -82,8 +89,11 @@ def explain(schedules: Schedules, asked: Asked, *, now_ns: int, count: int, outa
     except InvalidJobError as error:
         return Explanation(Refusal(str(error), *_place(schedules, asked, now_ns)))
     if isinstance(job.schedule, Extended):
-        job = replace(job, schedule=job.schedule.of(asked.key or b"", now_ns if job.due_ns is None else job.due_ns))
+        begin_ns = now_ns if job.due_ns is None else job.due_ns
+        job = replace(job, schedule=schedules.own(job.schedule, asked.key or b"", begin_ns, asked.namespace))
     zone, table = schedules.zone_of(asked.schedule or "")
+    gone = tuple(schedules.missing_calendars(asked.schedule, asked.namespace)) if asked.schedule else ()
+    calendars, looks = _named_days(schedules, job.schedule, asked.namespace), iter(range(EXCLUDED_TICKS_LOOKED_AT))
     fires: list[Fire] = []
     before_ns, ends = now_ns, True
     back = outage or Outage(now_ns, Misfire())
@@ -94,6 +104,8 @@ def explain(schedules: Schedules, asked: Asked, *, now_ns: int, count: int, outa
             break
         planned_ns = job.schedule.planned(at_ns) if isinstance(job.schedule, Extended) and (fires or job.due_ns is None) else at_ns
         remarks = tuple(_remarks(job.schedule, table, before_ns // NS, planned_ns // NS)) if table and job.schedule else ()
+        if isinstance(job.schedule, Extended) and calendars:
+            remarks += tuple(_excluded(job.schedule, calendars, table, before_ns, planned_ns, looks))
         if planned_ns != at_ns:
             planned = local_text(planned_ns, offset_at(table, planned_ns // NS))
             remarks += (f"moved by {(at_ns - planned_ns) / NS:.3f}s from {planned} by its jitter",)
@@ -102,7 +114,7 @@ def explain(schedules: Schedules, asked: Asked, *, now_ns: int, count: int, outa
         fires.append(Fire(at_ns, offset_at(table, at_ns // NS), remarks))
         before_ns = planned_ns
     missed = sum(fire.at_ns <= back.until_ns for fire in fires) if outage else 0
-    return Explanation(None, tuple(fires), ends, zone, missed, ticks.passed_over)
+    return Explanation(None, tuple(fires), ends and not gone, zone, missed, ticks.passed_over, gone)
 
 
 @dataclass(slots=True)
@@ -134,6 +146,32 @@ class Ticks:
         if end != tick:
             self.passed_over += count_passed(job.schedule, tick, end)
         return wanted
+
+
+def _named_days(schedules: Schedules, schedule: Schedule | Extended | None, namespace: str) -> dict[str, Days]:
+    """The calendars of a schedule, as far as they are there."""
+    names = schedule.calendars if isinstance(schedule, Extended) else ()
+    return {name: days for name in names if (days := schedules.calendars.get(namespace, name)) is not None}
+
+
+def _excluded(
+    schedule: Extended, calendars: dict[str, Days], table: ZoneTable | None, before_ns: int, at_ns: int, looks: Iterator[int]
+) -> Iterator[str]:
+    """The days between two fires that would have one but for a calendar; the first few. `looks`: as many ticks are looked at."""
+    free, told = replace(schedule, exclusion=-1, jitter_ms=0), set[str]()
+    tick = free.next_after(before_ns)
+    for _ in looks:
+        if tick is None or tick >= at_ns:
+            return
+        date = wall(tick // NS + offset_at(table, tick // NS))[:10]
+        why = [name for name, days in calendars.items() if days.covers(*map(int, date.split("-")))]
+        if why and date not in told:
+            if len(told) == EXCLUDED_DAYS_TOLD:
+                yield "and more days are excluded"
+                return
+            told.add(date)
+            yield f"{date} is excluded by {', '.join(why)}"
+        tick = free.next_after(tick)
 
 
 def offset_at(table: ZoneTable | None, second: int) -> int:

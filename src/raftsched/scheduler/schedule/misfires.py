@@ -51,17 +51,17 @@ class Misfire:
         return first if first is None or first // NS_PER_S > tick_ns // NS_PER_S else tick_ns
 
     def _of_extended(self, schedule: Extended, tick_ns: int, now_ns: int) -> int | None:
-        first: int | None = tick_ns
-        until_ns = now_ns
+        first, until_ns = tick_ns, now_ns
         for _ in range(min(self.most, MISFIRE_RUNS_MAX)):
-            first = schedule.last_between(tick_ns, until_ns)
-            if first is None:
+            found = schedule.last_between(tick_ns, until_ns)
+            if found is None:
                 first = tick_ns
                 break
-            until_ns = first - NS_PER_MS
-        if self.window_ns is not None and first < now_ns - self.window_ns:
-            first = schedule.next_after(now_ns - self.window_ns - NS_PER_MS)
-        return first if first is None else max(first, tick_ns)
+            first, until_ns = found, found - NS_PER_MS
+        if self.window_ns is None or first >= now_ns - self.window_ns:
+            return first
+        found = schedule.next_after(now_ns - self.window_ns - NS_PER_MS)
+        return None if found is None else max(found, tick_ns)
 
 
 def latest_ticks(schedule: Schedule, after_ns: int, until_ns: int, most: int) -> list[int]:

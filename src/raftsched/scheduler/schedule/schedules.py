@@ -13,6 +13,7 @@ from typing import Final
 from raftsched._core import CronTable, ExtendedTable
 from raftsched.limits import SPEC_CACHE_ENTRIES, TIME_TEXT_CHARACTERS_MAX
 from raftsched.scheduler.schedule import go
+from raftsched.scheduler.schedule.calendars import Calendars
 from raftsched.scheduler.schedule.cron import DESCRIPTORS, Masks, parse_cron
 from raftsched.scheduler.schedule.dialect import DIALECT_PREFIX, EXTENDED, Extended, parse_extended, split_words
 from raftsched.scheduler.schedule.errors import InvalidJobError
@@ -68,6 +69,7 @@ class Schedules:
         """`table`: where specs and zones are put; the wheel's own when jobs are computed natively."""
         self.table = CronTable() if table is None else table
         self.extended = ExtendedTable(self.table)
+        self.calendars = Calendars(self.extended)
         self._zone_source = zone_source
         self._zones: dict[str, int] = {}
         self._cache: OrderedDict[str, Schedule | Extended] = OrderedDict()
@@ -85,15 +87,24 @@ class Schedules:
                 self._cache.popitem(last=False)
         return schedule
 
-    def compile(self, text: str, key: bytes = b"") -> tuple[int, int]:
+    def compile(self, text: str, key: bytes = b"", namespace: str = "") -> tuple[int, int]:
         """(EVERY, interval in ns), (CRON, number in `table`, counted once more: `table.release` it), or (EXTENDED, number in `extended`, to
-        be released there) of the job with this composed name. Raises as `parse`."""
+        be released there) of the job with this composed name in a namespace. Raises as `parse`."""
         schedule = self.parse(text)
         if isinstance(schedule, Extended):
-            return EXTENDED, self.extended.add(schedule.of(key, 0).spec())
+            return EXTENDED, self.extended.add(self.own(schedule, key, 0, namespace).spec())
         if schedule.masks is None:
             return EVERY, schedule.interval_ns
         return CRON, self.table.add(schedule.masks, schedule.zone)
+
+    def own(self, schedule: Extended, key: bytes, begin_ns: int, namespace: str) -> Extended:
+        """A schedule as that of the job with this composed name, which begins then."""
+        return schedule.of(key, begin_ns, self.calendars.exclusion(namespace, schedule.calendars))
+
+    def missing_calendars(self, text: str, namespace: str) -> list[str]:
+        """Those that a schedule names and that are not there: nothing of it fires until they are. Raises as `parse`."""
+        schedule = self.parse(text)
+        return self.calendars.missing(namespace, schedule.calendars) if isinstance(schedule, Extended) else []
 
     def reload_zones(self) -> list[str]:
         """Asks the source again for every zone in use, after tzdata has changed; a zone that is gone keeps its table.

@@ -69,7 +69,8 @@ cdef int assign_schedule(Engine self, job_t* job, slice_t name, const stored_job
     text = copy(stored.schedule)
     try:
         if text.startswith(DIALECT) and self.extended is not None:
-            kind, value = self.compile_schedule(text.decode(), copy(name))
+            name_space = (<Route>PyList_GET_ITEM(self.delivery.routes, job.route)).name_space
+            kind, value = self.compile_schedule(text.decode(), copy(name), (name_space or b"").decode("utf-8", "replace"))
         else:
             kind, value = self.compile_schedule(text.decode())
     except ValueError:

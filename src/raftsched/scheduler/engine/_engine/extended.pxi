@@ -58,3 +58,26 @@ cdef object last_extended(Engine self, const job_t* job, instant_t tick, int64_t
     if found != EXTENDED_NONE:
         put_tick(found, &tick)
     return tick.s, tick.ns
+
+
+cdef bint calendar_changed(Engine self, slice_t key, tuple change) except -1:
+    # Whether the key is a calendar's. Its records are read outside; jobs that go by it are looked at again, here and on each replica.
+    cdef bytes record
+    cdef kv_t kv
+    cdef object value = None
+    if self.calendars is None or key.size < <size_t>CALENDARS_PREFIX_SIZE or memcmp(key.data, CALENDARS_PREFIX, CALENDARS_PREFIX_SIZE) != 0:
+        return False
+    key.data += CALENDARS_PREFIX_SIZE
+    key.size -= CALENDARS_PREFIX_SIZE
+    if not change[0]:
+        record = change[4]
+        value = copy(kv.value) if kv_parse(view(record), &kv) == 0 else b"\xff"
+    if self.calendars.record_changed(copy(key), value):
+        self.replan = True
+        self.regained = True
+        self.cursor = 0
+    return True
+
+
+cdef inline bint replanned(Engine self, const job_t* job) noexcept:
+    return self.replan and job.kind == KIND_EXTENDED and job.state == ARMED

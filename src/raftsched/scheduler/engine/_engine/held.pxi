@@ -50,7 +50,7 @@ cdef bint state_changed(Engine self, slice_t key, tuple change) except -1:
             record = change[4]
             set_frozen(self, copy(key), has_first_field(view(record)))
         return True
-    return False
+    return calendar_changed(self, key, change)
 
 
 cdef bint has_first_field(slice_t record) noexcept:

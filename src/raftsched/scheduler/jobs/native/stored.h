@@ -11,9 +11,10 @@
 #define LEADERSHIP_PREFIX "dapr/leadership/"
 #define STATES_PREFIX "raftsched/jobs/"           /* JobExtra by composed name */
 #define NAMESPACES_PREFIX "raftsched/namespaces/"  /* NamespaceExtra by namespace */
+#define CALENDARS_PREFIX "raftsched/calendars/"   /* CalendarRecord by namespace/name */
 #define RUNS_PREFIX "raftsched/runs/"             /* RunRequest by composed name */
 enum { STATES_PREFIX_SIZE = sizeof(STATES_PREFIX) - 1, NAMESPACES_PREFIX_SIZE = sizeof(NAMESPACES_PREFIX) - 1 };
-enum { RUNS_PREFIX_SIZE = sizeof(RUNS_PREFIX) - 1 };
+enum { RUNS_PREFIX_SIZE = sizeof(RUNS_PREFIX) - 1, CALENDARS_PREFIX_SIZE = sizeof(CALENDARS_PREFIX) - 1 };
 enum { LEADERSHIP_PREFIX_SIZE = sizeof(LEADERSHIP_PREFIX) - 1 };
 enum { JOBS_PREFIX_SIZE = sizeof(JOBS_PREFIX) - 1, COUNTERS_PREFIX_SIZE = sizeof(COUNTERS_PREFIX) - 1 };
 #define SECONDS_MIN (-62135596800LL)
