@@ -79,10 +79,13 @@ func manyReminders(ctx context.Context, dapr client.Client) {
 	}
 	fmt.Println("fault") // whoever started this may kill a scheduler now
 	time.Sleep(settle)
+	before := [many]int{}
+	for number := range many {
+		before[number] = reminded.count(fmt.Sprintf("many-%d/all", number))
+	}
 	for number := range many {
 		name := fmt.Sprintf("many-%d/all", number)
-		before := reminded.count(name)
-		until(func() bool { return reminded.count(name) >= before+3 }, name)
+		until(func() bool { return reminded.count(name) >= before[number]+3 }, name)
 	}
 	for number := range many {
 		forget(ctx, dapr, fmt.Sprintf("many-%d", number), "all")
