@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from test_external_kv import Lines, commit, fake, kv, lines, live, until
+from external_side import Lines, commit, fake, kv, lines, live, until
 
 from raftsched.errors import StatusError
 from raftsched.pb.etcd import rpc_pb2
