@@ -77,6 +77,10 @@ def test_the_command_line_speaks_tls(server: ServerProcess, authority: Authority
     watched = job("watch", "--count", "1", "-o", "json", "--single", RAFTSCHED_ADDRESS=f"https://{server.scheduler_address}")
     assert (watched.returncode, '"j"' in watched.stdout) == (0, True), watched
     assert job("list", RAFTSCHED_ADDRESS=f"https://{server.scheduler_address}").returncode == 0
+    assert job("schedule", "k", "--due-time", "0s").returncode == 0
+    assert job("describe", "k", "--json").returncode == 0, "raftsched.v1 too"
+    received = job("receive", "--count=1")
+    assert (received.returncode, '"k"' in received.stdout) == (0, True), received
     wrong = job("list", RAFTSCHED_KEY="/nowhere", RAFTSCHED_CERT="/nowhere")
     assert wrong.returncode == 2
     assert "cannot read /nowhere: No such file or directory" in wrong.stderr

@@ -7,7 +7,6 @@ from enum import StrEnum
 from itertools import islice
 from typing import Annotated, Any
 
-import grpc
 import typer
 from google.protobuf import any_pb2, json_format
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -27,8 +26,8 @@ from raftsched.cli.job import (
     Namespace,
     Output,
     Timeout,
+    channel_to,
 )
-from raftsched.limits import MESSAGE_BYTES_MAX
 from raftsched.pb.v1 import jobs_pb2, jobs_pb2_grpc
 
 HEAD = ("NAMESPACE", "APP", "TYPE", "NAME", "STATE", "NEXT RUN", "LAST RUN", "COUNT", "ATTEMPTS", "SCHEDULE")
@@ -55,7 +54,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="The same as --output json.
 @contextmanager
 def jobs(address: str) -> Iterator[jobs_pb2_grpc.JobsStub]:
     """A stub on a channel of its own."""
-    with grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)]) as channel:
+    with channel_to(address) as channel:
         yield jobs_pb2_grpc.JobsStub(channel)
 
 

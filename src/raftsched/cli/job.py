@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import grpc
 import typer
 
 from raftsched.cli import render
@@ -58,16 +59,20 @@ def with_files(cacert: Authority = None, cert: Certificate = None, key: Key = No
     _tls.set(Tls(cacert, cert, key))
 
 
-@contextmanager
-def scheduler(address: str, tls: Tls | None = None) -> Iterator[scheduler_pb2_grpc.SchedulerStub]:
-    """A stub on a channel of its own. `tls`: for who is in another thread than the command."""
+def channel_to(address: str, tls: Tls | None = None) -> grpc.Channel:
+    """To a scheduler, with the certificates of the command line. `tls`: for who is in another thread than the command."""
     options = [("grpc.max_receive_message_length", MESSAGE_BYTES_MAX), ("grpc.max_send_message_length", MESSAGE_BYTES_MAX)]
     options += [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1_000)]
     try:
-        made = open_channel(address, tls or _tls.get(), options)
+        return open_channel(address, tls or _tls.get(), options)
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from None
-    with made as channel:
+
+
+@contextmanager
+def scheduler(address: str, tls: Tls | None = None) -> Iterator[scheduler_pb2_grpc.SchedulerStub]:
+    """A stub on a channel of its own; `tls` as of `channel_to`."""
+    with channel_to(address, tls) as channel:
         yield scheduler_pb2_grpc.SchedulerStub(channel)
 
 

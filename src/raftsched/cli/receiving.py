@@ -3,13 +3,11 @@
 from queue import SimpleQueue
 from typing import Annotated
 
-import grpc
 import typer
 from google.protobuf import any_pb2, json_format
 
 from raftsched.cli import render
-from raftsched.cli.job import ADDRESS, APP_ID, NAMESPACE, Address, AppId, Namespace
-from raftsched.limits import MESSAGE_BYTES_MAX
+from raftsched.cli.job import ADDRESS, APP_ID, NAMESPACE, Address, AppId, Namespace, channel_to
 from raftsched.pb.v1 import workers_pb2, workers_pb2_grpc
 
 Requests = SimpleQueue[workers_pb2.WatchTriggersRequest | None]
@@ -30,7 +28,7 @@ def receive(
     initial = workers_pb2.Initial(namespace=namespace, app_id=app_id, actor_types=actor_types or [], reminders_only=reminders_only)
     requests: Requests = SimpleQueue()
     requests.put(workers_pb2.WatchTriggersRequest(initial=initial))
-    with grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)]) as channel:
+    with channel_to(address) as channel:
         stream = workers_pb2_grpc.WorkersStub(channel).WatchTriggers(iter(requests.get, None))
         try:
             for message in stream:
