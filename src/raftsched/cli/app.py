@@ -16,6 +16,7 @@ import typer
 from raftsched.cli import (
     calendars,
     configuring,
+    events,
     explaining,
     exporting,
     finding,
@@ -59,6 +60,7 @@ JOB_COMMANDS: tuple[Callable[..., None], ...] = (
     rescheduling.reschedule,
     configuring.configure,
     receiving.receive,
+    *events.COMMANDS,
 )
 for command in JOB_COMMANDS:
     job.app.command()(command)

@@ -10,7 +10,7 @@ from raftsched.cli.finding import AsJson, Labels, jobs, labels_of
 from raftsched.cli.holding import Everything, Match, Names, OfKind, select, tell
 from raftsched.cli.job import ADDRESS, APP_ID, NAMESPACE, TIMEOUT_S, ActorId, ActorType, Address, AppId, As, Namespace, Output, Timeout
 from raftsched.cli.retrying import RETRY_HELP, retry_of
-from raftsched.limits import MISFIRE_RUNS_MAX, MISFIRE_SKIP_S
+from raftsched.limits import HISTORY_RUNS_MAX, MISFIRE_RUNS_MAX, MISFIRE_SKIP_S
 from raftsched.pb.v1 import jobs_pb2, state_pb2
 
 PRESETS = {
@@ -48,6 +48,9 @@ def configure(
     misfire: Annotated[str | None, typer.Option("--misfire", help=HELP, metavar="POLICY")] = None,
     retry: Annotated[str | None, typer.Option("--retry", help=RETRY_HELP, metavar="LADDER")] = None,
     dead_letters: Annotated[bool | None, typer.Option("--dead-letters/--no-dead-letters", help="Keep runs that are given up.")] = None,
+    history: Annotated[
+        int | None, typer.Option("--history", min=0, max=HISTORY_RUNS_MAX, help="How many of the last runs are kept; 0: none any more.")
+    ] = None,
     match: Match = None,
     everything: Everything = False,
     kind: OfKind = None,
@@ -61,7 +64,7 @@ def configure(
     as_json: AsJson = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Give jobs labels, or take them away; say which missed ticks are run, when failed runs are tried again, and whether they are kept.
+    """Give jobs labels, or take them away; say which missed ticks are run, when failed runs are tried again, and what is kept of runs.
 
     What is not named stays as it is, also when the job is overwritten."""
     wanted = jobs_pb2.ConfigureJobsRequest(set_labels=labels_of(set_labels), remove_labels=remove_labels or [])
@@ -71,6 +74,8 @@ def configure(
         wanted.retry.CopyFrom(retry_of(retry))
     if dead_letters is not None:
         wanted.dead_letters = dead_letters
+    if history is not None:
+        wanted.history.CopyFrom(state_pb2.History(runs=history))
     if not wanted.ByteSize():
         raise typer.BadParameter("nothing is to be changed")
     selectors = list(select(names, match, everything, kind, labels, actor_type, actor_id, namespace, app_id))

@@ -34,7 +34,7 @@ from raftsched.scheduler.delivery.gates import Gates, Limit
 from raftsched.scheduler.engine._engine import LATENESS_BOUNDS_MS, Commit, Engine
 from raftsched.scheduler.engine.clock import TickClock
 from raftsched.scheduler.jobs.calendars import CalendarRecords
-from raftsched.scheduler.jobs.names import CALENDARS, COUNTERS, JOBS, NAMESPACES, RUNS, STATES
+from raftsched.scheduler.jobs.names import CALENDARS, COUNTERS, HISTORY, JOBS, NAMESPACES, RUNS, STATES
 from raftsched.scheduler.leadership import Leadership, Partition
 from raftsched.scheduler.replicas import own_uid
 from raftsched.scheduler.schedule import Schedules, ZoneSource
@@ -120,6 +120,7 @@ class SchedulerService:
             hash_key=(rng(), rng()),
             extended=self.schedules.extended,
             calendars=self.calendars,
+            replica=scheduler_id.encode(),
         )
         self.engine.open_canary(self._on_canary)
         self._canary_ms = canary_ms
@@ -131,6 +132,8 @@ class SchedulerService:
         self.closing = False
         self.hosts: tuple[str, ...] = ()
         self.host_listeners: set[Callable[[tuple[str, ...]], None]] = set()
+        self.event_listeners: set[Callable[[], None]] = set()
+        """Called when the engine has heard changes; they only note it."""
         self._acks: deque[tuple[StreamState, Sequence[bytes]]] = deque()
         self._acks_waiting = 0
         self._acks_since_ms = 0
@@ -287,7 +290,8 @@ class SchedulerService:
             self.loaded.clear()
             self.engine.begin_load()
             try:
-                for prefix in (JOBS, COUNTERS, NAMESPACES, STATES, RUNS, CALENDARS):  # a state without a job is a stray: jobs first
+                # a state or a kept run without a job is a stray: jobs first
+                for prefix in (JOBS, COUNTERS, NAMESPACES, STATES, RUNS, CALENDARS, HISTORY):
                     await self.kv.scan(prefix, self._on_page)
                 await self.leadership.resync()
             except Exception as error:  # a fault of ours, too: without the load nothing fires
@@ -354,7 +358,11 @@ class SchedulerService:
 
     # -- ChangeSink
     def on_changes(self, changes: Sequence[Change], revision: int) -> None:
+        self.engine.heard_ms = self._wall_ns() // 1_000_000
         others = self.engine.on_changes(changes)
+        self.engine.mark_told(revision)
+        for listener in self.event_listeners:
+            listener()
         if others:
             self.leadership.on_changes(others)
         if self.engine.regained:

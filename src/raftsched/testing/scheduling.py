@@ -18,6 +18,7 @@ from raftsched.scheduler.jobs.calendars import CalendarRecords
 from raftsched.scheduler.jobs.names import (
     CALENDARS,
     COUNTERS,
+    HISTORY,
     JOBS,
     NAMESPACES,
     RUNS,
@@ -139,11 +140,13 @@ class Bench:
         *,
         branches_max: int = 3,
         backlog_max: int = 1000,
+        event_log_bytes: int = 1 << 16,
     ) -> None:
         self.etcd = etcd or MemoryEtcd()
         self.now_ms = now_ms
         self.branches_max = branches_max
         self.backlog_max = backlog_max
+        self.event_log_bytes = event_log_bytes
         self.held: list[tuple[Commit, int, bytes]] = []
         self.next_partition = 1
         self._start(total, index)
@@ -166,11 +169,13 @@ class Bench:
             branches_max=self.branches_max,
             extended=self.schedules.extended,
             calendars=CalendarRecords(self.schedules.calendars, lambda event, key: self.notes.append((event, key))),
+            event_log_bytes=self.event_log_bytes,
+            replica=b"bench",
         )
         self.etcd.sinks = [self]
         self.engine.set_partition(total, index)
         self.engine.begin_load()
-        for prefix in (JOBS, COUNTERS, NAMESPACES, STATES, RUNS, CALENDARS):
+        for prefix in (JOBS, COUNTERS, NAMESPACES, STATES, RUNS, CALENDARS, HISTORY):
             self.engine.on_changes(self.etcd.live(prefix))
         self.engine.finish_load()
         while self.engine.arm_some(7):
@@ -182,7 +187,9 @@ class Bench:
         self._start(total, index)
 
     def on_changes(self, changes: Sequence[Change], revision: int) -> None:
+        self.engine.heard_ms = self.now_ms
         self.engine.on_changes(changes)
+        self.engine.mark_told(revision)
         if self.engine.regained:
             self.engine.regained = False
             while self.engine.arm_some(7):

@@ -147,6 +147,65 @@ MISSED_TICKS_POLICY: MissedTicks.ValueType  # 2
 """Of a job with a misfire policy those that it wants are run; of others they are skipped."""
 Global___MissedTicks: _TypeAlias = MissedTicks  # noqa: Y015
 
+class _EventType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVENT_TYPE_UNSPECIFIED: _EventType.ValueType  # 0
+    EVENT_TYPE_CREATED: _EventType.ValueType  # 1
+    EVENT_TYPE_OVERWRITTEN: _EventType.ValueType  # 2
+    EVENT_TYPE_DELETED: _EventType.ValueType  # 3
+    """By somebody, or because it has ended."""
+    EVENT_TYPE_RAN: _EventType.ValueType  # 4
+    """A run is over, of a job that keeps no history: acknowledged, or given up."""
+    EVENT_TYPE_SUCCEEDED: _EventType.ValueType  # 5
+    """The same of a job that keeps one: acknowledged."""
+    EVENT_TYPE_GIVEN_UP: _EventType.ValueType  # 6
+    """Failed, and not tried again."""
+    EVENT_TYPE_FAILED: _EventType.ValueType  # 7
+    """Failed, and tried again."""
+    EVENT_TYPE_SKIPPED: _EventType.ValueType  # 8
+    """Missed ticks were passed over by a resume."""
+    EVENT_TYPE_PAUSED: _EventType.ValueType  # 9
+    EVENT_TYPE_RESUMED: _EventType.ValueType  # 10
+    EVENT_TYPE_CONFIGURED: _EventType.ValueType  # 11
+    """What is stored beside it has changed otherwise: labels, policies."""
+    EVENT_TYPE_RUN_ASKED: _EventType.ValueType  # 12
+    """Somebody wants a run now."""
+    EVENT_TYPE_FROZEN: _EventType.ValueType  # 13
+    """Of a namespace."""
+    EVENT_TYPE_UNFROZEN: _EventType.ValueType  # 14
+
+class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper): ...
+
+EVENT_TYPE_UNSPECIFIED: EventType.ValueType  # 0
+EVENT_TYPE_CREATED: EventType.ValueType  # 1
+EVENT_TYPE_OVERWRITTEN: EventType.ValueType  # 2
+EVENT_TYPE_DELETED: EventType.ValueType  # 3
+"""By somebody, or because it has ended."""
+EVENT_TYPE_RAN: EventType.ValueType  # 4
+"""A run is over, of a job that keeps no history: acknowledged, or given up."""
+EVENT_TYPE_SUCCEEDED: EventType.ValueType  # 5
+"""The same of a job that keeps one: acknowledged."""
+EVENT_TYPE_GIVEN_UP: EventType.ValueType  # 6
+"""Failed, and not tried again."""
+EVENT_TYPE_FAILED: EventType.ValueType  # 7
+"""Failed, and tried again."""
+EVENT_TYPE_SKIPPED: EventType.ValueType  # 8
+"""Missed ticks were passed over by a resume."""
+EVENT_TYPE_PAUSED: EventType.ValueType  # 9
+EVENT_TYPE_RESUMED: EventType.ValueType  # 10
+EVENT_TYPE_CONFIGURED: EventType.ValueType  # 11
+"""What is stored beside it has changed otherwise: labels, policies."""
+EVENT_TYPE_RUN_ASKED: EventType.ValueType  # 12
+"""Somebody wants a run now."""
+EVENT_TYPE_FROZEN: EventType.ValueType  # 13
+"""Of a namespace."""
+EVENT_TYPE_UNFROZEN: EventType.ValueType  # 14
+Global___EventType: _TypeAlias = EventType  # noqa: Y015
+
 @_typing.final
 class JobName(_message.Message):
     """A job by its parts. With an actor_type it is a reminder, else a job of the Jobs API."""
@@ -283,6 +342,7 @@ class Job(_message.Message):
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
     DEAD_LETTERS_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     DIALECT_FIELD_NUMBER: _builtins.int
     type: Global___JobType.ValueType
     schedule: _builtins.str
@@ -350,6 +410,10 @@ class Job(_message.Message):
     def retry(self) -> _state_pb2.Retry:
         """Absent: as the failure policy says."""
 
+    @_builtins.property
+    def history(self) -> _state_pb2.History:
+        """Absent: its runs are not kept."""
+
     def __init__(
         self,
         *,
@@ -379,11 +443,12 @@ class Job(_message.Message):
         last_error: Global___LastError | None = ...,
         retry: _state_pb2.Retry | None = ...,
         dead_letters: _builtins.bool = ...,
+        history: _state_pb2.History | None = ...,
         dialect: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "begins", b"begins", "data", b"data", "due_time", b"due_time", "expires", b"expires", "failure_policy", b"failure_policy", "hold", b"hold", "last_change", b"last_change", "last_error", b"last_error", "last_run", b"last_run", "misfire", b"misfire", "name", b"name", "next_run", b"next_run", "repeats", b"repeats", "retry", b"retry", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "begins", b"begins", "data", b"data", "due_time", b"due_time", "expires", b"expires", "failure_policy", b"failure_policy", "history", b"history", "hold", b"hold", "last_change", b"last_change", "last_error", b"last_error", "last_run", b"last_run", "misfire", b"misfire", "name", b"name", "next_run", b"next_run", "repeats", b"repeats", "retry", b"retry", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "attempts", b"attempts", "begins", b"begins", "count", b"count", "data", b"data", "dead_letters", b"dead_letters", "dialect", b"dialect", "due_time", b"due_time", "expires", b"expires", "failure_policy", b"failure_policy", "hold", b"hold", "labels", b"labels", "last_change", b"last_change", "last_error", b"last_error", "last_run", b"last_run", "late", b"late", "misfire", b"misfire", "name", b"name", "next_run", b"next_run", "owned", b"owned", "repeats", b"repeats", "retry", b"retry", "revision", b"revision", "run_wanted", b"run_wanted", "schedule", b"schedule", "state", b"state", "ttl", b"ttl", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "attempts", b"attempts", "begins", b"begins", "count", b"count", "data", b"data", "dead_letters", b"dead_letters", "dialect", b"dialect", "due_time", b"due_time", "expires", b"expires", "failure_policy", b"failure_policy", "history", b"history", "hold", b"hold", "labels", b"labels", "last_change", b"last_change", "last_error", b"last_error", "last_run", b"last_run", "late", b"late", "misfire", b"misfire", "name", b"name", "next_run", b"next_run", "owned", b"owned", "repeats", b"repeats", "retry", b"retry", "revision", b"revision", "run_wanted", b"run_wanted", "schedule", b"schedule", "state", b"state", "ttl", b"ttl", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__due_time: _TypeAlias = _typing.Literal["due_time"]  # noqa: Y015
     _WhichOneofArgType__due_time: _TypeAlias = _typing.Literal["_due_time", b"_due_time"]  # noqa: Y015
@@ -1002,6 +1067,7 @@ class ConfigureJobsRequest(_message.Message):
     MISFIRE_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
     DEAD_LETTERS_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     dead_letters: _builtins.bool
     """Absent: as it is. What was kept before stays."""
     @_builtins.property
@@ -1022,6 +1088,10 @@ class ConfigureJobsRequest(_message.Message):
     def retry(self) -> _state_pb2.Retry:
         """Absent: as it is. Empty: as the failure policy says."""
 
+    @_builtins.property
+    def history(self) -> _state_pb2.History:
+        """Absent: as it is. Empty: no run is kept any more, and those that were go."""
+
     def __init__(
         self,
         *,
@@ -1031,10 +1101,11 @@ class ConfigureJobsRequest(_message.Message):
         misfire: _state_pb2.Misfire | None = ...,
         retry: _state_pb2.Retry | None = ...,
         dead_letters: _builtins.bool | None = ...,
+        history: _state_pb2.History | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dead_letters", b"_dead_letters", "dead_letters", b"dead_letters", "jobs", b"jobs", "misfire", b"misfire", "retry", b"retry"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dead_letters", b"_dead_letters", "dead_letters", b"dead_letters", "history", b"history", "jobs", b"jobs", "misfire", b"misfire", "retry", b"retry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dead_letters", b"_dead_letters", "dead_letters", b"dead_letters", "jobs", b"jobs", "misfire", b"misfire", "remove_labels", b"remove_labels", "retry", b"retry", "set_labels", b"set_labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dead_letters", b"_dead_letters", "dead_letters", b"dead_letters", "history", b"history", "jobs", b"jobs", "misfire", b"misfire", "remove_labels", b"remove_labels", "retry", b"retry", "set_labels", b"set_labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dead_letters: _TypeAlias = _typing.Literal["dead_letters"]  # noqa: Y015
     _WhichOneofArgType__dead_letters: _TypeAlias = _typing.Literal["_dead_letters", b"_dead_letters"]  # noqa: Y015
@@ -1520,3 +1591,230 @@ class DeleteCalendarResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteCalendarResponse: _TypeAlias = DeleteCalendarResponse  # noqa: Y015
+
+@_typing.final
+class ListRunsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """The newest so many; 0: all that are kept."""
+    @_builtins.property
+    def name(self) -> Global___JobName: ...
+    def __init__(
+        self,
+        *,
+        name: Global___JobName | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRunsRequest: _TypeAlias = ListRunsRequest  # noqa: Y015
+
+@_typing.final
+class ListRunsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]: ...
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[Global___Run] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRunsResponse: _TypeAlias = ListRunsResponse  # noqa: Y015
+
+@_typing.final
+class Run(_message.Message):
+    """A run that is over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULED_AT_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    SENT_AT_FIELD_NUMBER: _builtins.int
+    ANSWERED_AT_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Of its last attempt, as the worker was told."""
+    asked: _builtins.bool
+    attempts: _builtins.int
+    """How often it was tried, the last time included."""
+    result: _state_pb2.RunResult.ValueType
+    error: _builtins.str
+    """What the worker said of the last failure, if it said anything."""
+    replica: _builtins.str
+    """Who sent it."""
+    revision: _builtins.int
+    """The store's revision that has the result: the order of runs over all jobs."""
+    @_builtins.property
+    def scheduled_at(self) -> _timestamp_pb2.Timestamp:
+        """The instant of the schedule. Absent of a run that somebody asked for."""
+
+    @_builtins.property
+    def sent_at(self) -> _timestamp_pb2.Timestamp:
+        """When its last attempt was handed to the worker's stream, and when its answer was worked off. By the clock of `replica`."""
+
+    @_builtins.property
+    def answered_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        scheduled_at: _timestamp_pb2.Timestamp | None = ...,
+        asked: _builtins.bool = ...,
+        sent_at: _timestamp_pb2.Timestamp | None = ...,
+        answered_at: _timestamp_pb2.Timestamp | None = ...,
+        attempts: _builtins.int = ...,
+        result: _state_pb2.RunResult.ValueType = ...,
+        error: _builtins.str = ...,
+        replica: _builtins.str = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answered_at", b"answered_at", "scheduled_at", b"scheduled_at", "sent_at", b"sent_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_at", b"answered_at", "asked", b"asked", "attempts", b"attempts", "error", b"error", "replica", b"replica", "result", b"result", "revision", b"revision", "run_id", b"run_id", "scheduled_at", b"scheduled_at", "sent_at", b"sent_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class Event(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    HEARD_AT_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    SCHEDULED_AT_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    type: Global___EventType.ValueType
+    job_type: Global___JobType.ValueType
+    revision: _builtins.int
+    """Of the store: changes of one entry have the same one."""
+    count: _builtins.int
+    """Of RAN, FAILED and SKIPPED: the job's counter."""
+    attempts: _builtins.int
+    @_builtins.property
+    def name(self) -> Global___JobName:
+        """Of a namespace: its name alone. The app_id of a reminder is empty when its record is gone."""
+
+    @_builtins.property
+    def heard_at(self) -> _timestamp_pb2.Timestamp:
+        """When this replica heard of it, by its clock."""
+
+    @_builtins.property
+    def scheduled_at(self) -> _timestamp_pb2.Timestamp:
+        """Of RAN, SUCCEEDED and GIVEN_UP: the instant of the schedule; absent of a run that somebody asked for. Of SKIPPED: the last tick that was
+        passed over.
+        """
+
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """Of SUCCEEDED and GIVEN_UP."""
+
+    def __init__(
+        self,
+        *,
+        type: Global___EventType.ValueType = ...,
+        name: Global___JobName | None = ...,
+        job_type: Global___JobType.ValueType = ...,
+        revision: _builtins.int = ...,
+        heard_at: _timestamp_pb2.Timestamp | None = ...,
+        count: _builtins.int = ...,
+        attempts: _builtins.int = ...,
+        scheduled_at: _timestamp_pb2.Timestamp | None = ...,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heard_at", b"heard_at", "name", b"name", "run", b"run", "scheduled_at", b"scheduled_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "count", b"count", "heard_at", b"heard_at", "job_type", b"job_type", "name", b"name", "revision", b"revision", "run", b"run", "scheduled_at", b"scheduled_at", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class WatchEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    OLDEST_FIELD_NUMBER: _builtins.int
+    ONCE_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Of a response: goes on behind it, at any replica. OUT_OF_RANGE when what comes next is not kept any more."""
+    oldest: _builtins.bool
+    """Without a token: from the oldest event that is kept, instead of from now on."""
+    once: _builtins.bool
+    """Ends when what is there already was told."""
+    @_builtins.property
+    def filter(self) -> Global___JobFilter:
+        """Without labels."""
+
+    def __init__(
+        self,
+        *,
+        filter: Global___JobFilter | None = ...,
+        resume_token: _builtins.str = ...,
+        oldest: _builtins.bool = ...,
+        once: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "oldest", b"oldest", "once", b"once", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchEventsRequest: _TypeAlias = WatchEventsRequest  # noqa: Y015
+
+@_typing.final
+class WatchEventsResponse(_message.Message):
+    """The first one comes at once; without events when there is nothing to tell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """All events up to here have been told. What is told after a resume may have been told before."""
+    missed: _builtins.bool
+    """Something before these events is missing: they were not read in time, or the replica had to load its jobs again."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]: ...
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___Event] | None = ...,
+        resume_token: _builtins.str = ...,
+        missed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "missed", b"missed", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchEventsResponse: _TypeAlias = WatchEventsResponse  # noqa: Y015

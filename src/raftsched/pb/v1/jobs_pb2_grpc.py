@@ -110,6 +110,16 @@ class JobsStub:
                 request_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteCalendarRequest.SerializeToString,
                 response_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteCalendarResponse.FromString,
                 _registered_method=True)
+        self.ListRuns = channel.unary_unary(
+                '/raftsched.v1.Jobs/ListRuns',
+                request_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListRunsRequest.SerializeToString,
+                response_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListRunsResponse.FromString,
+                _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/raftsched.v1.Jobs/WatchEvents',
+                request_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
 
 
 class JobsServicer:
@@ -246,6 +256,20 @@ class JobsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRuns(self, request, context):
+        """The last runs of a job that keeps a history, the newest first. NOT_FOUND when there is no such job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchEvents(self, request, context):
+        """What happens to jobs, on all replicas, as the store tells it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -343,6 +367,16 @@ def add_JobsServicer_to_server(servicer, server):
                     servicer.DeleteCalendar,
                     request_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteCalendarRequest.FromString,
                     response_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteCalendarResponse.SerializeToString,
+            ),
+            'ListRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRuns,
+                    request_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListRunsRequest.FromString,
+                    response_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListRunsResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.WatchEventsRequest.FromString,
+                    response_serializer=raftsched_dot_pb_dot_v1_dot_jobs__pb2.WatchEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -858,6 +892,60 @@ class Jobs:
             '/raftsched.v1.Jobs/DeleteCalendar',
             raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteCalendarRequest.SerializeToString,
             raftsched_dot_pb_dot_v1_dot_jobs__pb2.DeleteCalendarResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftsched.v1.Jobs/ListRuns',
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListRunsRequest.SerializeToString,
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.ListRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/raftsched.v1.Jobs/WatchEvents',
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.WatchEventsRequest.SerializeToString,
+            raftsched_dot_pb_dot_v1_dot_jobs__pb2.WatchEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,10 @@ class JobsStub:
     """In the order of their names, without their rules."""
     DeleteCalendar: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.DeleteCalendarRequest, _jobs_pb2.DeleteCalendarResponse]
     """FAILED_PRECONDITION while jobs go by it, unless it is forced: they do not fire then until it is there again."""
+    ListRuns: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListRunsRequest, _jobs_pb2.ListRunsResponse]
+    """The last runs of a job that keeps a history, the newest first. NOT_FOUND when there is no such job."""
+    WatchEvents: _grpc.UnaryStreamMultiCallable[_jobs_pb2.WatchEventsRequest, _jobs_pb2.WatchEventsResponse]
+    """What happens to jobs, on all replicas, as the store tells it."""
 
 @_typing.type_check_only
 class JobsAsyncStub(JobsStub):
@@ -109,6 +113,10 @@ class JobsAsyncStub(JobsStub):
     """In the order of their names, without their rules."""
     DeleteCalendar: _aio.UnaryUnaryMultiCallable[_jobs_pb2.DeleteCalendarRequest, _jobs_pb2.DeleteCalendarResponse]  # type: ignore[assignment]
     """FAILED_PRECONDITION while jobs go by it, unless it is forced: they do not fire then until it is there again."""
+    ListRuns: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListRunsRequest, _jobs_pb2.ListRunsResponse]  # type: ignore[assignment]
+    """The last runs of a job that keeps a history, the newest first. NOT_FOUND when there is no such job."""
+    WatchEvents: _aio.UnaryStreamMultiCallable[_jobs_pb2.WatchEventsRequest, _jobs_pb2.WatchEventsResponse]  # type: ignore[assignment]
+    """What happens to jobs, on all replicas, as the store tells it."""
 
 class JobsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -262,5 +270,21 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.DeleteCalendarResponse, _abc.Awaitable[_jobs_pb2.DeleteCalendarResponse]]:
         """FAILED_PRECONDITION while jobs go by it, unless it is forced: they do not fire then until it is there again."""
+
+    @_abc_1.abstractmethod
+    def ListRuns(
+        self,
+        request: _jobs_pb2.ListRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ListRunsResponse, _abc.Awaitable[_jobs_pb2.ListRunsResponse]]:
+        """The last runs of a job that keeps a history, the newest first. NOT_FOUND when there is no such job."""
+
+    @_abc_1.abstractmethod
+    def WatchEvents(
+        self,
+        request: _jobs_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_pb2.WatchEventsResponse], _abc.AsyncIterator[_jobs_pb2.WatchEventsResponse]]:
+        """What happens to jobs, on all replicas, as the store tells it."""
 
 def add_JobsServicer_to_server(servicer: JobsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

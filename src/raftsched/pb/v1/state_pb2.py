@@ -16,7 +16,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1braftsched/pb/v1/state.proto\x12\x0craftsched.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"J\n\x04Hold\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Z\n\x06\x43hange\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"A\n\x07Misfire\x12)\n\x06window\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0b\n\x03max\x18\x02 \x01(\r\"\xa1\x01\n\x05Retry\x12*\n\x07initial\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0e\x66\x61\x63tor_percent\x18\x02 \x01(\r\x12&\n\x03\x63\x61p\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0ejitter_percent\x18\x04 \x01(\r\x12\x14\n\x0cmax_attempts\x18\x05 \x01(\r\"\x9d\x02\n\x08JobExtra\x12!\n\x05pause\x18\x01 \x01(\x0b\x32\x12.raftsched.v1.Hold\x12)\n\x0blast_change\x18\x02 \x01(\x0b\x32\x14.raftsched.v1.Change\x12\x32\n\x06labels\x18\x03 \x03(\x0b\x32\".raftsched.v1.JobExtra.LabelsEntry\x12&\n\x07misfire\x18\x04 \x01(\x0b\x32\x15.raftsched.v1.Misfire\x12\"\n\x05retry\x18\x05 \x01(\x0b\x32\x13.raftsched.v1.Retry\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x06 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\nRunRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64\x65\x61\x64_letter\x18\x04 \x01(\t\"\x90\x02\n\x10StoredDeadLetter\x12\x30\n\x0cscheduled_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bgiven_up_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\r\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x0e\n\x06run_id\x18\x05 \x01(\t\x12\x14\n\x0cjob_revision\x18\x06 \x01(\x03\x12\x10\n\x08metadata\x18\x07 \x01(\x0c\x12\x0f\n\x07payload\x18\x08 \x01(\x0c\x12\x17\n\x0fpayload_omitted\x18\t \x01(\x08\x12\x16\n\x0e\x66\x61ilure_policy\x18\n \x01(\x0c\"e\n\x0e\x43\x61lendarRecord\x12\x0f\n\x07\x65xclude\x18\x01 \x03(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"4\n\x0eNamespaceExtra\x12\"\n\x06\x66reeze\x18\x01 \x01(\x0b\x32\x12.raftsched.v1.Holdb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1braftsched/pb/v1/state.proto\x12\x0craftsched.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"J\n\x04Hold\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Z\n\x06\x43hange\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"A\n\x07Misfire\x12)\n\x06window\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0b\n\x03max\x18\x02 \x01(\r\"\xa1\x01\n\x05Retry\x12*\n\x07initial\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0e\x66\x61\x63tor_percent\x18\x02 \x01(\r\x12&\n\x03\x63\x61p\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0ejitter_percent\x18\x04 \x01(\r\x12\x14\n\x0cmax_attempts\x18\x05 \x01(\r\"\xc5\x02\n\x08JobExtra\x12!\n\x05pause\x18\x01 \x01(\x0b\x32\x12.raftsched.v1.Hold\x12)\n\x0blast_change\x18\x02 \x01(\x0b\x32\x14.raftsched.v1.Change\x12\x32\n\x06labels\x18\x03 \x03(\x0b\x32\".raftsched.v1.JobExtra.LabelsEntry\x12&\n\x07misfire\x18\x04 \x01(\x0b\x32\x15.raftsched.v1.Misfire\x12\"\n\x05retry\x18\x05 \x01(\x0b\x32\x13.raftsched.v1.Retry\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x06 \x01(\x08\x12&\n\x07history\x18\x07 \x01(\x0b\x32\x15.raftsched.v1.History\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\nRunRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64\x65\x61\x64_letter\x18\x04 \x01(\t\"\x90\x02\n\x10StoredDeadLetter\x12\x30\n\x0cscheduled_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bgiven_up_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\r\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x0e\n\x06run_id\x18\x05 \x01(\t\x12\x14\n\x0cjob_revision\x18\x06 \x01(\x03\x12\x10\n\x08metadata\x18\x07 \x01(\x0c\x12\x0f\n\x07payload\x18\x08 \x01(\x0c\x12\x17\n\x0fpayload_omitted\x18\t \x01(\x08\x12\x16\n\x0e\x66\x61ilure_policy\x18\n \x01(\x0c\"e\n\x0e\x43\x61lendarRecord\x12\x0f\n\x07\x65xclude\x18\x01 \x03(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"4\n\x0eNamespaceExtra\x12\"\n\x06\x66reeze\x18\x01 \x01(\x0b\x32\x12.raftsched.v1.Hold\"\x17\n\x07History\x12\x0c\n\x04runs\x18\x01 \x01(\r\"\x9b\x02\n\tRunRecord\x12\x30\n\x0cscheduled_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07sent_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61nswered_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\r\x12\'\n\x06result\x18\x05 \x01(\x0e\x32\x17.raftsched.v1.RunResult\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x0f\n\x07replica\x18\x07 \x01(\t\x12\r\n\x05\x61sked\x18\x08 \x01(\x04\x12\x14\n\x0cpartition_id\x18\t \x01(\x04*Z\n\tRunResult\x12\x1a\n\x16RUN_RESULT_UNSPECIFIED\x10\x00\x12\x18\n\x14RUN_RESULT_SUCCEEDED\x10\x01\x12\x17\n\x13RUN_RESULT_GIVEN_UP\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -25,6 +25,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_JOBEXTRA_LABELSENTRY']._loaded_options = None
   _globals['_JOBEXTRA_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_RUNRESULT']._serialized_start=1683
+  _globals['_RUNRESULT']._serialized_end=1773
   _globals['_HOLD']._serialized_start=110
   _globals['_HOLD']._serialized_end=184
   _globals['_CHANGE']._serialized_start=186
@@ -34,15 +36,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETRY']._serialized_start=346
   _globals['_RETRY']._serialized_end=507
   _globals['_JOBEXTRA']._serialized_start=510
-  _globals['_JOBEXTRA']._serialized_end=795
-  _globals['_JOBEXTRA_LABELSENTRY']._serialized_start=750
-  _globals['_JOBEXTRA_LABELSENTRY']._serialized_end=795
-  _globals['_RUNREQUEST']._serialized_start=797
-  _globals['_RUNREQUEST']._serialized_end=898
-  _globals['_STOREDDEADLETTER']._serialized_start=901
-  _globals['_STOREDDEADLETTER']._serialized_end=1173
-  _globals['_CALENDARRECORD']._serialized_start=1175
-  _globals['_CALENDARRECORD']._serialized_end=1276
-  _globals['_NAMESPACEEXTRA']._serialized_start=1278
-  _globals['_NAMESPACEEXTRA']._serialized_end=1330
+  _globals['_JOBEXTRA']._serialized_end=835
+  _globals['_JOBEXTRA_LABELSENTRY']._serialized_start=790
+  _globals['_JOBEXTRA_LABELSENTRY']._serialized_end=835
+  _globals['_RUNREQUEST']._serialized_start=837
+  _globals['_RUNREQUEST']._serialized_end=938
+  _globals['_STOREDDEADLETTER']._serialized_start=941
+  _globals['_STOREDDEADLETTER']._serialized_end=1213
+  _globals['_CALENDARRECORD']._serialized_start=1215
+  _globals['_CALENDARRECORD']._serialized_end=1316
+  _globals['_NAMESPACEEXTRA']._serialized_start=1318
+  _globals['_NAMESPACEEXTRA']._serialized_end=1370
+  _globals['_HISTORY']._serialized_start=1372
+  _globals['_HISTORY']._serialized_end=1395
+  _globals['_RUNRECORD']._serialized_start=1398
+  _globals['_RUNRECORD']._serialized_end=1681
 # @@protoc_insertion_point(module_scope)

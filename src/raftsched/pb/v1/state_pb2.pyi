@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,25 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _RunResult:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RunResultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunResult.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RUN_RESULT_UNSPECIFIED: _RunResult.ValueType  # 0
+    RUN_RESULT_SUCCEEDED: _RunResult.ValueType  # 1
+    RUN_RESULT_GIVEN_UP: _RunResult.ValueType  # 2
+    """Failed, and not tried again."""
+
+class RunResult(_RunResult, metaclass=_RunResultEnumTypeWrapper): ...
+
+RUN_RESULT_UNSPECIFIED: RunResult.ValueType  # 0
+RUN_RESULT_SUCCEEDED: RunResult.ValueType  # 1
+RUN_RESULT_GIVEN_UP: RunResult.ValueType  # 2
+"""Failed, and not tried again."""
+Global___RunResult: _TypeAlias = RunResult  # noqa: Y015
 
 @_typing.final
 class Hold(_message.Message):
@@ -183,6 +203,7 @@ class JobExtra(_message.Message):
     MISFIRE_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
     DEAD_LETTERS_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     dead_letters: _builtins.bool
     """Runs that are given up are kept."""
     @_builtins.property
@@ -197,6 +218,8 @@ class JobExtra(_message.Message):
     def misfire(self) -> Global___Misfire: ...
     @_builtins.property
     def retry(self) -> Global___Retry: ...
+    @_builtins.property
+    def history(self) -> Global___History: ...
     def __init__(
         self,
         *,
@@ -206,10 +229,11 @@ class JobExtra(_message.Message):
         misfire: Global___Misfire | None = ...,
         retry: Global___Retry | None = ...,
         dead_letters: _builtins.bool = ...,
+        history: Global___History | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_change", b"last_change", "misfire", b"misfire", "pause", b"pause", "retry", b"retry"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "last_change", b"last_change", "misfire", b"misfire", "pause", b"pause", "retry", b"retry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_letters", b"dead_letters", "labels", b"labels", "last_change", b"last_change", "misfire", b"misfire", "pause", b"pause", "retry", b"retry"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_letters", b"dead_letters", "history", b"history", "labels", b"labels", "last_change", b"last_change", "misfire", b"misfire", "pause", b"pause", "retry", b"retry"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -362,3 +386,75 @@ class NamespaceExtra(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NamespaceExtra: _TypeAlias = NamespaceExtra  # noqa: Y015
+
+@_typing.final
+class History(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    runs: _builtins.int
+    """The last so many runs are kept."""
+    def __init__(
+        self,
+        *,
+        runs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___History: _TypeAlias = History  # noqa: Y015
+
+@_typing.final
+class RunRecord(_message.Message):
+    """raftsched/history/<composed name>/<16 hexadecimal digits>: a run that is over (docs/decisions/0014-history-and-events.md)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULED_AT_FIELD_NUMBER: _builtins.int
+    SENT_AT_FIELD_NUMBER: _builtins.int
+    ANSWERED_AT_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    PARTITION_ID_FIELD_NUMBER: _builtins.int
+    attempts: _builtins.int
+    result: Global___RunResult.ValueType
+    error: _builtins.str
+    replica: _builtins.str
+    asked: _builtins.int
+    """Revision of the request for it; 0: it is a tick of the schedule."""
+    partition_id: _builtins.int
+    """The job's number, which is part of the id of the run."""
+    @_builtins.property
+    def scheduled_at(self) -> _timestamp_pb2.Timestamp:
+        """Absent of a run that somebody asked for."""
+
+    @_builtins.property
+    def sent_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def answered_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        scheduled_at: _timestamp_pb2.Timestamp | None = ...,
+        sent_at: _timestamp_pb2.Timestamp | None = ...,
+        answered_at: _timestamp_pb2.Timestamp | None = ...,
+        attempts: _builtins.int = ...,
+        result: Global___RunResult.ValueType = ...,
+        error: _builtins.str = ...,
+        replica: _builtins.str = ...,
+        asked: _builtins.int = ...,
+        partition_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answered_at", b"answered_at", "scheduled_at", b"scheduled_at", "sent_at", b"sent_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_at", b"answered_at", "asked", b"asked", "attempts", b"attempts", "error", b"error", "partition_id", b"partition_id", "replica", b"replica", "result", b"result", "scheduled_at", b"scheduled_at", "sent_at", b"sent_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunRecord: _TypeAlias = RunRecord  # noqa: Y015

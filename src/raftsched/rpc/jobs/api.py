@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from raftsched.errors import GrpcCode, StatusError
-from raftsched.limits import DEAD_LETTER_RUNS_MAX, JOB_PAGE_DEFAULT, JOB_PAGE_MAX, JOB_SCAN_MAX
+from raftsched.limits import DEAD_LETTER_RUNS_MAX, EVENT_WATCHES_MAX, JOB_PAGE_DEFAULT, JOB_PAGE_MAX, JOB_SCAN_MAX
 from raftsched.pb.v1 import jobs_pb2, state_pb2
 from raftsched.rpc.counted import CountedMethods
 from raftsched.rpc.jobs.calendars import delete_calendar, get_calendar, list_calendars, put_calendar
 from raftsched.rpc.jobs.changing import Changer
 from raftsched.rpc.jobs.configuring import configuring
 from raftsched.rpc.jobs.dead_letters import Wanted, delete_letters, list_letters, of_filter, of_job, redrive_letters
+from raftsched.rpc.jobs.events import EventWatch
 from raftsched.rpc.jobs.explaining import explain_schedule
 from raftsched.rpc.jobs.filters import Filter, page_token, token_key
+from raftsched.rpc.jobs.history import kept_runs
 from raftsched.rpc.jobs.holding import change_of, freeze, freezes, hold_of, pausing, put_extra, resuming, unfreeze
 from raftsched.rpc.jobs.listing import found_jobs, put_missing, shown_job
 from raftsched.rpc.jobs.rescheduling import rescheduling
@@ -68,8 +70,11 @@ class JobsApi:
         self._unary("GetCalendar", jobs_pb2.GetCalendarRequest, self._get_calendar)
         self._unary("ListCalendars", jobs_pb2.ListCalendarsRequest, self._list_calendars)
         self._unary("DeleteCalendar", jobs_pb2.DeleteCalendarRequest, self._delete_calendar)
+        self._unary("ListRuns", jobs_pb2.ListRunsRequest, self._runs)
         self._searches = Searches(service, self.admitted_filter)
         self._methods.add_stream(PATH + "SearchJobs", self._searches.open)
+        self._watches = Searches(service, self.admitted_filter, EventWatch, EVENT_WATCHES_MAX, "watches of events")
+        self._methods.add_stream(PATH + "WatchEvents", self._watches.open)
         door.add_unimplemented(SERVICE)
 
     def families(self) -> Iterator[Family]:
@@ -86,6 +91,7 @@ class JobsApi:
     def close_streams(self) -> None:
         """The first step of a shutdown."""
         self._searches.close()
+        self._watches.close()
 
     def _unary(self, name: str, kind: type[Request], method: Callable[[Request, Certificate], Awaitable[Message]]) -> None:
         async def handler(call: "Call", message: bytes) -> bytes:
@@ -224,6 +230,14 @@ class JobsApi:
         self._admit_operator()
         await delete_calendar(self._service, request.namespace, request.name, force=request.force)
         return jobs_pb2.DeleteCalendarResponse()
+
+    async def _runs(self, request: jobs_pb2.ListRunsRequest, certificate: Certificate) -> jobs_pb2.ListRunsResponse:
+        composed = self.composed(request.name, certificate)
+        found = range_kvs((await self._service.kv.range(range_request(JOBS + composed)))[1])
+        if not found:
+            raise not_found(request.name)
+        runs = await kept_runs(self._service, composed, found[0][4])
+        return jobs_pb2.ListRunsResponse(runs=runs[: request.limit or None])
 
     # -- dead letters
     async def _dead_letters(self, request: jobs_pb2.ListDeadLettersRequest, certificate: Certificate) -> jobs_pb2.ListDeadLettersResponse:

@@ -4,7 +4,14 @@ Must not know: gRPC's side of a call, how the engine uses it.
 """
 
 from raftsched.errors import GrpcCode, StatusError
-from raftsched.limits import MISFIRE_RUNS_MAX, MISFIRE_WINDOW_S_MAX, RETRY_ATTEMPTS_MAX, RETRY_FACTOR_PERCENT_MAX, RETRY_WAIT_S_MAX
+from raftsched.limits import (
+    HISTORY_RUNS_MAX,
+    MISFIRE_RUNS_MAX,
+    MISFIRE_WINDOW_S_MAX,
+    RETRY_ATTEMPTS_MAX,
+    RETRY_FACTOR_PERCENT_MAX,
+    RETRY_WAIT_S_MAX,
+)
 from raftsched.pb.v1 import jobs_pb2, state_pb2
 from raftsched.rpc.jobs.changing import Changer, Seen
 from raftsched.rpc.jobs.filters import check_labels
@@ -20,6 +27,8 @@ def configuring(service: SchedulerService, request: jobs_pb2.ConfigureJobsReques
     check_labels(request.set_labels)
     check_misfire(request.misfire)
     check_retry(request.retry)
+    if request.history.runs > HISTORY_RUNS_MAX:
+        raise StatusError(GrpcCode.INVALID_ARGUMENT, f"at most {HISTORY_RUNS_MAX} runs can be kept")
     if twice := sorted(set(request.set_labels) & set(request.remove_labels)):
         raise StatusError(GrpcCode.INVALID_ARGUMENT, f"a label cannot be set and removed: {twice[0]}")
 
@@ -40,6 +49,10 @@ def configuring(service: SchedulerService, request: jobs_pb2.ConfigureJobsReques
                 extra.ClearField("retry")
         if request.HasField("dead_letters"):
             extra.dead_letters = request.dead_letters
+        if request.HasField("history"):
+            extra.history.CopyFrom(request.history)
+            if not request.history.runs:
+                extra.ClearField("history")
         if extra == seen.extra:
             return None
         check_labels(extra.labels)

@@ -119,6 +119,11 @@ class Filter:
             and (self._pattern is None or self._pattern.matches(name))
         )
 
+    def wants_namespace(self, namespace: str) -> bool:
+        """What concerns a whole one: nobody asked for some of its jobs alone."""
+        alone = self._app_id or self._actor_type or self._actor_id or self._type or self._pattern
+        return not alone and (not self._namespace or namespace == self._namespace)
+
 
 def check_labels(labels: Mapping[str, str]) -> None:
     """Raises `StatusError`."""

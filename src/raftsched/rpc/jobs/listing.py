@@ -78,6 +78,8 @@ def put_configured(job: jobs_pb2.Job, extra: state_pb2.JobExtra) -> None:
     if extra.HasField("retry"):
         job.retry.CopyFrom(extra.retry)
     job.dead_letters = extra.dead_letters
+    if extra.HasField("history"):
+        job.history.CopyFrom(extra.history)
 
 
 async def read_extra(kv: KvClient, record: Record) -> state_pb2.JobExtra:

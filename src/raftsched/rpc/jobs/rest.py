@@ -36,6 +36,8 @@ PATHS: Final = {
     "/v1/dead/list": "/raftsched.v1.Jobs/ListDeadLetters",
     "/v1/dead/redrive": "/raftsched.v1.Jobs/RedriveDeadLetters",
     "/v1/dead/delete": "/raftsched.v1.Jobs/DeleteDeadLetters",
+    "/v1/jobs/runs": "/raftsched.v1.Jobs/ListRuns",
+    "/v1/jobs/events": "/raftsched.v1.Jobs/WatchEvents",
     "/v1/namespaces/freeze": "/raftsched.v1.Jobs/FreezeNamespace",
     "/v1/namespaces/unfreeze": "/raftsched.v1.Jobs/UnfreezeNamespace",
     "/v1/namespaces/frozen": "/raftsched.v1.Jobs/ListFreezes",

@@ -1,14 +1,17 @@
 """raftsched.v1.Jobs/SearchJobs: every job that a filter wants, one message each, at the reader's pace.
 
+Also what every stream shares that answers one request.
+
 Invariant: a reader that does not read holds one page and one message, however many jobs there are.
 Must not know: filters, records.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from raftsched.errors import GrpcCode, StatusError
 from raftsched.limits import JOB_SEARCHES_MAX
@@ -19,24 +22,34 @@ from raftsched.rpc.jobs.listing import found_jobs, shown_job
 from raftsched.scheduler.service import SchedulerService
 
 Admit = Callable[[jobs_pb2.JobFilter, Mapping[str, Any] | None], Filter]  # Any: a certificate, as ssl gives it
+Work = Callable[[], Awaitable[None]]
 
 
 class Searches:
-    """The open streams."""
+    """The open streams of one method."""
 
-    def __init__(self, service: SchedulerService, admit: Admit) -> None:
-        """`admit(filter, certificate)`: the filter of a caller who may use it; raises `StatusError`."""
+    def __init__(
+        self,
+        service: SchedulerService,
+        admit: Admit,
+        kind: "type[Search] | None" = None,
+        most: int = JOB_SEARCHES_MAX,
+        what: str = "searches",
+    ) -> None:
+        """`admit(filter, certificate)`: the filter of a caller who may use it; raises `StatusError`. At a time there are `most`."""
         self.service = service
         self.admit = admit
+        self._kind = kind or Search
+        self._most, self._what = most, what
         self._open: set[Search] = set()
         self._closing = False
 
     def open(self, stream: Stream, path: str) -> "Search":
         if self._closing:
             raise StatusError(GrpcCode.UNAVAILABLE, "server is closing")
-        if len(self._open) >= JOB_SEARCHES_MAX:
-            raise StatusError(GrpcCode.RESOURCE_EXHAUSTED, f"{JOB_SEARCHES_MAX} searches are under way")
-        search = Search(self, stream)
+        if len(self._open) >= self._most:
+            raise StatusError(GrpcCode.RESOURCE_EXHAUSTED, f"{self._most} {self._what} are under way")
+        search = self._kind(self, stream)
         self._open.add(search)
         return search
 
@@ -67,14 +80,13 @@ class Search:
             self.finish(GrpcCode.INTERNAL, "grpc: received more than one request of a server-streaming call")
             return
         try:
-            request = jobs_pb2.SearchJobsRequest.FromString(messages[0])
-            wanted = self._owner.admit(request.filter, self._stream.peer_certificate())
+            work = self._work(messages[0])
         except DecodeError:
             self.finish(GrpcCode.INTERNAL, "grpc: error unmarshalling request: malformed message")
         except StatusError as error:
             self.finish(error.code, error.message)
         else:
-            self._task = asyncio.get_running_loop().create_task(self._run(wanted))
+            self._task = asyncio.get_running_loop().create_task(self._guarded(work))
 
     def on_half_close(self) -> None:
         if self._task is None and not self._over:
@@ -97,16 +109,27 @@ class Search:
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
 
-    async def _run(self, wanted: Filter) -> None:
-        service = self._owner.service
+    def _work(self, message: bytes) -> Work:
+        """What is done for a request. Raises `DecodeError`, `StatusError`."""
+        request = jobs_pb2.SearchJobsRequest.FromString(message)
+        return partial(self._find_all, self._owner.admit(request.filter, self._stream.peer_certificate()))
+
+    async def _find_all(self, wanted: Filter) -> None:
+        async for _, record in found_jobs(self._owner.service, wanted):
+            if record is not None:
+                await self._push(await shown_job(self._owner.service, record))
+
+    async def _push(self, message: Message) -> None:
+        """Returns when there is room for another one."""
+        self._room.clear()
+        if not self._stream.push(message.SerializeToString()):
+            await self._room.wait()
+
+    async def _guarded(self, work: Work) -> None:
+        """Ends the stream as `work` ends."""
         try:
-            await service.loaded.wait()
-            async for _, record in found_jobs(service, wanted):
-                if record is None:
-                    continue
-                self._room.clear()
-                if not self._stream.push((await shown_job(service, record)).SerializeToString()):
-                    await self._room.wait()
+            await self._owner.service.loaded.wait()
+            await work()
         except StatusError as error:
             self.finish(error.code, error.message)
         except Exception:

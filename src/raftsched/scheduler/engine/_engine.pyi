@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol
 from raftsched._core import ExtendedTable, TimerWheel
 from raftsched.scheduler.delivery._delivery import Delivery, StreamState
 from raftsched.scheduler.delivery.gates import Gates, Limit
-from raftsched.scheduler.jobs.fields import JobView, LastError
+from raftsched.scheduler.jobs.fields import EventView, JobView, LastError
 from raftsched.types import Change
 
 ONCE: Final[int]
@@ -62,11 +62,13 @@ class Engine:
         branches_max: int = ...,
         extended: ExtendedTable | None = None,
         calendars: CalendarKeeper | None = None,
+        event_log_bytes: int = ...,
+        replica: bytes = ...,
     ) -> None:
         """`read_record(main, sub)`: the stored KeyValue, at once. `compile_schedule(text)`: (EVERY, ns) or (CRON, number in
         `wheel.cron`, counted once more), ValueError if it cannot fire; of a text that begins with DIALECT= also with composed name and
         namespace, for (EXTENDED, number in `extended`). `calendars`: who reads the records under raftsched/calendars/. `note(event, key)`:
-        something for the log."""
+        something for the log. `event_log_bytes`: a power of two. `replica`: who this is, in what is kept of a run."""
     # -- what the store says
     def on_changes(self, changes: Sequence[Change]) -> list[Change]:
         """Whole revisions in order; returns the changes under dapr/leadership/. `touched`: one of them was the scheduler's own."""
@@ -137,6 +139,20 @@ class Engine:
     def on_outcomes(self, commit: Commit, outcomes: bytes, now_ms: int = 0) -> int:
         """One byte per branch; returns how many were done without their change having come: 0 unless a change was missed. `now_ms` as in
         `flush`."""
+    # -- events: what the store tells of jobs
+    heard_ms: int
+    """When the changes are heard that are told next."""
+    def mark_told(self, revision: int) -> None:
+        """Every change up to `revision` has been told."""
+
+    def event_span(self) -> tuple[int, int, int, int, int]:
+        """(position of the oldest event that is kept, position behind the newest, highest revision of an event that is not kept, revision
+        up to which everything was told, how many found no room at all)."""
+
+    def read_events(self, position: int, after: int = 0, limit: int = ...) -> tuple[list[EventView], int, int, bool]:
+        """(up to `limit` events of revisions above `after`, where to go on, the revision up to which everything is told by now, 0 = not
+        known here, whether something between `position` and the first one has gone)."""
+
     # -- reading
     def state_of(self, name: bytes) -> int | None: ...
     def look(self, name: bytes) -> JobView | None:

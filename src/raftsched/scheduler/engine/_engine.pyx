@@ -8,13 +8,14 @@ that answers at once.
 Parts: `_engine/ticks.pxi` when is the next tick; `_engine/changes.pxi` what the store says; `_engine/firing.pxi` due jobs and
 their way to a stream; `_engine/results.pxi` acks and commits; `_engine/held.pxi` what may not fire; `_engine/misfires.pxi` missed ticks;
 `_engine/further.pxi` what is stored with a result; `_engine/lateness.pxi` how late each step is;
-`_engine/extended.pxi` schedules of the extended dialect; `_engine/retries.pxi` retry ladders and last errors.
+`_engine/extended.pxi` schedules of the extended dialect; `_engine/retries.pxi` retry ladders and last errors;
+`_engine/history.pxi` the last runs; `_engine/events.pxi` what happens to jobs.
 """
 from collections import OrderedDict
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort, realloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -26,12 +27,13 @@ from raftsched.scheduler.delivery._delivery cimport (
 from raftsched.scheduler.jobs._stored cimport (
     BEGIN_DUE, BRANCH_COUNTER, BRANCH_FINISH, BRANCH_ORPHAN, BRANCH_RAN, BRANCH_STRAY, BRANCH_STRAY_RUN, COUNTERS_PREFIX,
     COUNTERS_PREFIX_SIZE, GONE_MISSING, GONE_RECREATED, GONE_SEEN, JOBS_PREFIX, JOBS_PREFIX_SIZE, LEADERSHIP_PREFIX,
+    BRANCH_STRAY_HISTORY, HISTORY_PREFIX, HISTORY_PREFIX_SIZE,
     LEADERSHIP_PREFIX_SIZE, NAMESPACES_PREFIX, NAMESPACES_PREFIX_SIZE, RUNS_PREFIX, RUNS_PREFIX_SIZE, STATES_PREFIX, STATES_PREFIX_SIZE,
     CALENDARS_PREFIX, CALENDARS_PREFIX_SIZE,
     PB_BYTES, PB_VARINT, POLICY_CONSTANT, POLICY_DROP, POLICY_UNSET, TARGET_ACTOR, TARGET_NONE, branch_put,
     branch_size_max, counter_parse, counter_t, instant_t, kv_parse, kv_t, metadata_parse, metadata_t, pb_buffer, pb_field, pb_in,
     pb_bytes_size, pb_instant, pb_next, pb_open, pb_reserve, policy_parse, policy_t, prefix_match, slice_t, stored_job_parse, stored_job_t,
-    put_op_put, put_op_size, drop_op_put, drop_op_size, trigger_put, trigger_size,
+    put_op_put, put_op_size, drop_op_put, drop_op_size, drop_range_op_put, drop_range_op_size, trigger_put, trigger_size,
 )
 
 from raftsched.limits import BATCH_BYTES as _BATCH_BYTES, BATCHED_ACKS_BYTES_MAX, COMMIT_BRANCHES_MAX, TRIGGERS_PER_ADVANCE
@@ -39,6 +41,7 @@ from raftsched.limits import DEAD_LETTER_PAYLOAD_BYTES_MAX, ERROR_BYTES_MAX, LAS
 from raftsched.limits import RETRY_ATTEMPTS_MAX, RETRY_FACTOR_PERCENT_MAX, RETRY_WAIT_S_MAX
 from raftsched.scheduler.jobs.dead_letters import dead_key, dead_letter, dead_run, run_id
 from raftsched.limits import COMMIT_BYTES_MAX, MISFIRE_RUNS_MAX as _MISFIRE_RUNS_MAX, MISFIRE_WINDOW_S_MAX
+from raftsched.limits import EVENT_LOG_BYTES, HISTORY_RUNS_MAX as _HISTORY_RUNS_MAX
 
 cdef extern from "native/table.h" nogil:
     const uint32_t JOB_NONE
@@ -134,6 +137,55 @@ cdef extern from "native/lateness.h" nogil:
         lateness_t[3] due_to_committed
     void lateness_add(lateness_t* lateness, int64_t ms) noexcept
 
+cdef extern from "native/history.h" nogil:
+    enum:
+        NUMBER_DIGITS
+    ctypedef struct finished_t:
+        instant_t scheduled
+        instant_t sent
+        instant_t answered
+        slice_t error
+        slice_t replica
+        uint64_t asked
+        uint64_t partition_id
+        uint32_t attempts
+        int result
+    ctypedef struct numbers_t:
+        uint64_t* items
+        uint32_t count
+    int numbers_add(numbers_t* numbers, uint64_t number) noexcept
+    void numbers_remove(numbers_t* numbers, uint64_t number) noexcept
+    size_t finished_size_max(const finished_t* finished) noexcept
+    uint8_t* finished_put(uint8_t* at, const finished_t* finished) noexcept
+    int number_parse(slice_t* name, uint64_t* number) noexcept
+
+cdef extern from "native/events.h" nogil:
+    enum:
+        EVENT_MARK
+    ctypedef struct event_t:
+        uint32_t total
+        uint32_t kind
+        uint64_t revision
+        uint64_t job_main
+        int64_t heard_ms
+        int64_t at_s
+        int32_t at_ns
+        uint32_t job_sub
+        uint32_t count
+        uint32_t attempts
+        uint32_t name_size
+        uint32_t detail_size
+    ctypedef struct event_log:
+        uint8_t* data
+        uint64_t head
+        uint64_t tail
+        uint64_t floor
+        uint64_t dropped
+        size_t capacity
+    void event_put(event_log* log, event_t* event, const uint8_t* name, const uint8_t* detail) noexcept
+    const event_t* event_next(const event_log* log, uint64_t* position) noexcept
+    void event_forget(event_log* log, uint64_t floor) noexcept
+
 cdef enum:  # states.State
     IDLE = 0
     ARMED = 1
@@ -163,6 +215,7 @@ cdef enum:  # more
     MISFIRES = 1       # missed ticks are passed over, as `misfires` says
     DEAD_LETTERS = 2   # runs that are given up are kept
     FURTHER = 2 | 4    # something is stored with its results: of dead letters, of its history
+    HISTORY = 4        # its last runs are kept, as `histories` says
     LADDER = 8         # failed runs are tried again as `ladders` says
     ERRED = 16         # `errors` has its last one
 
@@ -192,6 +245,7 @@ cdef uint64_t RETRY_FACTOR = RETRY_FACTOR_PERCENT_MAX, RETRY_ATTEMPTS = RETRY_AT
 cdef size_t ERROR_BYTES = ERROR_BYTES_MAX, DEAD_PAYLOAD_BYTES = DEAD_LETTER_PAYLOAD_BYTES_MAX
 cdef Py_ssize_t LAST_ERRORS = LAST_ERRORS_MAX
 cdef size_t BYTES_PER_COMMIT = COMMIT_BYTES_MAX
+cdef uint64_t HISTORY_RUNS_MAX = _HISTORY_RUNS_MAX
 cdef int64_t PASSED_COUNT_MAX = 1000
 cdef int64_t DUE_MAX_MS = 253402300799999
 cdef int64_t EXTENDED_NONE = -<int64_t>0x7fffffffffffffff   # as ExtendedTable says it
@@ -312,6 +366,13 @@ cdef class Engine:
     cdef dict redriven                   # slot -> the run, in the key of its dead letter, that is asked for
     cdef object errors                   # slot -> (when, tick or None, request or 0, partition id, attempt, text), the oldest first
     cdef readonly set dead_namespaces    # of the dead letters that were kept since whoever clears it
+    cdef dict histories                  # slot -> History
+    cdef bytes replica                   # who this is, in what is kept of a run
+    cdef event_log events
+    cdef uint64_t marked                 # tail of `events` behind its last mark
+    cdef uint64_t told                   # everything up to this revision was told
+    cdef uint64_t highest                # revision of all that was heard
+    cdef public int64_t heard_ms         # of the changes that are told next
     cdef public bint regained            # jobs may fire again that could not: `arm_some` until it is done
     cdef readonly bint touched
     cdef readonly uint64_t results_pending
@@ -330,7 +391,8 @@ cdef class Engine:
     cdef int64_t cached_value
 
     def __cinit__(self, TimerWheel wheel not None, Delivery delivery not None, gates, read_record, compile_schedule, note, *,
-                  hash_key=(0, 0), uint32_t branches_max=COMMIT_BRANCHES_MAX, ExtendedTable extended=None, calendars=None):
+                  hash_key=(0, 0), uint32_t branches_max=COMMIT_BRANCHES_MAX, ExtendedTable extended=None, calendars=None,
+                  size_t event_log_bytes=EVENT_LOG_BYTES, bytes replica=b""):
         table_init(&self.table, hash_key[0], hash_key[1])
         self.wheel = wheel
         self.delivery = delivery
@@ -342,6 +404,7 @@ cdef class Engine:
         self.calendars = calendars
         self.note = note
         self.branches_max = branches_max
+        self.events.capacity = event_log_bytes
         self.commits = []
         self.orphans = []
         self.widows = set()
@@ -353,6 +416,8 @@ cdef class Engine:
         self.redriven = {}
         self.errors = OrderedDict()
         self.dead_namespaces = set()
+        self.histories = {}
+        self.replica = replica
         self.tokens = <token_t*>malloc(branches_max * sizeof(token_t))
         if self.tokens == NULL or batch_init(&self.names, branches_max) < 0:
             raise MemoryError
@@ -364,6 +429,7 @@ cdef class Engine:
         free(self.further.data)
         free(self.names.entries)
         free(self.tokens)
+        free(self.events.data)
 
     def on_changes(self, changes):
         """Changes of dapr/jobs/ and dapr/counters/ in revision order, whole revisions; those of dapr/leadership/ are returned.
@@ -379,6 +445,7 @@ cdef class Engine:
         for found in changes:
             change = <tuple>found  # a NamedTuple: no exact tuple, but laid out as one
             key = change[1]
+            self.highest = max(self.highest, <uint64_t>change[2])
             k = view(key)
             deleted = change[0]
             ours = True
@@ -432,6 +499,7 @@ cdef class Engine:
         self.ladders.clear()
         self.redriven.clear()
         self.errors.clear()
+        self.histories.clear()
         thaw_all(self)
         if self.calendars is not None:
             self.calendars.clear()
@@ -442,6 +510,7 @@ cdef class Engine:
         """After the scan (all jobs and counters of one revision): `arm_some` until it says that nothing is left."""
         self.loading = False
         self.cursor = 0
+        forget_events(self)
         remove_strays(self)
 
     def set_partition(self, uint64_t total, uint64_t index):
@@ -752,6 +821,24 @@ cdef class Engine:
         commit.tokens = NULL
         return missing
 
+    # -- events
+    def mark_told(self, uint64_t revision):
+        """Every change up to `revision` has been told."""
+        cdef event_t mark
+        self.told = max(self.told, revision)
+        if self.events.tail != self.marked:
+            mark = event_of(self, EVENT_MARK, self.told, NULL)
+            event_put(&self.events, &mark, NULL, NULL)
+            self.marked = self.events.tail
+
+    def event_span(self):
+        """See the stub."""
+        return self.events.head, self.events.tail, self.events.floor, max(self.told, self.events.floor), self.events.dropped
+
+    def read_events(self, uint64_t position, uint64_t after=0, uint32_t limit=1 << 20):
+        """See the stub."""
+        return read_events(self, position, after, limit)
+
     # -- reading, for tests and status
     def state_of(self, bytes name not None):
         """The state of a job by composed name, or None."""
@@ -881,6 +968,8 @@ include "_engine/ticks.pxi"
 include "_engine/extended.pxi"
 include "_engine/misfires.pxi"
 include "_engine/retries.pxi"
+include "_engine/history.pxi"
+include "_engine/events.pxi"
 include "_engine/held.pxi"
 include "_engine/lateness.pxi"
 include "_engine/changes.pxi"

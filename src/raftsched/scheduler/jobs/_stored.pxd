@@ -86,6 +86,7 @@ cdef extern from "../jobs/native/stored.h" nogil:
         BRANCH_STRAY
         BRANCH_STRAY_RUN
         BRANCH_RAN
+        BRANCH_STRAY_HISTORY
         GONE_SEEN
         GONE_MISSING
         GONE_RECREATED
@@ -98,6 +99,7 @@ cdef extern from "../jobs/native/stored.h" nogil:
         NAMESPACES_PREFIX_SIZE
         RUNS_PREFIX_SIZE
         CALENDARS_PREFIX_SIZE
+        HISTORY_PREFIX_SIZE
     const char* JOBS_PREFIX
     const char* COUNTERS_PREFIX
     const char* LEADERSHIP_PREFIX
@@ -105,6 +107,7 @@ cdef extern from "../jobs/native/stored.h" nogil:
     const char* NAMESPACES_PREFIX
     const char* RUNS_PREFIX
     const char* CALENDARS_PREFIX
+    const char* HISTORY_PREFIX
     const char* METADATA_TYPE_URL
 
     pb_in pb_open(slice_t body) noexcept
@@ -139,4 +142,6 @@ cdef extern from "../jobs/native/stored.h" nogil:
     uint8_t* put_op_put(uint8_t* at, slice_t key, slice_t value) noexcept
     size_t drop_op_size(size_t key_size) noexcept
     uint8_t* drop_op_put(uint8_t* at, slice_t key) noexcept
+    size_t drop_range_op_size(size_t key_size, size_t end_size) noexcept
+    uint8_t* drop_range_op_put(uint8_t* at, slice_t key, slice_t end) noexcept
     int outcomes_parse(slice_t body, uint8_t* out, size_t count) noexcept

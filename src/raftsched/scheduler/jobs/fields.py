@@ -17,3 +17,7 @@ count, attempts, paused, of a frozen namespace, there is a key for it under raft
 LastError = tuple[int, Instant | None, int, int, int, bytes]
 """(when in ms, scheduled instant or None, mod revision of the request for the run or 0, partition id, failed attempts before, what the
 worker said) of the last failed attempt of a job."""
+
+EventView = tuple[int, int, int, bytes, tuple[int, int], tuple[int, int], int, int, bytes]
+"""(kind, see `_engine/events.pxi`, revision, when it was heard in ms, composed name, or a namespace, where the job's record is: (main, sub)
+or (0, 0), an instant of the schedule, count, attempts, RunRecord)."""

@@ -17,6 +17,7 @@ RUNS: Final = b"raftsched/runs/"
 DEAD: Final = b"raftsched/dead/"  # of runs, behind the composed name and a slash
 NAMESPACES: Final = b"raftsched/namespaces/"
 CALENDARS: Final = b"raftsched/calendars/"  # by namespace and name, with a slash between them
+HISTORY: Final = b"raftsched/history/"  # by composed name, "/" and the number of the run
 
 TARGET_NONE: Final = 0
 TARGET_JOB: Final = 1

@@ -262,7 +262,7 @@ class Watch:
             self.pace.moved(_now_ms())
         if changes:
             for sink in list(self._sinks):
-                sink.on_changes(changes, self.known)
+                sink.on_changes(changes, self.known if self.bare else min(self.known, self.order.beside))
         for wanted, beside, future in self._waiting:
             if self.order.covers(wanted, beside=beside) and not future.done():
                 future.set_result(None)

@@ -52,6 +52,7 @@ cdef int job_put(Engine self, slice_t name, uint64_t main, uint32_t sub, slice_t
         job.expires_s = stored.expiration.s
         job.expires_ns = stored.expiration.ns
     assign_schedule(self, job, name, &stored)
+    tell_job(self, EVENT_CREATED if kv.create_revision == kv.mod_revision else EVENT_OVERWRITTEN, main, job, name)
     return settle(self, slot)
 
 
@@ -135,6 +136,7 @@ cdef int job_deleted(Engine self, slice_t name, uint64_t main) except -1:
     job = job_at(&self.table, slot)
     if not job.flags & HAS_JOB or job.main >= main:
         return 0
+    tell_job(self, EVENT_DELETED, main, job, name)
     return forget(self, slot, name, main, True)
 
 
@@ -160,6 +162,7 @@ cdef int forget(Engine self, uint32_t slot, slice_t name, uint64_t main, bint co
         self.asked.pop(slot, None)
         self.redriven.pop(slot, None)
         self.strays.append((BRANCH_STRAY_RUN, copy(name), main, owned or self.index == 0))
+    forget_history(self, slot, job, name, main, owned or self.index == 0)
     detach(self, job)
     release_schedule(self, job)
     release_route(self, job)
@@ -202,6 +205,7 @@ cdef int counter_put(Engine self, slice_t name, uint64_t main, slice_t record) e
     job = job_at(&self.table, slot)
     if job.counter_main >= main:
         return 0
+    tell_counter(self, main, job, &counter, name)
     job.counter_main = main
     job.counter_partition_id = counter.partition_id
     job.count = counter.count

@@ -8,6 +8,8 @@ cdef int collect_further(Engine self, uint32_t run, int status) except -1:
     # Of a run that is about to be stored, with `retry` decided. Each feature adds what it keeps by `also_put` and `also_delete`.
     cdef run_t* r = run_at(&self.delivery.runs, run)
     cdef job_t* job = job_at(&self.table, r.job)
+    if job.more & HISTORY and not r.retry:
+        add_to_history(self, r, job, status)
     if status == 1:
         if job.more & DEAD_LETTERS and not r.retry:
             keep_dead_letter(self, r, job)
@@ -68,4 +70,12 @@ cdef int also_delete(Engine self, bytes key) except -1:
     if room == NULL:
         raise MemoryError
     self.further.size += drop_op_put(room, view(key)) - room
+    return 0
+
+
+cdef int also_delete_range(Engine self, bytes key, bytes end) except -1:
+    cdef uint8_t* room = pb_reserve(&self.further, drop_range_op_size(PyBytes_GET_SIZE(key), PyBytes_GET_SIZE(end)))
+    if room == NULL:
+        raise MemoryError
+    self.further.size += drop_range_op_put(room, view(key), view(end)) - room
     return 0

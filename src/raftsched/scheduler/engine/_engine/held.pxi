@@ -23,11 +23,14 @@ cdef inline bint held_back(Engine self, const job_t* job, const run_t* r) noexce
 cdef bint state_changed(Engine self, slice_t key, tuple change) except -1:
     # Whether the key is one of ours under raftsched/.
     cdef bytes record
+    cdef bint frozen
     if key.size >= <size_t>STATES_PREFIX_SIZE and memcmp(key.data, STATES_PREFIX, STATES_PREFIX_SIZE) == 0:
         key.data += STATES_PREFIX_SIZE
         key.size -= STATES_PREFIX_SIZE
         if change[0]:
+            tell_state(self, key, change[2], False)
             set_state(self, key, 0, view(b""), False)
+            keep_history(self, key, 0)
         else:
             record = change[4]
             state_put(self, key, change[2], view(record))
@@ -36,19 +39,30 @@ cdef bint state_changed(Engine self, slice_t key, tuple change) except -1:
         key.data += RUNS_PREFIX_SIZE
         key.size -= RUNS_PREFIX_SIZE
         if change[0]:
+            tell_asked(self, EVENT_ASKED_RAN, key, change[2])
             set_run_wanted(self, key, 0, None)
         elif belongs(self, key, change[2], BRANCH_STRAY_RUN):
             record = change[4]
+            tell_asked(self, EVENT_RUN_ASKED, key, change[2])
             set_run_wanted(self, key, change[2], redriven_of(view(record)))
+        return True
+    if key.size >= <size_t>HISTORY_PREFIX_SIZE and memcmp(key.data, HISTORY_PREFIX, HISTORY_PREFIX_SIZE) == 0:
+        key.data += HISTORY_PREFIX_SIZE
+        key.size -= HISTORY_PREFIX_SIZE
+        record = change[4]
+        run_recorded(self, key, change[2], change[0], view(record))
         return True
     if key.size >= <size_t>NAMESPACES_PREFIX_SIZE and memcmp(key.data, NAMESPACES_PREFIX, NAMESPACES_PREFIX_SIZE) == 0:
         key.data += NAMESPACES_PREFIX_SIZE
         key.size -= NAMESPACES_PREFIX_SIZE
         if change[0]:
-            set_frozen(self, copy(key), False)
+            frozen = False
         else:
             record = change[4]
-            set_frozen(self, copy(key), has_first_field(view(record)))
+            frozen = has_first_field(view(record))
+        if (copy(key) in self.frozen) != frozen:
+            tell_job(self, EVENT_FROZEN if frozen else EVENT_UNFROZEN, change[2], NULL, key)
+        set_frozen(self, copy(key), frozen)
         return True
     return calendar_changed(self, key, change)
 
@@ -93,6 +107,8 @@ cdef int state_put(Engine self, slice_t name, uint64_t main, slice_t record) exc
         return 0
     if kv_parse(record, &kv) < 0:
         kv.value = view(b"")
+    tell_state(self, name, main, has_first_field(record))
+    keep_history(self, name, history_of(kv.value))
     return set_state(self, name, EXTRA, kv.value, has_first_field(record))
 
 
@@ -179,6 +195,8 @@ cdef int remove_strays(Engine self) except -1:
         return 0
     for kind, name, revision, owned in self.strays:
         if not owned and self.index != 0:
+            continue
+        if kind == BRANCH_STRAY_HISTORY and still_wanted(self, view(name)):
             continue
         run = run_new(&self.delivery.runs)
         if run == RUN_NONE:

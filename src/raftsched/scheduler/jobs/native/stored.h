@@ -3,6 +3,8 @@
 #ifndef RAFTSCHED_STORED_H
 #define RAFTSCHED_STORED_H
 
+#include <stdio.h>
+
 #include "wire.h"
 
 #define METADATA_TYPE_URL "type.googleapis.com/dapr.proto.scheduler.v1.JobMetadata"
@@ -14,7 +16,9 @@
 #define CALENDARS_PREFIX "raftsched/calendars/"   /* CalendarRecord by namespace/name */
 #define RUNS_PREFIX "raftsched/runs/"             /* RunRequest by composed name */
 enum { STATES_PREFIX_SIZE = sizeof(STATES_PREFIX) - 1, NAMESPACES_PREFIX_SIZE = sizeof(NAMESPACES_PREFIX) - 1 };
+#define HISTORY_PREFIX "raftsched/history/"       /* RunRecord by composed name and number */
 enum { RUNS_PREFIX_SIZE = sizeof(RUNS_PREFIX) - 1, CALENDARS_PREFIX_SIZE = sizeof(CALENDARS_PREFIX) - 1 };
+enum { HISTORY_PREFIX_SIZE = sizeof(HISTORY_PREFIX) - 1 };
 enum { LEADERSHIP_PREFIX_SIZE = sizeof(LEADERSHIP_PREFIX) - 1 };
 enum { JOBS_PREFIX_SIZE = sizeof(JOBS_PREFIX) - 1, COUNTERS_PREFIX_SIZE = sizeof(COUNTERS_PREFIX) - 1 };
 #define SECONDS_MIN (-62135596800LL)
@@ -266,7 +270,8 @@ static uint8_t *trigger_put(uint8_t *at, slice_t name, uint64_t id, const stored
 }
 
 /* -- guarded branches: RequestOp{request_txn: Txn{compare job.mod, counter.mod; success ...}} as field 2 of the outer Txn */
-enum { BRANCH_FINISH = 0, BRANCH_COUNTER = 1, BRANCH_ORPHAN = 2, BRANCH_STRAY = 3, BRANCH_STRAY_RUN = 4, BRANCH_RAN = 5 };
+enum { BRANCH_FINISH = 0, BRANCH_COUNTER = 1, BRANCH_ORPHAN = 2, BRANCH_STRAY = 3, BRANCH_STRAY_RUN = 4, BRANCH_RAN = 5,
+       BRANCH_STRAY_HISTORY = 8 };
 
 static size_t compare_size(size_t key_size, uint64_t revision) {
     return 2 + pb_bytes_size(3, key_size) + pb_number_size(6, revision);  /* result EQUAL is the default and stays out */
@@ -337,6 +342,39 @@ static uint8_t *put_op_put(uint8_t *at, slice_t key, slice_t value) {
 static size_t drop_op_size(size_t key_size) { return pb_bytes_size(2, delete_op_size(key_size)); }
 static uint8_t *drop_op_put(uint8_t *at, slice_t key) { return delete_put(at, "", 0, key); }
 
+/* The keys from `key` up to, without, `end` go. */
+static size_t drop_range_body_size(size_t key_size, size_t end_size) { return pb_bytes_size(1, key_size) + pb_bytes_size(2, end_size); }
+static size_t drop_range_op_size(size_t key_size, size_t end_size) {
+    return pb_bytes_size(2, pb_bytes_size(3, drop_range_body_size(key_size, end_size)));
+}
+static uint8_t *drop_range_op_put(uint8_t *at, slice_t key, slice_t end) {
+    size_t body = drop_range_body_size(key.size, end.size);
+    at = pb_put_head(at, 2, pb_bytes_size(3, body));
+    at = pb_put_head(at, 3, body);
+    at = pb_put_bytes(at, 1, key.data, key.size);
+    return pb_put_bytes(at, 2, end.data, end.size);
+}
+
+/* What is kept of runs of a job that went by `revision`: their numbers are not above it, and those of a later job of this name are. So
+ * there is nothing to guard. */
+static uint8_t *stray_history_put(uint8_t *at, slice_t name, uint64_t revision) {
+    size_t key = HISTORY_PREFIX_SIZE + name.size + 1, end = key + 16;
+    size_t body = drop_range_body_size(key, end), op = pb_bytes_size(2, pb_bytes_size(3, body));
+    char number[17];
+    snprintf(number, sizeof number, "%016llx", (unsigned long long)(revision + 1));
+    at = pb_put_head(at, 2, pb_bytes_size(4, op));
+    at = pb_put_head(at, 4, op);
+    at = pb_put_head(at, 2, pb_bytes_size(3, body));
+    at = pb_put_head(at, 3, body);
+    for (int i = 1; i <= 2; i++) {
+        at = pb_put_head(at, (uint32_t)i, i == 1 ? key : end);
+        at = pb_put_raw(at, HISTORY_PREFIX, HISTORY_PREFIX_SIZE);
+        at = pb_put_raw(at, name.data, name.size);
+        *at++ = '/';
+    }
+    return pb_put_raw(at, number, 16);
+}
+
 /* A run that somebody asked for is over: the request goes, if it and the job are still those that ran. */
 static uint8_t *ran_put(uint8_t *at, slice_t name, uint64_t job_main, uint64_t asked, slice_t further) {
     size_t key = RUNS_PREFIX_SIZE + name.size;
@@ -361,6 +399,7 @@ static uint8_t *branch_put(uint8_t *at, int kind, slice_t name, uint64_t job_mai
     size_t value_size = 0, put_size = 0, ops = 0;
     if (kind == BRANCH_STRAY) return stray_put(at, STATES_PREFIX, STATES_PREFIX_SIZE, name, job_main, (int)counter_main);
     if (kind == BRANCH_STRAY_RUN) return stray_put(at, RUNS_PREFIX, RUNS_PREFIX_SIZE, name, job_main, (int)counter_main);
+    if (kind == BRANCH_STRAY_HISTORY) return stray_history_put(at, name, job_main);
     if (kind == BRANCH_RAN) return ran_put(at, name, job_main, counter_main, further);
     if (kind == BRANCH_COUNTER) {
         value_size = (size_t)(counter_put(value, counter) - value);
