@@ -103,6 +103,8 @@ READS: dict[str, tuple[str, Selecting]] = {
     "GetJob": ("/v1/jobs/get", lambda jobs: jobs_pb2.GetJobRequest(name=jobs.name)),
     "ListJobs": ("/v1/jobs/list", lambda jobs: jobs_pb2.ListJobsRequest(filter=jobs.filter)),
     "SearchJobs": ("/v1/jobs/search", lambda jobs: jobs_pb2.SearchJobsRequest(filter=jobs.filter)),
+    "ListRuns": ("/v1/jobs/runs", lambda jobs: jobs_pb2.ListRunsRequest(name=jobs.name)),
+    "WatchEvents": ("/v1/jobs/events", lambda jobs: jobs_pb2.WatchEventsRequest(filter=jobs.filter)),
 }
 NAMESPACES = {
     "FreezeNamespace": "/v1/namespaces/freeze",
@@ -131,7 +133,8 @@ def test_nobody_is_served_but_the_app_of_the_certificate(place: Place, method: s
     before = {key: value for key, value in _stored(place).items() if not key.startswith(b"dapr/leadership/")}
     make = METHODS[method][1]
     mine = place.caller("mine")
-    kinds = [filtered] if method in ("ListJobs", "SearchJobs") else [selector] if method == "GetJob" else [selector, filtered]
+    named, found = method in ("GetJob", "ListRuns"), method in ("ListJobs", "SearchJobs", "WatchEvents")
+    kinds = [filtered] if found else [selector] if named else [selector, filtered]
     for kind in kinds:
         refused(place, mine, method, make(kind("theirs", "default")), ANOTHER)
         refused(place, mine, method, make(kind("mine", "elsewhere")), ANOTHER)
@@ -165,6 +168,18 @@ def test_an_app_finds_its_own_jobs(place: Place) -> None:
     assert [(one.name.namespace, one.name.app_id) for one in found] == [("default", "mine")]
     status, body = place.rest(mine, "/v1/schedules/explain", {"schedule": "@daily", "count": 1})
     assert (status, len(json.loads(body)["fires"])) == (200, 1), "this is of nobody's jobs"
+
+
+def test_an_app_hears_of_its_own_jobs_alone(place: Place) -> None:
+    clients = Clients(place.server)
+    clients.put(b"raftsched/namespaces/default", b"\n\0")
+    clients.delete_under(b"raftsched/namespaces/default")
+    clients.close()
+    asked = {"filter": {"namespace": "default", "app_id": "mine"}, "oldest": True, "once": True}
+    status, body = place.rest(place.caller("mine"), "/v1/jobs/events", asked)
+    told = [event for line in body.splitlines() for event in json.loads(line)["result"].get("events", [])]
+    assert (status, told[0]["type"]) == (200, "EVENT_TYPE_CREATED")
+    assert {(event["name"].get("namespace"), event["name"].get("app_id")) for event in told} == {("default", "mine")}
 
 
 def test_an_app_changes_its_own_jobs_in_its_own_name(place: Place) -> None:

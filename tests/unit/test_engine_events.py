@@ -25,6 +25,7 @@ KINDS = {
     12: "asked ran",
     13: "frozen",
     14: "unfrozen",
+    15: "dead",
 }
 
 
@@ -110,6 +111,26 @@ def test_runs_of_a_job_with_history_come_with_their_record() -> None:
     assert state_pb2.RunRecord.FromString(recorded[8]).result == state_pb2.RUN_RESULT_SUCCEEDED
     bench.etcd.put(HISTORY + b"a key of others", b"x")
     assert watch.kinds() == []
+
+
+def test_a_run_that_is_given_up_is_told_once() -> None:
+    for history in (0, 2):
+        bench = Bench()
+        name = bench.put("a", schedule="@every 10s", failure_policy=policy(drop=True))
+        last = bench.put("b", due_ms=START_MS + 10_000, failure_policy=policy(drop=True))
+        for one in (name, last):
+            bench.etcd.put(STATES + one, extra(dead_letters=True, history=state_pb2.History(runs=history)))
+        watch = Watch(bench)
+        worker = bench.connect()
+        bench.tick(10_000)
+        bench.ack(worker, 1, 2, status=FAILED)
+        told = sorted((event[3][-1:], KINDS[event[0]]) for event in watch.read())
+        if history:
+            assert told == [(b"a", "recorded"), (b"b", "deleted"), (b"b", "recorded")]
+        else:
+            assert told == [(b"a", "dead"), (b"a", "ran"), (b"b", "dead"), (b"b", "deleted")]
+            dead = next(event for event in bench.engine.read_events(0)[0] if KINDS[event[0]] == "dead")
+            assert dead[5:8] == ((START_MS // 1000 + 10, 0), 0, 1)
 
 
 def test_every_replica_tells_the_same() -> None:

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from raftsched.limits import HISTORY_RUNS_MAX
+from raftsched.limits import ERROR_BYTES_MAX, HISTORY_RUNS_MAX
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.pb.v1 import state_pb2
 from raftsched.scheduler.jobs.names import HISTORY, JOBS, RUNS, STATES
@@ -237,4 +237,9 @@ def test_what_the_worker_said_of_the_last_failure_is_kept() -> None:
     for id_, status, error in ((1, FAILED, "first"), (2, FAILED, "second"), (3, FAILED, "third"), (4, SUCCESS, ""), (5, SUCCESS, "")):
         bench.ack(worker, id_, status=status, error=error)
         bench.tick(0 if id_ in (1, 3) else 10_000)
-    assert [(record.error, record.attempts) for record in records(bench.etcd, name)] == [("second", 2), ("third", 2), ("", 1)]
+    bench.tick(10_000)
+    bench.ack(worker, 6, status=FAILED)
+    bench.tick()
+    bench.ack(worker, 7, status=FAILED, error="ü" * ERROR_BYTES_MAX)
+    assert records(bench.etcd, name)[-1].error == "ü" * (ERROR_BYTES_MAX // 2), "cut, and still a text"
+    assert [(record.error, record.attempts) for record in records(bench.etcd, name)][:3] == [("second", 2), ("third", 2), ("", 1)]

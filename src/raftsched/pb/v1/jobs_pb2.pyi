@@ -163,7 +163,7 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     EVENT_TYPE_SUCCEEDED: _EventType.ValueType  # 5
     """The same of a job that keeps one: acknowledged."""
     EVENT_TYPE_GIVEN_UP: _EventType.ValueType  # 6
-    """Failed, and not tried again."""
+    """Failed, and not tried again: of a job that keeps a history, or its dead letters (then without `run`, beside RAN)."""
     EVENT_TYPE_FAILED: _EventType.ValueType  # 7
     """Failed, and tried again."""
     EVENT_TYPE_SKIPPED: _EventType.ValueType  # 8
@@ -190,7 +190,7 @@ EVENT_TYPE_RAN: EventType.ValueType  # 4
 EVENT_TYPE_SUCCEEDED: EventType.ValueType  # 5
 """The same of a job that keeps one: acknowledged."""
 EVENT_TYPE_GIVEN_UP: EventType.ValueType  # 6
-"""Failed, and not tried again."""
+"""Failed, and not tried again: of a job that keeps a history, or its dead letters (then without `run`, beside RAN)."""
 EVENT_TYPE_FAILED: EventType.ValueType  # 7
 """Failed, and tried again."""
 EVENT_TYPE_SKIPPED: EventType.ValueType  # 8
@@ -1714,7 +1714,7 @@ class Event(_message.Message):
     revision: _builtins.int
     """Of the store: changes of one entry have the same one."""
     count: _builtins.int
-    """Of RAN, FAILED and SKIPPED: the job's counter."""
+    """Of RAN, FAILED and SKIPPED: the job's counter. Of GIVEN_UP: how often it was tried."""
     attempts: _builtins.int
     @_builtins.property
     def name(self) -> Global___JobName:

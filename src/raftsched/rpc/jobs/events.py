@@ -26,7 +26,7 @@ from raftsched.scheduler.service import SchedulerService
 
 REVISION_MAX: Final = (1 << 63) - 1
 RECORDED: Final = 5  # kinds of events as in engine/_engine/events.pxi
-FROZEN: Final = 13
+OF_NAMESPACE: Final = (13, 14)
 TYPES: Final = {
     1: jobs_pb2.EVENT_TYPE_CREATED,
     2: jobs_pb2.EVENT_TYPE_OVERWRITTEN,
@@ -41,8 +41,9 @@ TYPES: Final = {
     12: jobs_pb2.EVENT_TYPE_RAN,
     13: jobs_pb2.EVENT_TYPE_FROZEN,
     14: jobs_pb2.EVENT_TYPE_UNFROZEN,
+    15: jobs_pb2.EVENT_TYPE_GIVEN_UP,
 }
-WITH_INSTANT: Final = (4, 7)
+WITH_INSTANT: Final = (4, 7, 15)
 RESULTS: Final = {
     state_pb2.RUN_RESULT_SUCCEEDED: jobs_pb2.EVENT_TYPE_SUCCEEDED,
     state_pb2.RUN_RESULT_GIVEN_UP: jobs_pb2.EVENT_TYPE_GIVEN_UP,
@@ -140,7 +141,7 @@ def event_of(service: SchedulerService, wanted: Filter, one: EventView) -> jobs_
     kind, revision, heard_ms, composed, place, at, count, attempts, detail = one
     event = jobs_pb2.Event(revision=revision, count=count, attempts=attempts)
     event.heard_at.FromMilliseconds(heard_ms)
-    if kind >= FROZEN:
+    if kind in OF_NAMESPACE:
         event.type, event.name.namespace = TYPES[kind], composed.decode("utf-8", "replace")
         return event if wanted.wants_namespace(event.name.namespace) else None
     metadata, name = whose(service, composed, place)
@@ -156,7 +157,7 @@ def event_of(service: SchedulerService, wanted: Filter, one: EventView) -> jobs_
             event.scheduled_at.CopyFrom(event.run.scheduled_at)
         return event
     event.type = TYPES[kind]
-    if kind in WITH_INSTANT:
+    if kind in WITH_INSTANT and any(at):
         event.scheduled_at.seconds, event.scheduled_at.nanos = at
     return event
 

@@ -27,7 +27,7 @@ from raftsched.scheduler.delivery._delivery cimport (
 from raftsched.scheduler.jobs._stored cimport (
     BEGIN_DUE, BRANCH_COUNTER, BRANCH_FINISH, BRANCH_ORPHAN, BRANCH_RAN, BRANCH_STRAY, BRANCH_STRAY_RUN, COUNTERS_PREFIX,
     COUNTERS_PREFIX_SIZE, GONE_MISSING, GONE_RECREATED, GONE_SEEN, JOBS_PREFIX, JOBS_PREFIX_SIZE, LEADERSHIP_PREFIX,
-    BRANCH_STRAY_HISTORY, HISTORY_PREFIX, HISTORY_PREFIX_SIZE,
+    BRANCH_STRAY_HISTORY, DEAD_PREFIX, DEAD_PREFIX_SIZE, HISTORY_PREFIX, HISTORY_PREFIX_SIZE,
     LEADERSHIP_PREFIX_SIZE, NAMESPACES_PREFIX, NAMESPACES_PREFIX_SIZE, RUNS_PREFIX, RUNS_PREFIX_SIZE, STATES_PREFIX, STATES_PREFIX_SIZE,
     CALENDARS_PREFIX, CALENDARS_PREFIX_SIZE,
     PB_BYTES, PB_VARINT, POLICY_CONSTANT, POLICY_DROP, POLICY_UNSET, TARGET_ACTOR, TARGET_NONE, branch_put,
@@ -39,7 +39,7 @@ from raftsched.scheduler.jobs._stored cimport (
 from raftsched.limits import BATCH_BYTES as _BATCH_BYTES, BATCHED_ACKS_BYTES_MAX, COMMIT_BRANCHES_MAX, TRIGGERS_PER_ADVANCE
 from raftsched.limits import DEAD_LETTER_PAYLOAD_BYTES_MAX, ERROR_BYTES_MAX, LAST_ERRORS_MAX
 from raftsched.limits import RETRY_ATTEMPTS_MAX, RETRY_FACTOR_PERCENT_MAX, RETRY_WAIT_S_MAX
-from raftsched.scheduler.jobs.dead_letters import dead_key, dead_letter, dead_run, run_id
+from raftsched.scheduler.jobs.dead_letters import dead_key, dead_letter, dead_run, error_text, run_id
 from raftsched.limits import COMMIT_BYTES_MAX, MISFIRE_RUNS_MAX as _MISFIRE_RUNS_MAX, MISFIRE_WINDOW_S_MAX
 from raftsched.limits import EVENT_LOG_BYTES, HISTORY_RUNS_MAX as _HISTORY_RUNS_MAX
 
@@ -372,6 +372,7 @@ cdef class Engine:
     cdef uint64_t marked                 # tail of `events` behind its last mark
     cdef uint64_t told                   # everything up to this revision was told
     cdef uint64_t highest                # revision of all that was heard
+    cdef uint64_t recorded[2]            # revision and name (hash) of the last run that was told with its record
     cdef public int64_t heard_ms         # of the changes that are told next
     cdef public bint regained            # jobs may fire again that could not: `arm_some` until it is done
     cdef readonly bint touched

@@ -100,6 +100,7 @@ cdef extern from "../jobs/native/stored.h" nogil:
         RUNS_PREFIX_SIZE
         CALENDARS_PREFIX_SIZE
         HISTORY_PREFIX_SIZE
+        DEAD_PREFIX_SIZE
     const char* JOBS_PREFIX
     const char* COUNTERS_PREFIX
     const char* LEADERSHIP_PREFIX
@@ -108,6 +109,7 @@ cdef extern from "../jobs/native/stored.h" nogil:
     const char* RUNS_PREFIX
     const char* CALENDARS_PREFIX
     const char* HISTORY_PREFIX
+    const char* DEAD_PREFIX
     const char* METADATA_TYPE_URL
 
     pb_in pb_open(slice_t body) noexcept

@@ -17,6 +17,7 @@ cdef enum:  # kinds; 0 and 255 are the ring's own
     EVENT_ASKED_RAN = 12
     EVENT_FROZEN = 13      # the name is the namespace's
     EVENT_UNFROZEN = 14
+    EVENT_DEAD = 15        # given up, and kept as a dead letter
 
 
 cdef event_t event_of(Engine self, int kind, uint64_t revision, const job_t* job) noexcept:
@@ -97,9 +98,44 @@ cdef void tell_record(Engine self, uint64_t revision, slice_t name, slice_t reco
     cdef uint32_t slot = find(self, name)
     cdef event_t event = event_of(self, EVENT_RUN_RECORDED, revision, NULL if slot == JOB_NONE else job_at(&self.table, slot))
     if not self.loading:
+        self.recorded[0] = revision
+        self.recorded[1] = hash_of(self, name)
         event.name_size = <uint32_t>min(name.size, UINT32_MAX)
         event.detail_size = <uint32_t>min(record.size, UINT32_MAX)
         event_put(&self.events, &event, name.data, record.data)
+
+
+cdef void tell_dead(Engine self, uint64_t revision, slice_t name, slice_t record) noexcept:
+    # `name` with the run. One that was told with its record already is not told again.
+    cdef kv_t kv
+    cdef pb_in source
+    cdef pb_field f
+    cdef instant_t at
+    cdef uint32_t slot
+    cdef event_t event
+    while name.size and name.data[name.size - 1] != 47:  # the slash before the run
+        name.size -= 1
+    if name.size == 0 or kv_parse(record, &kv) < 0:
+        return
+    name.size -= 1
+    if self.recorded[0] == revision and self.recorded[1] == hash_of(self, name):
+        return
+    slot = find(self, name)
+    event = event_of(self, EVENT_DEAD, revision, NULL if slot == JOB_NONE else job_at(&self.table, slot))
+    source = pb_open(kv.value)
+    while pb_next(&source, &f) == 1:
+        if f.number == 1 and f.type == PB_BYTES and pb_instant(f.body, &at) == 0:
+            event.at_s = at.s
+            event.at_ns = at.ns
+        elif f.number == 3 and f.type == PB_VARINT:
+            event.attempts = <uint32_t>f.value
+    tell(self, &event, name)
+
+
+cdef uint64_t hash_of(Engine self, slice_t name) noexcept:
+    cdef uint64_t low = 0, high = 0
+    job_hash(self.table.key, name.data, name.size, &low, &high)
+    return low
 
 
 cdef int forget_events(Engine self) except -1:

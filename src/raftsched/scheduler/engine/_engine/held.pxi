@@ -52,6 +52,13 @@ cdef bint state_changed(Engine self, slice_t key, tuple change) except -1:
         record = change[4]
         run_recorded(self, key, change[2], change[0], view(record))
         return True
+    if key.size >= <size_t>DEAD_PREFIX_SIZE and memcmp(key.data, DEAD_PREFIX, DEAD_PREFIX_SIZE) == 0:
+        if not change[0]:
+            key.data += DEAD_PREFIX_SIZE
+            key.size -= DEAD_PREFIX_SIZE
+            record = change[4]
+            tell_dead(self, change[2], key, view(record))
+        return False
     if key.size >= <size_t>NAMESPACES_PREFIX_SIZE and memcmp(key.data, NAMESPACES_PREFIX, NAMESPACES_PREFIX_SIZE) == 0:
         key.data += NAMESPACES_PREFIX_SIZE
         key.size -= NAMESPACES_PREFIX_SIZE

@@ -122,7 +122,7 @@ cdef bytes error_of(Engine self, const run_t* r):
     if found is None:
         return b""
     _, tick, asked, _, _, error = found
-    return error if (asked == r.counter_main if r.extra else tick == (r.tick_s, r.tick_ns)) else b""
+    return error_text(error).encode() if (asked == r.counter_main if r.extra else tick == (r.tick_s, r.tick_ns)) else b""
 
 
 cdef inline instant_t of_ms(int64_t ms) noexcept:

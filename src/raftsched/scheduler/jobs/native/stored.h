@@ -16,9 +16,10 @@
 #define CALENDARS_PREFIX "raftsched/calendars/"   /* CalendarRecord by namespace/name */
 #define RUNS_PREFIX "raftsched/runs/"             /* RunRequest by composed name */
 enum { STATES_PREFIX_SIZE = sizeof(STATES_PREFIX) - 1, NAMESPACES_PREFIX_SIZE = sizeof(NAMESPACES_PREFIX) - 1 };
+#define DEAD_PREFIX "raftsched/dead/"             /* StoredDeadLetter by composed name and run */
 #define HISTORY_PREFIX "raftsched/history/"       /* RunRecord by composed name and number */
 enum { RUNS_PREFIX_SIZE = sizeof(RUNS_PREFIX) - 1, CALENDARS_PREFIX_SIZE = sizeof(CALENDARS_PREFIX) - 1 };
-enum { HISTORY_PREFIX_SIZE = sizeof(HISTORY_PREFIX) - 1 };
+enum { HISTORY_PREFIX_SIZE = sizeof(HISTORY_PREFIX) - 1, DEAD_PREFIX_SIZE = sizeof(DEAD_PREFIX) - 1 };
 enum { LEADERSHIP_PREFIX_SIZE = sizeof(LEADERSHIP_PREFIX) - 1 };
 enum { JOBS_PREFIX_SIZE = sizeof(JOBS_PREFIX) - 1, COUNTERS_PREFIX_SIZE = sizeof(COUNTERS_PREFIX) - 1 };
 #define SECONDS_MIN (-62135596800LL)
