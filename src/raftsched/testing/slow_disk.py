@@ -10,6 +10,7 @@ from typing import Self
 
 ROOT = Path("/sys/fs/cgroup/blkio")
 LIMIT = "blkio.throttle.write_iops_device"
+LIMIT_BYTES = "blkio.throttle.write_bps_device"
 
 
 def why_not() -> str:
@@ -20,17 +21,19 @@ def why_not() -> str:
 
 
 class SlowDisk:
-    """At most `writes_per_s` writes of process `pid` to the device under `path`, while it lasts."""
+    """At most `writes_per_s` writes of process `pid` to the device under `path`, and of `bytes_per_s` together (0 = any), while it lasts."""
 
-    def __init__(self, path: Path, pid: int, *, writes_per_s: int) -> None:
+    def __init__(self, path: Path, pid: int, *, writes_per_s: int, bytes_per_s: int = 0) -> None:
         device = os.stat(path).st_dev
         self._group = ROOT / f"raftsched-{os.getpid()}-{pid}"
         self._pid = pid
-        self._limit = f"{os.major(device)}:{os.minor(device)} {writes_per_s}"
+        self._device = f"{os.major(device)}:{os.minor(device)}"
+        self._limits = {LIMIT: writes_per_s, LIMIT_BYTES: bytes_per_s}
 
     def __enter__(self) -> Self:
         self._group.mkdir()
-        (self._group / LIMIT).write_text(self._limit)
+        for name, limit in self._limits.items():
+            (self._group / name).write_text(f"{self._device} {limit}")
         (self._group / "cgroup.procs").write_text(str(self._pid))
         return self
 
@@ -40,7 +43,8 @@ class SlowDisk:
         return sum(int(line.split()[2]) for line in lines if " Write " in line)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        (self._group / LIMIT).write_text(self._limit.partition(" ")[0] + " 0")
+        for name in self._limits:
+            (self._group / name).write_text(f"{self._device} 0")
         for pid in (self._group / "cgroup.procs").read_text().split():
             (ROOT / "cgroup.procs").write_text(pid)
         self._group.rmdir()
