@@ -66,7 +66,8 @@ class ExtendedTable:
     def add(self, spec: tuple[object, ...]) -> int: ...
     def release(self, number: int) -> None: ...
     def next_of(self, spec: tuple[object, ...], begin_ms: int, after_ms: int) -> int | None:
-        """The first fire after an instant; None: there is none within 41 years, or a calendar is not there."""
+        """The first fire after an instant; None: there is none within 41 years (@every: 11 years of excluded days), or a calendar is not
+        there."""
 
     def last_of(self, spec: tuple[object, ...], begin_ms: int, after_ms: int, until_ms: int) -> int | None:
         """The last fire with after_ms < fire <= until_ms."""

@@ -39,6 +39,7 @@ def outcome(text: str) -> object:
 @example("JITTER=24h @every 1ms", b"")
 @example("TZ=Pacific/Apia JITTER=24h 0 0 30 12 *", b"")
 @example("0 0 L-30 * *", b"")
+@example(f"0 0 {','.join(['H'] * 600)} {','.join(['H(1-12)', 'H/3', 'H'] * 200)} *", b"")
 @example("0" * 4000 + " 0 * * *", b"")
 def test_any_text(text: str, key: bytes) -> None:
     begin = time.process_time()

@@ -7,7 +7,7 @@ cdef enum:
     EXTENDED_SPECS_MAX = 16777216    # beyond: MemoryError
     EXCLUSIONS_MAX = 65536
     EXCLUDED_RANGES_MAX = 100000
-    EVERY_DAYS_MAX = 15000           # days that are looked at for one of an @every that is not excluded: 41 years
+    EVERY_DAYS_MAX = 4018            # days that are looked at for one of an @every that is not excluded: 11 years
 
 cdef struct exclusion_t:             # days of which nothing fires
     int32_t* first                   # day numbers of ranges, both ends included, rising and apart
@@ -264,18 +264,21 @@ cdef int64_t extended_next(
         low = after_ms - e.jitter_ms                           # the last tick that is planned in (low, after] may still come
         high = after_ms
         found = planned_next(t, table, e, begin_ms, low)
-        if found != EXTENDED_NONE and found <= high:
-            planned = low = found
-            while high - low > 1:                              # planned_next(low - …) <= after < planned_next(high)
-                middle = low + (high - low) // 2
-                found = planned_next(t, table, e, begin_ms, middle)
-                if found != EXTENDED_NONE and found <= after_ms:
-                    planned = low = found
-                else:
-                    high = middle
-            found = moved(t, table, e, planned)
-            if found > after_ms:
-                return found
+        if found == EXTENDED_NONE:
+            return EXTENDED_NONE
+        if found > after_ms:
+            return moved(t, table, e, found)
+        planned = low = found
+        while high - low > 1:                                  # planned_next(low - …) <= after < planned_next(high)
+            middle = low + (high - low) // 2
+            found = planned_next(t, table, e, begin_ms, middle)
+            if found != EXTENDED_NONE and found <= after_ms:
+                planned = low = found
+            else:
+                high = middle
+        found = moved(t, table, e, planned)
+        if found > after_ms:
+            return found
     planned = planned_next(t, table, e, begin_ms, after_ms)
     return EXTENDED_NONE if planned == EXTENDED_NONE else moved(t, table, e, planned)
 

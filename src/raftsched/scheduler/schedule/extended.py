@@ -93,8 +93,8 @@ def _picked(spreads: tuple[Spread, ...], key: bytes, name: str) -> int:
 
 
 def _alone(field: Field) -> list[int]:
-    firsts = [range(low, low + (min(step, high - low + 1) if step else high - low + 1)) for low, high, step in field.spreads]
-    return [field.mask | 1 << value for values in firsts for value in values] or [field.mask]
+    firsts = {(low, min(step, high - low + 1) if step else high - low + 1) for low, high, step in field.spreads}
+    return sorted({field.mask | 1 << value for low, count in firsts for value in range(low, low + count)}) or [field.mask]
 
 
 def parse_rules(text: str, at: int) -> Rules:
@@ -128,7 +128,7 @@ def _field(text: str, index: int, at: int) -> tuple[Field, DayRules]:
             mask, star = mask | found[0], star or found[1]
     if not (mask or spreads or any(rules)):
         raise PlacedError(f"empty list: {text}", at, len(text))
-    return Field(mask, star, tuple(spreads)), rules
+    return Field(mask, star, tuple(dict.fromkeys(spreads))), rules
 
 
 def _item(item: str, index: int) -> Spread | DayRules | tuple[int, bool]:
