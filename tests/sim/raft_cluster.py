@@ -105,6 +105,7 @@ class Member:
             first_index=disk.base + 1,
             base_term=disk.base_term,
             entries=runs_of(disk.entries, disk.base + 1),
+            quiet_heartbeat_ticks=2,
             message_entries=cluster.message_entries,
             window_messages=4,
             message_bytes=cluster.message_bytes,

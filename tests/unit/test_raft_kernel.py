@@ -605,6 +605,68 @@ def test_an_ack_is_absorbed_and_says_whether_anything_follows() -> None:
     assert leader.ready() is None
 
 
+def test_an_answer_to_a_heartbeat_is_absorbed_and_a_read_follows_it() -> None:
+    leader = led()
+    settle(leader)
+    assert leader.absorb(Message(HEARTBEAT_RESPONSE, 1, 2, leader.term))
+    assert not leader.has_ready
+    leader.read_index(b"r")
+    (round_, *_) = {one.context for one in settle(leader) if one.type == HEARTBEAT}
+    assert leader.absorb(Message(HEARTBEAT_RESPONSE, 1, 2, leader.term, context=round_))
+    assert leader.has_ready
+    assert [context for context, _ in leader.ready().read_states] == [b"r"]
+
+
+def beats(leader: Kernel, ticks: int, *, answered: bool = True) -> list[int]:
+    """At which of these ticks heartbeats left; each is answered at once."""
+    found = []
+    for tick in range(ticks):
+        leader.tick()
+        sent = [one for one in settle(leader) if one.type == HEARTBEAT]
+        if sent:
+            found.append(tick)
+        for one in sent if answered else ():
+            leader.step(Message(HEARTBEAT_RESPONSE, 1, one.to, leader.term))
+        settle(leader)
+    return found
+
+
+def quiet_leader() -> Kernel:
+    leader = led(quiet_heartbeat_ticks=2)
+    settle(leader)
+    return leader
+
+
+def test_a_leader_with_nothing_to_do_sends_every_other_heartbeat() -> None:
+    leader = quiet_leader()
+    assert beats(leader, 10) == list(range(10)), "an election timeout long as ever: the fence of a new leader needs them"
+    assert beats(leader, 8) == [1, 3, 5, 7]
+    first = leader.propose([b"a"])
+    settle(leader)
+    assert beats(leader, 3) == [0, 1, 2]
+    for member in (2, 3):
+        leader.step(Message(APPEND_RESPONSE, 1, member, leader.term, index=first))
+    assert beats(leader, 13) == [*range(9), 10, 12]
+    beats(leader, 1)
+    leader.read_index(b"r")
+    settle(leader)
+    assert beats(leader, 2, answered=False) == [0, 1], "a read waits"
+
+
+def test_who_does_not_answer_a_quiet_leader_is_asked_more_often() -> None:
+    leader = quiet_leader()
+    beats(leader, 12)
+    assert beats(leader, 5, answered=False) == [1, 2, 3, 4]
+
+
+def test_without_being_told_a_quiet_leader_is_as_any() -> None:
+    leader = led()
+    settle(leader)
+    assert beats(leader, 30) == list(range(30))
+    with pytest.raises(ValueError, match="quiet_heartbeat_ticks"):
+        make(quiet_heartbeat_ticks=10)
+
+
 def test_what_is_more_than_an_ack_is_not_absorbed() -> None:
     leader = led()
     first = leader.propose([b"a"])
@@ -616,7 +678,9 @@ def test_what_is_more_than_an_ack_is_not_absorbed() -> None:
         Message(APPEND_RESPONSE, 1, 2, term + 1, index=first),
         Message(APPEND_RESPONSE, 1, 9, term, index=first),
         Message(APPEND_RESPONSE, 3, 2, term, index=first),
-        Message(HEARTBEAT_RESPONSE, 1, 2, term),
+        Message(HEARTBEAT_RESPONSE, 1, 2, term - 1),
+        Message(HEARTBEAT_RESPONSE, 1, 9, term),
+        Message(APPEND, 1, 2, term),
     ):
         assert not leader.absorb(message)
     assert (leader.term, leader.state, leader.commit) == (term, LEADER, first - 1)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from raftsched.errors import EtcdError
+from raftsched.limits import FENCE_WINDOW_MS
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.store import codec, membership
 from raftsched.store import replica as replica_module
@@ -35,7 +36,7 @@ from raftsched.types import MemberInfo, Result
 
 APPEND = 3
 PROPOSE = 2
-HEARTBEAT, READ_INDEX = 8, 15
+HEARTBEAT, HEARTBEAT_RESPONSE, READ_INDEX = 8, 9, 15
 
 
 def put(key: bytes, value: bytes = b"v") -> bytes:
@@ -262,6 +263,28 @@ def test_who_is_cut_off_may_trigger_no_more_when_another_leads(group: Group) -> 
     group.lost = lambda message: leader.id in (message.to, message.sender)
     group.elect(but=leader.id)
     assert leader.replica.fence.until_ms(leader.kernel.applied) <= group.now_ms
+
+
+def test_an_answer_between_two_steps_counts_for_the_fence(group: Group) -> None:
+    leader = group.elect()
+    group.tick(3)
+    group.lost = lambda message: leader.id in (message.to, message.sender)
+    group.now_ms += 50
+    leader.step(Tick())
+    sent_ms, beats = group.now_ms, [message for message in group.in_flight if message.type == HEARTBEAT]
+    group.in_flight.clear()
+    before_ms = leader.replica.fence.until_ms(leader.kernel.applied)
+    for beat in beats:
+        other = group.members[beat.to]
+        other.step(Received(beat))
+        (answer,) = (message for message in group.in_flight if message.type == HEARTBEAT_RESPONSE)
+        group.in_flight.clear()
+        group.now_ms += 5
+        assert leader.replica.absorb(answer, group.now_ms)
+        assert not leader.kernel.has_ready, "no step needs to follow"
+        assert leader.replica.fence.silent_ms(other.id, group.now_ms) == 0
+    assert leader.replica.fence.until_ms(leader.kernel.applied) == sent_ms + FENCE_WINDOW_MS > before_ms
+    assert not leader.replica.absorb(Message(APPEND, leader.id, beats[0].to, leader.kernel.term), group.now_ms)
 
 
 def test_applied_entries_in_memory_are_bounded_on_every_member(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,8 +116,8 @@ class ReplicationHost(SyncObj):  # type: ignore[misc]
         self._transport._onMessageReceived(self._members.get(sender), message)
 
     def absorbed(self, sender: int, message: Message) -> bool:
-        """Whether this was an ack that the kernel alone needs to know of, which it does now; else it is for `received`."""
-        return sender in self._members and message.sender == sender and self._replica.kernel.absorb(message)
+        """Whether this was an ack, or an answer to a heartbeat, that changes books alone, which it has now; else it is for `received`."""
+        return sender in self._members and message.sender == sender and self._replica.absorb(message, self._mono_ms())
 
     def idle(self) -> bool:
         """Nothing is queued. (No property: pysyncobj's constructor reads them all.)"""

@@ -219,6 +219,16 @@ class Replica:
         output.more = output.more or (applied < kernel.commit and applied < kernel.stable)
         return output
 
+    def absorb(self, message: Message, mono_ms: int) -> bool:
+        """Takes a peer's message between two steps if it changes books alone: an ack, or an answer to a heartbeat. Whether a step has to
+        follow, `kernel.has_ready` says. False: it was not taken."""
+        if not self.kernel.absorb(message):
+            return False
+        if message.type in BEATS:
+            self._tell_role(mono_ms)
+            self.fence.incoming(message, mono_ms)
+        return True
+
     def _take(self, ready: Ready, output: Output, mono_ms: int) -> None:
         if ready.batch:
             hard_state = HardState(*ready.hard_state) if ready.hard_state else None

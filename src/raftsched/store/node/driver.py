@@ -506,7 +506,8 @@ class Node(Face):
         self._clustering.look_who_is_gone()
 
     def _received(self, sender: int, message: Message) -> None:
-        """A peer's message: the next turn takes it, before what clients asked; an ack is taken now, and has a turn if something follows."""
+        """A peer's message: the next turn takes it, before what clients asked. An ack or an answer to a heartbeat is taken now, and has a
+        turn if something follows."""
         if self._running and not self._in_pump and not self._ended and not self._failed and self._host.absorbed(sender, message):
             if self._kernel.has_ready:
                 self._schedule()

@@ -286,6 +286,7 @@ def _make_kernel(
             entries=runs,
             election_ticks_min=low,
             election_ticks_max=high,
+            quiet_heartbeat_ticks=options.quiet_heartbeat_ticks,
             retry_ticks_max=max(options.election_retry_ms_max // options.heartbeat_ms, 1),
             uncommitted_bytes_max=limits.UNCOMMITTED_BYTES_MAX,
             apply_entries_max=256,

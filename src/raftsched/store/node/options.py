@@ -11,6 +11,9 @@ from raftsched import limits
 from raftsched.errors import ConfigError
 from raftsched.store.backend.directory import OWN_NAME
 
+QUIET_IN_TIMEOUT_MIN = 4  # heartbeats of a quiet leader within the shortest election timeout
+QUIET_IN_WINDOW_MIN = 5  # the same within the time that is lent: a loan is two of them old when it comes, so three may be lost
+
 
 class Clock(Protocol):
     """Where the node's time comes from; tests move their own."""
@@ -147,6 +150,13 @@ class NodeOptions:
         """Shortest and longest election timeout in heartbeats."""
         low = max(self.election_ms_min // self.heartbeat_ms, 2)
         return low, max(self.election_ms_max // self.heartbeat_ms, low)
+
+    @property
+    def quiet_heartbeat_ticks(self) -> int:
+        """Intervals between two heartbeats of a leader with nothing to do: two, where some of these may be lost before anybody campaigns or
+        lent time (`store/fence.py`) runs out; else one."""
+        in_timeout, in_window = self.election_ticks[0] // 2, limits.FENCE_WINDOW_MS // (2 * self.heartbeat_ms)
+        return 2 if in_timeout >= QUIET_IN_TIMEOUT_MIN and in_window >= QUIET_IN_WINDOW_MIN else 1
 
     @property
     def ticks_ahead(self) -> int:

@@ -82,7 +82,9 @@ cdef class Kernel:
     cdef dict taken  # of a leader: {sender: the last sequence of its forwarded proposals}
     cdef frozenset voters  # the configuration's, at hand
     cdef int elapsed, heartbeat_elapsed, timeout
-    cdef int election_ticks_min, election_ticks_max, heartbeat_ticks, retry_ticks_max
+    cdef int election_ticks_min, election_ticks_max, heartbeat_ticks, quiet_heartbeat_ticks, retry_ticks_max
+    cdef int quiet_ticks  # of a leader: in a row, in which there was nothing that a heartbeat could hasten
+    cdef int64_t quiet_since  # the last entry of the log then
     cdef int attempts  # pre-votes in a row since a leader was known
     cdef int window_messages
     cdef int64_t window_bytes, message_bytes

@@ -108,6 +108,7 @@ class Kernel:
         election_ticks_min: int = 10,
         election_ticks_max: int = 14,
         heartbeat_ticks: int = 1,
+        quiet_heartbeat_ticks: int = 0,
         retry_ticks_max: int = 3,
         window_messages: int = 256,
         window_bytes: int = 64 << 20,
@@ -120,8 +121,10 @@ class Kernel:
         """A member as its disk left it: hard state, `applied` of the state machine, the configuration at `applied`, the log from
         `first_index` on (`base_term`: the term of the entry before); changes behind `applied` come into force on top. Election timeouts
         are drawn from [min, max] ticks; after a lost vote from [1, retry], after a split one from [(retry + 1) / 2, retry + 1], twice that
-        each time until a leader is known; a first pre-vote is asked again as soon. Without voters (one that is to join) it waits to be
-        told. Raises KernelError if log and state do not fit, ValueError for ids of 0 and a voter that is a learner too."""
+        each time until a leader is known; a first pre-vote is asked again as soon. A leader sends heartbeats every `heartbeat_ticks`, and
+        every `quiet_heartbeat_ticks` (0 = the same) once there was nothing that one could hasten for the shortest election timeout. Without
+        voters (one that is to join) it waits to be told. Raises KernelError if log and state do not fit, ValueError for ids of 0 and for a
+        voter that is a learner too."""
     @property
     def first_index(self) -> int: ...
     @property
@@ -147,8 +150,8 @@ class Kernel:
         """In place of `step`: proposals that another member has forwarded, and that this leader's state machine does not want. They are
         never appended, and that member is told `why`, a negative number below those of `propose`."""
     def absorb(self, message: Message) -> bool:
-        """Takes an ack of a replicating member of this leader's own term, as `step` does; such a one concerns the kernel alone. False: it
-        is something else, and was not taken."""
+        """Takes an ack or an answer to a heartbeat of a replicating member of this leader's own term, as `step` does: whether anything
+        follows for others, `has_ready` says. False: it is something else, and was not taken."""
     def propose(self, items: list[bytes]) -> int:
         """Appends all in one go; the index of the first, or -1 no leader here, -2 leadership is moving, -3 too much is uncommitted."""
     def propose_change(self, change: bytes) -> int:

@@ -35,13 +35,14 @@ cdef class Kernel:
 
     def __init__(self, uint64_t member_id, *, voters, learners=(), uint64_t seed, int64_t term=0, uint64_t vote=0, int64_t commit=0,
                  int64_t applied=0, int64_t first_index=1, int64_t base_term=0, entries=(), int election_ticks_min=10,
-                 int election_ticks_max=14, int heartbeat_ticks=1, int retry_ticks_max=3, int window_messages=256,
-                 int64_t window_bytes=64 << 20, int64_t message_bytes=1 << 20, Py_ssize_t message_entries=4096,
+                 int election_ticks_max=14, int heartbeat_ticks=1, int quiet_heartbeat_ticks=0, int retry_ticks_max=3,
+                 int window_messages=256, int64_t window_bytes=64 << 20, int64_t message_bytes=1 << 20, Py_ssize_t message_entries=4096,
                  int64_t uncommitted_bytes_max=1 << 30, Py_ssize_t apply_entries_max=1024, int64_t apply_bytes_max=16 << 20):
         if member_id == 0:
             raise ValueError("0 is no member id")
-        if not 0 < heartbeat_ticks < election_ticks_min <= election_ticks_max:
-            raise ValueError("heartbeat_ticks < election_ticks_min <= election_ticks_max is needed")
+        quiet_heartbeat_ticks = quiet_heartbeat_ticks or heartbeat_ticks
+        if not 0 < heartbeat_ticks <= quiet_heartbeat_ticks < election_ticks_min <= election_ticks_max:
+            raise ValueError("heartbeat_ticks <= quiet_heartbeat_ticks < election_ticks_min <= election_ticks_max is needed")
         self.id = member_id
         self.configuration = Configuration(voters, learners)
         self.voters = self.configuration.voters
@@ -49,6 +50,7 @@ cdef class Kernel:
         self.election_ticks_min = election_ticks_min
         self.election_ticks_max = election_ticks_max
         self.heartbeat_ticks = heartbeat_ticks
+        self.quiet_heartbeat_ticks = quiet_heartbeat_ticks
         self.retry_ticks_max = retry_ticks_max
         self.window_messages = window_messages
         self.window_bytes = window_bytes
@@ -361,9 +363,11 @@ cdef class Kernel:
             step_leader(self, message)
 
     def absorb(self, Message message):
-        """Takes an ack of a replicating member in the own term, for which nothing but the kernel's books changes: see `_kernel.pyi`."""
+        """Takes an ack, or an answer to a heartbeat, of a replicating member in the own term: see `_kernel.pyi`."""
         cdef Progress progress
-        if self.state != LEADER or message.type != APPEND_RESPONSE or message.reject or message.term != self.term or message.to != self.id:
+        if message.type != APPEND_RESPONSE and message.type != HEARTBEAT_RESPONSE:
+            return False
+        if self.state != LEADER or message.reject or message.term != self.term or message.to != self.id:
             return False
         progress = self.progress.get(message.sender)
         if progress is None or progress.state != REPLICATE or progress.leaving:

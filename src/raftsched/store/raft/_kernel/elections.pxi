@@ -16,9 +16,25 @@ cdef void tick_leader(Kernel self):
         become_follower(self, self.term, 0)
         return
     forget_leaving(self)
-    if self.heartbeat_elapsed >= self.heartbeat_ticks:
+    self.quiet_ticks = min(self.quiet_ticks + 1, self.election_ticks_min) if is_quiet(self) else 0
+    if self.heartbeat_elapsed >= (self.quiet_heartbeat_ticks if self.quiet_ticks == self.election_ticks_min else self.heartbeat_ticks):
         self.heartbeat_elapsed = 0
         broadcast_heartbeat(self)
+
+
+cdef bint is_quiet(Kernel self):
+    """Whether a heartbeat could hasten nothing: no entry is new since the last tick or lacks anywhere, no read waits, and all have answered
+    the last one. Who is late with that is asked more often again."""
+    cdef Progress progress
+    cdef int64_t last = self.log.last()
+    cdef bint new = last != self.quiet_since
+    self.quiet_since = last
+    if new or self.commit != last or self.transferee or len(self.reads) or len(self.read_waiting):
+        return False
+    for progress in self.progress.values():
+        if progress.state != REPLICATE or progress.match != last or progress.leaving or progress.silent > self.quiet_heartbeat_ticks:
+            return False
+    return True
 
 
 cdef void become_follower(Kernel self, int64_t term, uint64_t leader):
@@ -124,6 +140,8 @@ cdef void become_leader(Kernel self):
     self.attempts = 0
     self.elapsed = 0
     self.heartbeat_elapsed = 0
+    self.quiet_ticks = 0
+    self.quiet_since = 0
     self.progress = {}
     self.taken = {}
     for member in sorted(self.voters | self.configuration.learners):
