@@ -11,7 +11,10 @@ from google.protobuf.wrappers_pb2 import StringValue
 from serving import Clients, Worker, composed, metrics, wait_for
 from test_jobs_v1 import job_command, ok, post
 
+from raftsched.limits import DEAD_LETTERS_MAX
 from raftsched.pb.dapr import common_pb2, scheduler_pb2
+from raftsched.pb.etcd import rpc_pb2
+from raftsched.scheduler.dead_letters import SPARE
 from raftsched.scheduler.jobs.names import DEAD
 from raftsched.testing.external import ExternalScheduler
 from raftsched.testing.process import ServerProcess
@@ -36,12 +39,38 @@ def test_a_ladder_and_its_letter_outlive_kill_9(tmp_path: Path) -> None:
         status, body = post(server, "/v1/dead/delete", {"jobs": {"filter": {"app_id": "app"}}})
         assert (status, json.loads(body)) == (200, {"changed": "1"})
         assert ok(server, "dead", "list", "--json") == ""
+        _bounded([server])
+
+
+def _bounded(servers: Sequence[Any]) -> None:
+    """Of too many the oldest go, by the order in which they came."""
+    server = servers[0]
+    clients = Clients(server)
+    keys = [DEAD + composed(f"filler-{DEAD_LETTERS_MAX - number:05}") + b"/1" for number in range(DEAD_LETTERS_MAX)]
+    for first in range(0, len(keys), 100):
+        puts = [rpc_pb2.PutRequest(key=key, value=b"x") for key in keys[first : first + 100]]
+        clients.kv.Txn(rpc_pb2.TxnRequest(success=[rpc_pb2.RequestOp(request_put=put) for put in puts]), timeout=30)
+    clients.schedule("last", due_time="1s", policy=DROP)
+    ok(server, "configure", "last", "--dead-letters", *WORDS)
+    workers = [Worker(one, answer=lambda _: FAILED) for one in servers]
+    try:
+        wait_for(lambda: len(clients.under(DEAD)) < DEAD_LETTERS_MAX, 30, server.logs)
+    finally:
+        for worker in workers:
+            worker.stop()
+    left = clients.under(DEAD)
+    assert [name for name in left if name.startswith(DEAD + composed("last"))]
+    gone = [number for number, key in enumerate(keys) if key not in left]
+    assert max(gone) < 100, "of the first transaction, whose names are the last ones"
+    assert len(left) == DEAD_LETTERS_MAX - SPARE == len(keys) + 1 - len(gone)
+    clients.close()
 
 
 def test_and_over_an_etcd_of_others(tmp_path: Path) -> None:
     with one_etcd(tmp_path) as etcd, replicas(tmp_path, [etcd.address], 2) as servers:
 
         def kill() -> None:
+            """Both at once: their leases live on for twenty seconds."""
             for one in servers:
                 one.kill()
             for one in servers:
@@ -49,6 +78,8 @@ def test_and_over_an_etcd_of_others(tmp_path: Path) -> None:
                 healthy(one)
 
         _story(servers, kill)
+        ok(servers[0], "dead", "delete", "--all", *WORDS)
+        _bounded(servers)
 
 
 def _story(servers: Sequence[ServerProcess | ExternalScheduler], kill: Callable[[], None]) -> None:
@@ -66,7 +97,8 @@ def _story(servers: Sequence[ServerProcess | ExternalScheduler], kill: Callable[
         wait_for(lambda: came(workers, "once") >= 3, 30, server.logs)
         kill()
         wait_for(lambda: len(letters(server)) == 2, 60, server.logs)
-        kill()
+        if len(servers) == 1:
+            kill()
         found = letters(server)
         assert [(one["name"], one["attempts"]) for one in found] == [("often", 1), ("once", 6)]
         assert came(workers, "once") >= 6
