@@ -360,3 +360,16 @@ def test_a_state_that_is_heard_of_before_its_job_is_loaded_is_kept(recreated: bo
     bench.commit()
     bench.tick(5_000)
     assert (states(bench), worker.take()) == ([STATES + name], [])
+
+
+def test_what_a_former_job_left_goes_although_the_one_after_it_goes_first() -> None:
+    etcd = MemoryEtcd()
+    name = b"app||ns||app||a"
+    for prefix in (STATES, RUNS):
+        etcd.put(prefix + name, b"")
+    Bench(etcd).put("a", schedule="@every 1h")
+    bench = Bench(etcd)
+    etcd.delete(JOBS + name)
+    for _ in range(2):
+        bench.commit()
+    assert [key for key in etcd.keys if key.startswith((STATES, RUNS))] == []

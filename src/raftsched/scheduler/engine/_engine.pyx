@@ -358,6 +358,7 @@ cdef class Engine:
     cdef list orphans                    # names of counters whose job was deleted in this batch
     cdef set widows                      # names of counters without a job that were another's to remove, or that a load found
     cdef list strays                     # (kind of branch, name, revision, owned): keys whose job is gone since that revision
+    cdef set recreated                   # (kind, name) of strays on their way out, beside a job that came later: they go with it, too
     cdef set frozen                      # namespaces of which nothing fires, as bytes
     cdef bint freezes                    # there are any
     cdef dict asked                      # slot -> revision of the request for a run
@@ -410,6 +411,7 @@ cdef class Engine:
         self.orphans = []
         self.widows = set()
         self.strays = []
+        self.recreated = set()
         self.frozen = set()
         self.asked = {}
         self.misfires = {}
@@ -495,6 +497,7 @@ cdef class Engine:
         self.orphans.clear()
         self.widows.clear()
         self.strays.clear()
+        self.recreated.clear()
         self.asked.clear()
         self.misfires.clear()
         self.ladders.clear()

@@ -156,11 +156,13 @@ cdef int forget(Engine self, uint32_t slot, slice_t name, uint64_t main, bint co
     set_ladder(self, slot, job, None)
     set_further(self, slot, job, view(b""))
     drop_error(self, slot, job)
-    if job.flags & EXTRA:
+    if job.flags & EXTRA or left_over(self, BRANCH_STRAY, name):
         self.strays.append((BRANCH_STRAY, copy(name), main, owned or self.index == 0))
     if job.flags & RUN_WANTED:
         self.asked.pop(slot, None)
         self.redriven.pop(slot, None)
+        self.strays.append((BRANCH_STRAY_RUN, copy(name), main, owned or self.index == 0))
+    elif left_over(self, BRANCH_STRAY_RUN, name):
         self.strays.append((BRANCH_STRAY_RUN, copy(name), main, owned or self.index == 0))
     forget_history(self, slot, job, name, main, owned or self.index == 0)
     detach(self, job)
@@ -182,6 +184,16 @@ cdef int forget(Engine self, uint32_t slot, slice_t name, uint64_t main, bint co
         else:
             widowed(self, name)
     return 0
+
+
+cdef bint left_over(Engine self, int kind, slice_t name) except -1:
+    # What a former job left, and was to go beside a later one, whose end fails that guard. No longer so.
+    if not self.recreated:
+        return False
+    entry = (kind, copy(name))
+    found = entry in self.recreated
+    self.recreated.discard(entry)
+    return found
 
 
 cdef int widowed(Engine self, slice_t name) except -1:

@@ -29,6 +29,7 @@ cdef bint state_changed(Engine self, slice_t key, tuple change) except -1:
         key.size -= STATES_PREFIX_SIZE
         if change[0]:
             tell_state(self, key, change[2], False)
+            left_over(self, BRANCH_STRAY, key)
             set_state(self, key, 0, view(b""), False)
             keep_history(self, key, 0)
         else:
@@ -40,6 +41,7 @@ cdef bint state_changed(Engine self, slice_t key, tuple change) except -1:
         key.size -= RUNS_PREFIX_SIZE
         if change[0]:
             tell_asked(self, EVENT_ASKED_RAN, key, change[2])
+            left_over(self, BRANCH_STRAY_RUN, key)
             set_run_wanted(self, key, 0, None)
         elif belongs(self, key, change[2], BRANCH_STRAY_RUN):
             record = change[4]
@@ -217,6 +219,8 @@ cdef int remove_strays(Engine self) except -1:
             r.counter_main = GONE_MISSING
         else:
             r.counter_main = GONE_RECREATED
+            if kind != BRANCH_STRAY_HISTORY:  # which goes without a guard
+                self.recreated.add((kind, name))
         if run_set_name(r, view(name).data, view(name).size) < 0:
             raise MemoryError
         append_branch(self, run, kind, NULL)
