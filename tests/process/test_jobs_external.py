@@ -120,11 +120,27 @@ def test_a_user_who_may_touch_daprs_keys_alone(tmp_path: Path) -> None:
             assert code != 0
             assert "permission denied" in error
             healthy(server)
+            _letters_need_their_keys(server, worker, auth, root)
             auth.RoleGrantPermission(_all_under("raftsched/"), timeout=10, metadata=root)
             wait_for(lambda: job_command(server, "pause", "ticks", "--app-id=app")[0] == 0, 30, server.logs)
             wait_for(lambda: states(server) == {jobs_pb2.JOB_STATE_PAUSED}, 30, server.logs)
             still([worker])
             clients.close()
+
+
+def _letters_need_their_keys(server: ExternalScheduler, worker: Worker, auth: Any, root: list[tuple[str, str]]) -> None:
+    """Who may not write where they would lie is told when they are asked for; results are stored as before."""
+    readable = _all_under("raftsched/")
+    readable.perm.permType = auth_pb2.Permission.READ
+    auth.RoleGrantPermission(readable, timeout=10, metadata=root)
+    auth.RoleGrantPermission(_all_under("raftsched/jobs/"), timeout=10, metadata=root)
+    words = ("configure", "ticks", "--app-id=app")
+    wait_for(lambda: job_command(server, *words, "--set-label=a=b")[0] == 0, 30, server.logs)
+    code, _, error = job_command(server, *words, "--dead-letters")
+    assert code != 0
+    assert "permission denied" in error
+    before = len(worker.acknowledged)
+    wait_for(lambda: len(worker.acknowledged) >= before + 2, 30, server.logs)
 
 
 def _with_users(channel: grpc.Channel) -> tuple[Any, list[tuple[str, str]]]:

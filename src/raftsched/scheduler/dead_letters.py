@@ -57,15 +57,16 @@ class DeadLetterBound:
                 for at in range(0, len(doomed), DELETED_AT_ONCE):
                     await self._kv.txn(packed_request([Branch([one], [(one[0], None)]) for one in doomed[at : at + DELETED_AT_ONCE]]))
                 self.dropped_total += len(doomed)
-                self._log.warning("dead letters were dropped: the namespace has too many", namespace=namespace.decode(), count=len(doomed))
+                shown = namespace.decode("utf-8", "replace")
+                self._log.warning("dead letters were dropped: the namespace has too many", namespace=shown, count=len(doomed))
         except StatusError:
             self._namespaces.add(namespace)  # again with the next look
 
     async def _oldest(self, namespace: bytes) -> list[tuple[bytes, int]]:
         """(key, revision), the oldest first; not all of many more than the bound."""
         found = []
-        for name in namespace_prefixes(namespace.decode()):
-            prefix = DEAD + name.encode()
+        for name in namespace_prefixes(namespace.decode("utf-8", "surrogateescape")):
+            prefix = DEAD + name.encode("utf-8", "surrogateescape")
             _, body = await self._kv.range(range_request(prefix, prefix_end(prefix), limit=4 * DEAD_LETTERS_MAX) + OLDEST_KEYS)
             found += [(key, revision) for key, _, revision, _, _ in range_kvs(body)]
         return sorted(found, key=lambda one: one[1])

@@ -15,6 +15,7 @@ from raftsched.limits import (
 from raftsched.pb.v1 import jobs_pb2, state_pb2
 from raftsched.rpc.jobs.changing import Changer, Seen
 from raftsched.rpc.jobs.filters import check_labels
+from raftsched.scheduler.jobs.dead_letters import dead_key
 from raftsched.scheduler.jobs.names import JOBS, STATES
 from raftsched.scheduler.jobs.requests import Branch
 from raftsched.scheduler.service import SchedulerService
@@ -57,7 +58,11 @@ def configuring(service: SchedulerService, request: jobs_pb2.ConfigureJobsReques
             return None
         check_labels(extra.labels)
         revisions = [(JOBS + composed, seen.record.revision), (STATES + composed, seen.extra_revision)]
-        return Branch(revisions, [(STATES + composed, extra.SerializeToString() or None)])
+        changes: list[tuple[bytes, bytes | None]] = [(STATES + composed, extra.SerializeToString() or None)]
+        if extra.dead_letters and not seen.extra.dead_letters:
+            # Nothing is there. Who may not write there is told so now: later no result of this job could be stored, nor others beside it.
+            changes.append((dead_key(composed, b""), None))
+        return Branch(revisions, changes)
 
     return Changer(service, plan)
 
