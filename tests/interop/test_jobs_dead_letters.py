@@ -270,6 +270,22 @@ async def test_the_last_error_is_told(site: JobsSite) -> None:
     assert job.last_error == error
 
 
+async def test_the_next_attempt_is_told(site: JobsSite) -> None:
+    worker = Failing(site)
+    await site.stub.ScheduleJob(schedule(due_time="1s"))
+    await configure(site, selector("a"), retry=retry(initial=3_600_000))
+    assert not (await get(site, name())).HasField("next_attempt")
+    await worker.take("no")
+
+    async def told() -> bool:
+        return (await get(site, name())).HasField("next_attempt")
+
+    await until(told)
+    job = await get(site, name())
+    assert job.next_attempt.ToMilliseconds() == job.last_error.at.ToMilliseconds() + 3_600_000
+    assert job.late == jobs_pb2.LATE_REASON_RETRY
+
+
 async def test_a_namespace_has_a_bound_and_the_oldest_go(site: JobsSite, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dead_letters, "DEAD_LETTERS_TRIM_MS", 1)
     for number in range(DEAD_LETTERS_MAX + 20):

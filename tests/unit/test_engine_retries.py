@@ -30,10 +30,12 @@ def waits(bench: Bench, worker: Worker, most: int = 20) -> list[int]:
         [(_, id_)] = worker.take()
         bench.ack(worker, id_, status=FAILED)
         job = bench.engine.describe(b"app||ns||app||a")
+        again = bench.engine.next_attempt_ms(b"app||ns||app||a")
         due = None if job is None else job["due_ms"]
         if due is None or due > bench.now_ms + HOUR_MS or len(found) == most:
             return found
         found.append(due - bench.now_ms)
+        assert again == due
         bench.tick(due - bench.now_ms - 1)
         assert worker.take() == []
         bench.tick(1)
@@ -148,6 +150,7 @@ def test_a_run_that_was_asked_for_climbs_too() -> None:
     bench.etcd.put(RUNS + name, b"")
     bench.tick()
     assert waits(bench, worker, 2) == [1_000, 2_000]
+    assert bench.engine.next_attempt_ms(name) is None
     assert (bench.counter(name), RUNS + name in bench.etcd.keys) == (None, False)
 
 

@@ -342,6 +342,7 @@ class Job(_message.Message):
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
     DEAD_LETTERS_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     DIALECT_FIELD_NUMBER: _builtins.int
     type: Global___JobType.ValueType
@@ -411,6 +412,10 @@ class Job(_message.Message):
         """Absent: as the failure policy says."""
 
     @_builtins.property
+    def next_attempt(self) -> _timestamp_pb2.Timestamp:
+        """When the run that failed is tried again, as the replica knows that fires the job."""
+
+    @_builtins.property
     def history(self) -> _state_pb2.History:
         """Absent: its runs are not kept."""
 
@@ -443,12 +448,13 @@ class Job(_message.Message):
         last_error: Global___LastError | None = ...,
         retry: _state_pb2.Retry | None = ...,
         dead_letters: _builtins.bool = ...,
+        next_attempt: _timestamp_pb2.Timestamp | None = ...,
         history: _state_pb2.History | None = ...,
         dialect: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "begins", b"begins", "data", b"data", "due_time", b"due_time", "expires", b"expires", "failure_policy", b"failure_policy", "history", b"history", "hold", b"hold", "last_change", b"last_change", "last_error", b"last_error", "last_run", b"last_run", "misfire", b"misfire", "name", b"name", "next_run", b"next_run", "repeats", b"repeats", "retry", b"retry", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "begins", b"begins", "data", b"data", "due_time", b"due_time", "expires", b"expires", "failure_policy", b"failure_policy", "history", b"history", "hold", b"hold", "last_change", b"last_change", "last_error", b"last_error", "last_run", b"last_run", "misfire", b"misfire", "name", b"name", "next_attempt", b"next_attempt", "next_run", b"next_run", "repeats", b"repeats", "retry", b"retry", "schedule", b"schedule", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "attempts", b"attempts", "begins", b"begins", "count", b"count", "data", b"data", "dead_letters", b"dead_letters", "dialect", b"dialect", "due_time", b"due_time", "expires", b"expires", "failure_policy", b"failure_policy", "history", b"history", "hold", b"hold", "labels", b"labels", "last_change", b"last_change", "last_error", b"last_error", "last_run", b"last_run", "late", b"late", "misfire", b"misfire", "name", b"name", "next_run", b"next_run", "owned", b"owned", "repeats", b"repeats", "retry", b"retry", "revision", b"revision", "run_wanted", b"run_wanted", "schedule", b"schedule", "state", b"state", "ttl", b"ttl", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due_time", b"_due_time", "_repeats", b"_repeats", "_schedule", b"_schedule", "_ttl", b"_ttl", "attempts", b"attempts", "begins", b"begins", "count", b"count", "data", b"data", "dead_letters", b"dead_letters", "dialect", b"dialect", "due_time", b"due_time", "expires", b"expires", "failure_policy", b"failure_policy", "history", b"history", "hold", b"hold", "labels", b"labels", "last_change", b"last_change", "last_error", b"last_error", "last_run", b"last_run", "late", b"late", "misfire", b"misfire", "name", b"name", "next_attempt", b"next_attempt", "next_run", b"next_run", "owned", b"owned", "repeats", b"repeats", "retry", b"retry", "revision", b"revision", "run_wanted", b"run_wanted", "schedule", b"schedule", "state", b"state", "ttl", b"ttl", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__due_time: _TypeAlias = _typing.Literal["due_time"]  # noqa: Y015
     _WhichOneofArgType__due_time: _TypeAlias = _typing.Literal["_due_time", b"_due_time"]  # noqa: Y015

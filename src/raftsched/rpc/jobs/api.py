@@ -25,7 +25,7 @@ from raftsched.rpc.jobs.history import kept_runs
 from raftsched.rpc.jobs.holding import change_of, freeze, freezes, hold_of, pausing, put_extra, resuming, unfreeze
 from raftsched.rpc.jobs.listing import found_jobs, put_missing, shown_job
 from raftsched.rpc.jobs.rescheduling import rescheduling
-from raftsched.rpc.jobs.rows import Record, job_of, put_details, put_last_error
+from raftsched.rpc.jobs.rows import Record, job_of, put_details, put_failures
 from raftsched.rpc.jobs.running import running
 from raftsched.rpc.jobs.search import Searches
 from raftsched.rpc.metrics import Family, GrpcStats
@@ -147,7 +147,7 @@ class JobsApi:
             record = Record(found[0][0], found[0][1], found[0][2], found[0][4])
             job = job_of(record, self._service.engine.look(record.composed), self._service.now_ns())
             put_details(job, record)
-            put_last_error(job, record.composed, self._service.engine.last_error(record.composed))
+            put_failures(job, record.composed, self._service.engine)
             put_missing(self._service, job)
             await put_extra(self._service, record, job)
         except WireError as error:

@@ -17,7 +17,7 @@ from raftsched.limits import JOB_SCAN_PAGE_BYTES, JOB_SCAN_PAGE_JOBS, LOOP_SLICE
 from raftsched.pb.v1 import jobs_pb2, state_pb2
 from raftsched.ports import KvClient
 from raftsched.rpc.jobs.filters import Filter, Range
-from raftsched.rpc.jobs.rows import Record, job_of, put_last_error
+from raftsched.rpc.jobs.rows import Record, job_of, put_failures
 from raftsched.scheduler.jobs._jobs import WireError, range_kvs
 from raftsched.scheduler.jobs.names import JOBS, STATES
 from raftsched.scheduler.jobs.requests import range_request
@@ -51,7 +51,7 @@ async def shown_job(service: SchedulerService, record: Record) -> jobs_pb2.Job:
     """As this replica knows it now."""
     view = service.engine.look(record.composed)
     job = job_of(record, view, service.now_ns())
-    put_last_error(job, record.composed, service.engine.last_error(record.composed))
+    put_failures(job, record.composed, service.engine)
     put_missing(service, job)
     if view is not None and view[11]:
         put_configured(job, await read_extra(service.kv, record))

@@ -12,11 +12,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from raftsched.pb.dapr.stored_api_pb2 import FailurePolicy
 from raftsched.pb.v1 import jobs_pb2
 from raftsched.rpc.jobs.filters import type_of
-from raftsched.scheduler.engine._engine import AT_GATE, AT_ROUTE, AT_STREAM, AT_WORKER
+from raftsched.scheduler.engine._engine import AT_GATE, AT_ROUTE, AT_STREAM, AT_WORKER, Engine
 from raftsched.scheduler.engine.states import State
 from raftsched.scheduler.jobs._jobs import DEFAULT_POLICY, WireError, decode_stored_job, parse_metadata
 from raftsched.scheduler.jobs.dead_letters import error_text, run_id
-from raftsched.scheduler.jobs.fields import Instant, JobView, LastError, Metadata
+from raftsched.scheduler.jobs.fields import Instant, JobView, Metadata
 from raftsched.scheduler.jobs.names import JOBS, Owner, name_prefix
 from raftsched.scheduler.schedule.dialect import dialect_of
 
@@ -123,8 +123,11 @@ def put_details(job: jobs_pb2.Job, record: Record) -> None:
         job.failure_policy.max_retries = stored.constant.max_retries
 
 
-def put_last_error(job: jobs_pb2.Job, composed: bytes, found: LastError | None) -> None:
-    """`found`: as `Engine.last_error` tells it."""
+def put_failures(job: jobs_pb2.Job, composed: bytes, engine: Engine) -> None:
+    """When it is tried again, and its last error, of a job whose view was put."""
+    if (job.attempts or job.run_wanted) and (due_ms := engine.next_attempt_ms(composed)) is not None:
+        job.next_attempt.FromMilliseconds(due_ms)
+    found = engine.last_error(composed)
     if found is None:
         return
     at_ms, tick, asked, partition_id, attempt, error = found

@@ -158,6 +158,9 @@ class Engine:
     def look(self, name: bytes) -> JobView | None:
         """What is known of a job by composed name, whoever owns it; None: it is not known here."""
 
+    def next_attempt_ms(self, name: bytes) -> int | None:
+        """When the run of a job that failed is tried again; None: it has none that waits, or another replica fires it."""
+
     def last_error(self, name: bytes) -> LastError | None:
         """Of a job that this replica fires; None: it knows of none."""
 

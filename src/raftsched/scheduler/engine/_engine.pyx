@@ -896,6 +896,19 @@ cdef class Engine:
         slot = find(self, view(name))
         return self.errors.get(slot) if slot != JOB_NONE and mine(self, job_at(&self.table, slot)) else None
 
+    def next_attempt_ms(self, bytes name not None):
+        """When a job of this replica that failed is tried again, or None; see the stub."""
+        cdef uint32_t slot = find(self, view(name))
+        cdef job_t* job
+        cdef bint failed
+        if slot == JOB_NONE or not job_at(&self.table, slot).flags & HAS_JOB:
+            return None
+        job = job_at(&self.table, slot)
+        failed = job.attempts > 0 and counted(self, job)
+        if job.run != RUN_NONE and run_at(&self.delivery.runs, job.run).extra:
+            failed = run_at(&self.delivery.runs, job.run).tries > 0
+        return self.wheel.c_due(job.handle) if failed and job.state == ARMED and mine(self, job) else None
+
     def missed(self, bytes name not None, int64_t until_s, int32_t until_ns):
         """(last tick of a recurring job that is due by then and not done, its counter with that tick as the last one); see the stub."""
         cdef uint32_t slot = find(self, view(name))
