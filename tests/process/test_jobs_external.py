@@ -120,7 +120,7 @@ def test_a_user_who_may_touch_daprs_keys_alone(tmp_path: Path) -> None:
             assert code != 0
             assert "permission denied" in error
             healthy(server)
-            _letters_need_their_keys(server, worker, auth, root)
+            _kept_runs_need_their_keys(server, worker, auth, root)
             auth.RoleGrantPermission(_all_under("raftsched/"), timeout=10, metadata=root)
             wait_for(lambda: job_command(server, "pause", "ticks", "--app-id=app")[0] == 0, 30, server.logs)
             wait_for(lambda: states(server) == {jobs_pb2.JOB_STATE_PAUSED}, 30, server.logs)
@@ -128,7 +128,7 @@ def test_a_user_who_may_touch_daprs_keys_alone(tmp_path: Path) -> None:
             clients.close()
 
 
-def _letters_need_their_keys(server: ExternalScheduler, worker: Worker, auth: Any, root: list[tuple[str, str]]) -> None:
+def _kept_runs_need_their_keys(server: ExternalScheduler, worker: Worker, auth: Any, root: list[tuple[str, str]]) -> None:
     """Who may not write where they would lie is told when they are asked for; results are stored as before."""
     readable = _all_under("raftsched/")
     readable.perm.permType = auth_pb2.Permission.READ
@@ -136,9 +136,10 @@ def _letters_need_their_keys(server: ExternalScheduler, worker: Worker, auth: An
     auth.RoleGrantPermission(_all_under("raftsched/jobs/"), timeout=10, metadata=root)
     words = ("configure", "ticks", "--app-id=app")
     wait_for(lambda: job_command(server, *words, "--set-label=a=b")[0] == 0, 30, server.logs)
-    code, _, error = job_command(server, *words, "--dead-letters")
-    assert code != 0
-    assert "permission denied" in error
+    for wanted in ("--dead-letters", "--history=3"):
+        code, _, error = job_command(server, *words, wanted)
+        assert code != 0, wanted
+        assert "permission denied" in error
     before = len(worker.acknowledged)
     wait_for(lambda: len(worker.acknowledged) >= before + 2, 30, server.logs)
 

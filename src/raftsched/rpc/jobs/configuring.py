@@ -16,7 +16,7 @@ from raftsched.pb.v1 import jobs_pb2, state_pb2
 from raftsched.rpc.jobs.changing import Changer, Seen
 from raftsched.rpc.jobs.filters import check_labels
 from raftsched.scheduler.jobs.dead_letters import dead_key
-from raftsched.scheduler.jobs.names import JOBS, STATES
+from raftsched.scheduler.jobs.names import HISTORY, JOBS, STATES
 from raftsched.scheduler.jobs.requests import Branch
 from raftsched.scheduler.service import SchedulerService
 
@@ -62,6 +62,8 @@ def configuring(service: SchedulerService, request: jobs_pb2.ConfigureJobsReques
         if extra.dead_letters and not seen.extra.dead_letters:
             # Nothing is there. Who may not write there is told so now: later no result of this job could be stored, nor others beside it.
             changes.append((dead_key(composed, b""), None))
+        if extra.history.runs and not seen.extra.history.runs:
+            changes.append((HISTORY + composed + b"/", None))  # for the same reason
         return Branch(revisions, changes)
 
     return Changer(service, plan)
