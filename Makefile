@@ -1,5 +1,5 @@
 # Two commands: `make run` and `make test`. Both set up what is missing first; see scripts/setup.sh.
-.PHONY: help run cluster test lint sim differential chaos kills clients deploy interop load bench bench-rooms wheel proto tools mutations lower-bounds pythons setup clean
+.PHONY: help run cluster test lint sim properties differential chaos kills clients deploy interop load bench bench-rooms wheel proto tools mutations lower-bounds pythons setup clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,6 +26,9 @@ tools: setup ## the real etcd 3.7, its tools and the load generators (needs Go)
 
 sim: setup ## whole members in virtual time, fresh seeds: make sim SECONDS=600
 	@.venv/bin/python -m raftsched.testing.sim --seconds $(or $(SECONDS),60) $(ARGS)
+
+properties: setup ## the properties and the fuzzers with fresh examples; make properties ARGS="--hypothesis-seed=1 -k engine"
+	@RAFTSCHED_SEEDS=fresh .venv/bin/python -m pytest -q -n 2 --dist loadfile tests/property tests/fuzz $(ARGS)
 
 differential: tools ## a longer comparison with a real etcd; make differential OPERATIONS=5000000 SEED=7
 	@RAFTSCHED_DIFFERENTIAL_PROCESS=1 RAFTSCHED_DIFFERENTIAL_OPERATIONS=$(or $(OPERATIONS),1000000) RAFTSCHED_DIFFERENTIAL_SEED=$(or $(SEED),100) .venv/bin/python -m pytest -q --timeout=0 tests/interop/test_differential.py tests/interop/test_auth_differential.py $(ARGS)

@@ -1,5 +1,6 @@
 """What holds in every process of a run, and what is told at its end."""
 
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-settings.register_profile("raftsched", deadline=None)  # a busy machine is no counter-example
+FRESH = os.environ.get("RAFTSCHED_SEEDS") == "fresh"
+"""`make properties`: other examples each time. Else the same ones, so that a red run tells of the change and not of luck."""
+
+settings.register_profile("raftsched", deadline=None, derandomize=not FRESH)  # no deadline: a busy machine is no counter-example
 settings.load_profile("raftsched")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background: what the tests start would not hear Ctrl-C either
