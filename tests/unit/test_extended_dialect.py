@@ -141,7 +141,7 @@ def test_a_dialect_that_is_named_beside_the_schedule() -> None:
     assert named("H 9 * * *", "extended") == "DIALECT=extended H 9 * * *"
     assert named("DIALECT=extended H 9 * * *", "extended") == "DIALECT=extended H 9 * * *"
     assert named("@daily", "") == "@daily"
-    assert (dialect_of("DIALECT=extended @daily"), dialect_of("@daily")) == ("extended", "")
+    assert [dialect_of(text) for text in ("DIALECT=extended @daily", "DIALECT=extended\t@daily", "@daily")] == ["extended", "extended", ""]
     with pytest.raises(InvalidJobError, match="there is no such dialect: quartz; known: extended"):
         named("@daily", "quartz")
 
@@ -251,3 +251,12 @@ def test_missed_ticks_are_passed_over(text: str, window_s: int | None, most: int
         bench.tick()
     assert ran == [divmod(tick, NS) for tick in wanted]
     assert bench.engine.metrics()["passed"][1] == len(due) - len(wanted) or not wanted
+
+
+def test_a_list_of_a_thousand_times_h_is_looked_at_once_for_each_value() -> None:
+    many = ",".join(["H"] * 1_000)
+    parsed = Schedules(zone_table).parse(f"DIALECT=extended 0 9 {many},H(1-28),H(1-9)/3 {many} *")
+    assert isinstance(parsed, Extended)
+    assert parsed.rules is not None
+    assert [len(one.spreads) for one in parsed.rules.fields] == [0, 0, 0, 2, 1, 0]
+    assert len(list(parsed.rules.choices())) == 28 * 12

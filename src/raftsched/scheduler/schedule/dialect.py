@@ -124,7 +124,7 @@ def named(schedule: str, dialect: str) -> str:
 
 def dialect_of(schedule: str) -> str:
     """Empty = Dapr's."""
-    return DIALECT_NAME if schedule.startswith(EXTENDED_PREFIX) else ""
+    return DIALECT_NAME if schedule.startswith(DIALECT_PREFIX) else ""  # no other is taken
 
 
 def parse_extended(text: str, table: ExtendedTable, zone_of: Callable[[str], int]) -> Extended:
@@ -141,10 +141,11 @@ def parse_extended(text: str, table: ExtendedTable, zone_of: Callable[[str], int
         raise PlacedError(f"unrecognized descriptor: {words.body}", words.body_at, len(words.body))
     rules = parse_rules(DESCRIPTORS.get(words.body, words.body), words.body_at)
     parsed = Extended(text, table, rules, 0, zone, words.jitter_ms, words.calendars)
-    for masks in rules.choices():
+    choices = list(rules.choices())
+    for masks in choices:
         if table.next_of((masks, -1, *rules.days, 0, 0, 0, -1), 0, NEVER_FROM_MS) is None:
-            whose = "for some keys: " if len(list(rules.choices())) > 1 else ": "
-            raise PlacedError(f"schedule never fires{' ' if whose[0] != ':' else ''}{whose}{text}", words.body_at, len(words.body))
+            whose = " for some keys" if len(choices) > 1 else ""
+            raise PlacedError(f"schedule never fires{whose}: {text}", words.body_at, len(words.body))
     return parsed
 
 

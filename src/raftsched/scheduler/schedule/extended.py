@@ -70,7 +70,7 @@ class Rules(NamedTuple):
         return (*values, int(self.fields[DAYS].star), int(self.fields[WEEKDAYS_FIELD].star))
 
     def choices(self) -> Iterator[tuple[int, ...]]:
-        """Masks as single values of `H` in days and months would make them: if all of these fire, every key's do."""
+        """Masks as single values of `H` in days and months would make them, each once: if all of these fire, every key's do."""
         days, months = (_alone(self.fields[index]) for index in (DAYS, DAYS + 1))
         fixed = self.masks(b"")
         for day in days:
@@ -84,15 +84,16 @@ def spread_hash(key: bytes, name: str) -> int:
 
 
 def _picked(spreads: tuple[Spread, ...], key: bytes, name: str) -> int:
-    mask = 0
+    mask, drawn = 0, spread_hash(key, name) if spreads else 0
     for low, high, step in spreads:
         width = high - low + 1
-        first = low + spread_hash(key, name) % (min(step, width) if step else width)
+        first = low + drawn % (min(step, width) if step else width)
         mask |= sum(1 << value for value in range(first, high + 1, step)) if step else 1 << first
     return mask
 
 
 def _alone(field: Field) -> list[int]:
+    # Each value once: a list may name `H` a thousand times, and days and months are multiplied.
     firsts = {(low, min(step, high - low + 1) if step else high - low + 1) for low, high, step in field.spreads}
     return sorted({field.mask | 1 << value for low, count in firsts for value in range(low, low + count)}) or [field.mask]
 
