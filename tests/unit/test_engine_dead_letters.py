@@ -11,7 +11,7 @@ from raftsched.scheduler.jobs import _jobs
 from raftsched.scheduler.jobs.dead_letters import split_dead_key
 from raftsched.scheduler.jobs.names import COUNTERS, DEAD, JOBS, RUNS, STATES
 from raftsched.scheduler.jobs.requests import field
-from raftsched.testing.scheduling import FAILED, START_MS, Bench, Worker, actor, policy
+from raftsched.testing.scheduling import FAILED, START_MS, SUCCESS, Bench, Worker, actor, policy
 
 T = START_MS
 WANTED = state_pb2.JobExtra(dead_letters=True).SerializeToString()
@@ -212,3 +212,26 @@ def test_an_error_that_is_cut_within_a_letter() -> None:
     fail(bench, worker, "x" + "ä" * 600)
     [letter] = letters(bench).values()
     assert letter.error == "x" + "ä" * 511
+
+
+@pytest.mark.parametrize("status", [SUCCESS, FAILED])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_job_that_is_overwritten_before_its_letter_is_run_leaves_it(restart: bool, status: int) -> None:
+    """What runs then is not what failed."""
+    bench = Bench()
+    worker = bench.connect_batched()
+    name, run = dead(bench, worker)
+    [key] = letters(bench)
+    before = bench.etcd.keys[key].value
+    bench.disconnect(worker)
+    ask(bench, name, run)
+    bench.put("a", schedule="@every 1h", failure_policy=DROP, partition=8, data=b"\x0a\x01t\x12\x03new")
+    if restart:
+        bench.restart()
+    worker = bench.connect_batched()
+    bench.tick()
+    [(_, id_)] = worker.take()
+    bench.ack(worker, id_, status=status)
+    assert bench.etcd.keys[key].value == before
+    assert RUNS + name not in bench.etcd.keys
+    assert len(letters(bench)) == 1 + (status == FAILED)

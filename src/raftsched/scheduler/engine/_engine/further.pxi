@@ -13,9 +13,17 @@ cdef int collect_further(Engine self, uint32_t run, int status) except -1:
     if status == 1:
         if job.more & DEAD_LETTERS and not r.retry:
             keep_dead_letter(self, r, job)
-    elif r.extra and r.job in self.redriven:
-        also_delete(self, dead_key(r.name[:r.name_size], self.redriven[r.job]))
+    else:
+        redriven = letter_of(self, r)
+        if redriven is not None:
+            also_delete(self, dead_key(r.name[:r.name_size], redriven))
     return 0
+
+
+cdef object letter_of(Engine self, const run_t* r):
+    # The run, in the key of its letter, that this one is instead of; None: there is none. A job that was put after the request for the run
+    # is not the one whose letter was asked for.
+    return self.redriven.get(r.job) if r.extra and r.main < r.counter_main else None
 
 
 cdef int set_further(Engine self, uint32_t slot, job_t* job, slice_t extra) except -1:
@@ -43,7 +51,7 @@ cdef int keep_dead_letter(Engine self, const run_t* r, const job_t* job) except 
     cdef slice_t name
     cdef bytes composed = r.name[:r.name_size], record = self.read_record(job.main, job.sub), key
     at_ms, tick, asked, partition_id, attempt, error = self.errors[r.job]
-    key = dead_key(composed, (self.redriven.get(r.job) if r.extra else None) or dead_run(tick, asked, partition_id))
+    key = dead_key(composed, letter_of(self, r) or dead_run(tick, asked, partition_id))
     payload = metadata = failure_policy = None
     if decode(record, &name, &stored):
         metadata = copy(stored.metadata)
