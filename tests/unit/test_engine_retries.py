@@ -58,7 +58,7 @@ def test_each_wait_is_twice_the_one_before_up_to_the_cap() -> None:
         ({"factor_percent": 100, "max_attempts": 4}, [1_000] * 3),
         ({"factor_percent": 150, "max_attempts": 5}, [1_000, 1_500, 2_250, 3_375]),
         ({"factor_percent": 10_000, "max_attempts": 4, "cap_ms": 150_000}, [1_000, 100_000, 150_000]),
-        ({"initial_ms": 1, "factor_percent": 101, "max_attempts": 4}, [1, 1, 1]),
+        ({"initial_ms": 1, "factor_percent": 101, "max_attempts": 4}, [1, 2, 3]),
         ({"max_attempts": 1}, []),
         ({"factor_percent": 100}, [1_000] * 20),
     ],

@@ -14,8 +14,9 @@ typedef struct {
 
 enum { LADDER_SUM_MAX = 100000 };
 
+/* Rounded up, so that a factor makes each wait longer, however short the first one is. */
 static int64_t ladder_next(const ladder_t *l, int64_t wait_ms) {
-    int64_t longer = wait_ms * l->factor_percent / 100;
+    int64_t longer = (wait_ms * l->factor_percent + 99) / 100;
     return longer < l->cap_ms ? longer : l->cap_ms;
 }
 /* Less by up to jitter_percent: by the job's partition id, which each stored job has by chance, and the attempt (SplitMix64). */
