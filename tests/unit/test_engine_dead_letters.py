@@ -235,3 +235,16 @@ def test_a_job_that_is_overwritten_before_its_letter_is_run_leaves_it(restart: b
     assert bench.etcd.keys[key].value == before
     assert RUNS + name not in bench.etcd.keys
     assert len(letters(bench)) == 1 + (status == FAILED)
+
+
+@pytest.mark.parametrize("what", ["key", "failure_policy"])
+def test_what_is_beside_the_payload_cannot_make_a_letter_that_no_etcd_takes(what: str) -> None:
+    bench = Bench()
+    worker = bench.connect()
+    much = {"key": "k" * 1_400_000} if what == "key" else {"failure_policy": DROP + field(15, bytes(1_400_000))}
+    wanting(bench, data=b"\x0a\x01t", **much)
+    fail(bench, worker)
+    [letter] = letters(bench).values()
+    metadata = scheduler_pb2.JobMetadata.FromString(letter.metadata)
+    assert (metadata.app_id, metadata.namespace, metadata.target.HasField("job"), letter.payload) == ("app", "ns", True, b"\x0a\x01t")
+    assert letter.ByteSize() < 2_000

@@ -9,8 +9,8 @@ from raftsched.errors import EtcdError, StatusError, status_of
 from raftsched.scheduler.bridge.external import writing
 from raftsched.scheduler.bridge.external.kv import ExternalKv, Target
 from raftsched.scheduler.jobs import _jobs
-from raftsched.scheduler.jobs.names import COUNTERS, JOBS
-from raftsched.scheduler.jobs.requests import create_request, delete_job_request, put_request, range_request
+from raftsched.scheduler.jobs.names import COUNTERS, DEAD, JOBS
+from raftsched.scheduler.jobs.requests import Branch, create_request, delete_job_request, packed_request, put_request, range_request
 from raftsched.testing.fake_etcd import HANGS, LOST, FakeEtcd
 
 __all__ = ["fake", "kv", "lines"]  # fixtures
@@ -148,6 +148,21 @@ async def test_a_lower_limit_of_operations_is_learned(fake: FakeEtcd, kv: Extern
         error, _, outcomes = await commit(kv, *packed(*names))
     assert (error, outcomes) == (0, b"\0" * 40)
     assert kv._writer._operations_max <= 10
+
+
+async def test_a_lower_limit_of_bytes_is_learned(fake: FakeEtcd, kv: ExternalKv) -> None:
+    """Results with letters are large: a commit that is refused for ever would stand in the way of all triggers."""
+    await live(kv)
+    fake.bytes_max = 100_000
+    name, value = JOBS + b"a", b"1" * 40_000
+    fake.etcd.put(name, b"1")
+    branches = [Branch([(name, fake.etcd.keys[name].mod_revision)], [(DEAD + b"%d" % number, value)]) for number in range(10)]
+    request = packed_request(branches), len(branches)
+    error, _, outcomes = await commit(kv, *request)
+    while error == EtcdError.REQUEST_TOO_LARGE:  # as the service repeats it
+        error, _, outcomes = await commit(kv, *request)
+    assert (error, outcomes) == (0, b"\1" * 10)
+    assert 80_000 <= kv._writer._bytes_max < 120_000  # two of them, not three
 
 
 async def test_one_that_is_too_large_does_not_take_the_others_with_it(fake: FakeEtcd, kv: ExternalKv) -> None:

@@ -38,6 +38,7 @@ class FakeEtcd:
         """None = authentication is off."""
         self.tokens: set[str] = set()
         self.operations_max = 128
+        self.bytes_max = 1_572_864
         self.alarms: list[str] = []
         self.compacted = 0
         self.fragments = False
@@ -180,6 +181,9 @@ class _Kv(rpc_pb2_grpc.KVServicer):
         if operations(request) > self._fake.operations_max:
             self._fake.calls.append(("Txn", request))
             await refuse(context, EtcdError.TOO_MANY_OPS)
+        if request.ByteSize() > self._fake.bytes_max:
+            self._fake.calls.append(("Txn", request))
+            await refuse(context, EtcdError.REQUEST_TOO_LARGE)
         return await self._write("Txn", 6, request, rpc_pb2.TxnResponse, context)
 
     async def _write(self, name: str, kind: int, request: Any, answer: Any, context: Any) -> Any:

@@ -40,6 +40,7 @@ from raftsched.limits import BATCH_BYTES as _BATCH_BYTES, BATCHED_ACKS_BYTES_MAX
 from raftsched.limits import DEAD_LETTER_PAYLOAD_BYTES_MAX, ERROR_BYTES_MAX, LAST_ERRORS_MAX
 from raftsched.limits import RETRY_ATTEMPTS_MAX, RETRY_FACTOR_PERCENT_MAX, RETRY_WAIT_S_MAX
 from raftsched.scheduler.jobs.dead_letters import dead_key, dead_letter, dead_run, error_text, run_id
+from raftsched.scheduler.jobs.requests import field
 from raftsched.limits import COMMIT_BYTES_MAX, MISFIRE_RUNS_MAX as _MISFIRE_RUNS_MAX, MISFIRE_WINDOW_S_MAX
 from raftsched.limits import EVENT_LOG_BYTES, HISTORY_RUNS_MAX as _HISTORY_RUNS_MAX
 

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from google.protobuf.message import DecodeError
 
 from raftsched.errors import EtcdError
-from raftsched.limits import EXTERNAL_CALLS_MAX, EXTERNAL_OPERATIONS, EXTERNAL_PACK_BYTES, EXTERNAL_SETTLE_MS
+from raftsched.limits import EXTERNAL_CALLS_MAX, EXTERNAL_OPERATIONS, EXTERNAL_PACK_BYTES, EXTERNAL_PACK_BYTES_MIN, EXTERNAL_SETTLE_MS
 from raftsched.scheduler.bridge.external.caller import KV_DELETE, KV_PUT, KV_TXN, Caller, stopping
 from raftsched.scheduler.bridge.external.order import BESIDE, ROOTS
 from raftsched.scheduler.bridge.external.packing import DELETE, PUT, TXN, changed, joined, parted, pieces, refused, split_header
@@ -64,6 +64,7 @@ class Writer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._under_way = 0
         self._operations_max = EXTERNAL_OPERATIONS
+        self._bytes_max = EXTERNAL_PACK_BYTES
         self.packs_total = 0
         self.writes_total = 0
 
@@ -81,7 +82,7 @@ class Writer:
     def _next_pack(self) -> list[Write]:
         pack = [self._waiting.popleft()]
         size = len(pack[0].request)
-        while self._waiting and len(pack) < self._operations_max and size + len(self._waiting[0].request) <= EXTERNAL_PACK_BYTES:
+        while self._waiting and len(pack) < self._operations_max and size + len(self._waiting[0].request) <= self._bytes_max:
             pack.append(self._waiting.popleft())
             size += len(pack[-1].request)
         return pack
@@ -109,7 +110,7 @@ class Writer:
         except CallError as error:
             if error.error not in ALONE:
                 return refused(error.error, len(pack))
-            self._learn(error.error, len(pack))
+            self._learn(error.error, len(pack), sum(len(write.request) for write in pack))
             return [await self._alone(write) for write in pack]
         try:
             results = parted(writes, body)
@@ -118,9 +119,11 @@ class Writer:
         await self._settle(results[0][1], comes=changed(body), beside=any(touches(request) for _, request in writes))
         return results
 
-    def _learn(self, error: EtcdError, operations: int) -> None:
+    def _learn(self, error: EtcdError, operations: int, size: int) -> None:
         if error == EtcdError.TOO_MANY_OPS:  # --max-txn-ops is lower there
             self._operations_max = max(1, min(self._operations_max, operations // 2))
+        elif error == EtcdError.REQUEST_TOO_LARGE and operations > 1:  # --max-request-bytes is
+            self._bytes_max = max(EXTERNAL_PACK_BYTES_MIN, min(self._bytes_max, size // 2))
 
     async def _alone(self, write: Write) -> Result:
         self.writes_total += 1
@@ -158,7 +161,7 @@ class Writer:
         error, revision, outcomes = EtcdError.OK, 0, b""
         try:
             async with asyncio.TaskGroup() as group:
-                parts = [group.create_task(self._piece(*part)) for part in pieces(request, self._operations_max, EXTERNAL_PACK_BYTES)]
+                parts = [group.create_task(self._piece(*part)) for part in pieces(request, self._operations_max, self._bytes_max)]
             revision = max(part.result()[0] for part in parts)
             outcomes = b"".join(part.result()[1] for part in parts)
         except BaseException as failure:
@@ -174,7 +177,7 @@ class Writer:
         try:
             body = await self._caller.call(KV_TXN, request, again=True)
         except CallError as error:
-            self._learn(error.error, count)
+            self._learn(error.error, count, len(request))
             raise
         revision, rest = split_header(body)
         await self._watch.told(revision, comes=changed(body), beside=touches(request))

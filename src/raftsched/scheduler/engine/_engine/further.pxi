@@ -54,15 +54,27 @@ cdef int keep_dead_letter(Engine self, const run_t* r, const job_t* job) except 
     key = dead_key(composed, letter_of(self, r) or dead_run(tick, asked, partition_id))
     payload = metadata = failure_policy = None
     if decode(record, &name, &stored):
-        metadata = copy(stored.metadata)
+        metadata = copy(stored.metadata) if stored.metadata.size <= DEAD_PAYLOAD_BYTES else of_whom(stored.metadata)
         payload = copy(stored.payload) if stored.has_payload and stored.payload.size <= DEAD_PAYLOAD_BYTES else None
-        failure_policy = copy(stored.policy) if stored.has_policy else None
+        failure_policy = copy(stored.policy) if stored.has_policy and stored.policy.size <= DEAD_PAYLOAD_BYTES else None
     omitted = payload is None and (metadata is None or stored.has_payload)
     also_put(self, key, dead_letter(tick, at_ms, attempt + 1, error, run_id(composed, tick, asked, partition_id, attempt), job.main,
                                     metadata, payload, omitted, failure_policy))
     self.dead[r.kind] += 1
     self.dead_namespaces.add((<Route>PyList_GET_ITEM(self.delivery.routes, r.route)).name_space)
     return 0
+
+
+cdef bytes of_whom(slice_t metadata):
+    # JobMetadata without its concurrency key, which may be as long as a request, and without fields that nobody knows: with them a letter
+    # could be what an etcd takes no more, and the commit with it would stand in the way of all others.
+    cdef pb_in source = pb_open(metadata)
+    cdef pb_field f
+    cdef list parts = []
+    while pb_next(&source, &f) == 1:
+        if f.number <= 3 and f.type == PB_BYTES:
+            parts.append(field(f.number, copy(f.body)))
+    return b"".join(parts)
 
 
 cdef int also_put(Engine self, bytes key, bytes value) except -1:
