@@ -169,6 +169,35 @@ def test_a_load_is_no_event_and_what_was_before_cannot_be_asked_for() -> None:
     assert watch.missed
 
 
+def test_who_had_read_everything_misses_what_came_during_a_load() -> None:
+    bench = Bench()
+    bench.put("a", schedule="@every 1s")
+    bench.put("b", schedule="@every 1s")
+    watch = Watch(bench)
+    revision = bench.etcd.revision
+    bench.engine.begin_load()
+    bench.etcd.delete(JOBS + b"app||ns||app||a")
+    bench.engine.on_changes(bench.etcd.live(JOBS))
+    bench.engine.finish_load(bench.etcd.revision)
+    assert watch.read() == []
+    assert watch.missed
+    assert bench.engine.event_span()[2] == revision + 1, "the deletion cannot be asked for, though no key tells of it"
+
+
+def test_a_store_that_was_set_back_is_told_of_from_where_it_is() -> None:
+    bench = Bench()
+    for number in range(10):
+        bench.put(str(number), schedule="@every 1s")
+    bench.etcd = MemoryEtcd()
+    bench.etcd.sinks = [bench]
+    bench.engine.begin_load()
+    bench.engine.finish_load(bench.etcd.revision)
+    bench.put("new", schedule="@every 1s")
+    oldest, _, floor, told, _ = bench.engine.event_span()
+    assert (floor, told) == (1, 2)
+    assert [event[3][-3:] for event in bench.engine.read_events(oldest)[0]] == [b"new"]
+
+
 def test_a_mark_says_how_far_all_is_told() -> None:
     bench = Bench()
     watch = Watch(bench)

@@ -290,9 +290,10 @@ class SchedulerService:
             self.loaded.clear()
             self.engine.begin_load()
             try:
+                revision = 0
                 # a state or a kept run without a job is a stray: jobs first
                 for prefix in (JOBS, COUNTERS, NAMESPACES, STATES, RUNS, CALENDARS, HISTORY):
-                    await self.kv.scan(prefix, self._on_page)
+                    revision = max(revision, await self.kv.scan(prefix, self._on_page))
                 await self.leadership.resync()
             except Exception as error:  # a fault of ours, too: without the load nothing fires
                 reason = error.message if isinstance(error, StatusError) else repr(error)
@@ -303,7 +304,7 @@ class SchedulerService:
             if self._reload.is_set():
                 continue
             delay_ms = STORE_RETRY_MS_MIN
-            self.engine.finish_load()
+            self.engine.finish_load(revision)
             self.calendars.tell_missing()
             self.loaded.set()
             self._arming = True

@@ -177,7 +177,7 @@ class Bench:
         self.engine.begin_load()
         for prefix in (JOBS, COUNTERS, NAMESPACES, STATES, RUNS, CALENDARS, HISTORY):
             self.engine.on_changes(self.etcd.live(prefix))
-        self.engine.finish_load()
+        self.engine.finish_load(self.etcd.revision)
         while self.engine.arm_some(7):
             pass
 

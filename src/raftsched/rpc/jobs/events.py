@@ -129,9 +129,13 @@ async def _news(wake: asyncio.Event) -> bool:
 def next_message(service: SchedulerService, wanted: Filter, place: Place) -> tuple[jobs_pb2.WatchEventsResponse, bool]:
     """(what comes next, whether there is more at once); `place` is then behind it."""
     found, position, told, missed = service.engine.read_events(place.position, place.after, EVENTS_PER_MESSAGE)
-    _, newest, _, _, dropped = service.engine.event_span()
+    if missed and place.after:  # the store may have been set back since
+        place.after = 0
+        found, position, told, _ = service.engine.read_events(place.position, 0, EVENTS_PER_MESSAGE)
+    _, newest, floor, _, dropped = service.engine.event_span()
+    place.told = (told or floor) if missed else max(place.told, told)
     missed = missed or dropped != place.dropped
-    place.position, place.told, place.dropped = position, max(place.told, told), dropped
+    place.position, place.dropped = position, dropped
     events = [event for one in found if (event := event_of(service, wanted, one)) is not None]
     return jobs_pb2.WatchEventsResponse(events=events, resume_token=str(place.told), missed=missed), position < newest
 

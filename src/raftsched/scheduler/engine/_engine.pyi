@@ -79,7 +79,9 @@ class Engine:
     regained: bool
     """Jobs may fire again that could not: `arm_some` until it is done. Reset by who sees it."""
     def begin_load(self) -> None: ...
-    def finish_load(self) -> None: ...
+    def finish_load(self, revision: int = 0) -> None:
+        """`revision`: that of the store, as far as it was read."""
+
     def set_partition(self, total: int, index: int) -> None: ...
     def narrow(self, total: int, index: int) -> None:
         """Owns only what is in this partition too, until the next `set_partition`; total 0 = nothing."""

@@ -505,16 +505,19 @@ cdef class Engine:
         self.redriven.clear()
         self.errors.clear()
         self.histories.clear()
+        self.highest = self.told = 0
         thaw_all(self)
         if self.calendars is not None:
             self.calendars.clear()
         self.loading = True
         self.cursor = 0
 
-    def finish_load(self):
-        """After the scan (all jobs and counters of one revision): `arm_some` until it says that nothing is left."""
+    def finish_load(self, uint64_t revision=0):
+        """After the scan (all jobs and counters of one revision): `arm_some` until it says that nothing is left.
+        `revision`: that of the store, as far as it was read."""
         self.loading = False
         self.cursor = 0
+        self.highest = max(self.highest, revision)
         forget_events(self)
         remove_strays(self)
 

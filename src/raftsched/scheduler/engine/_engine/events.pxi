@@ -139,8 +139,9 @@ cdef uint64_t hash_of(Engine self, slice_t name) noexcept:
 
 
 cdef int forget_events(Engine self) except -1:
-    # What could not be told while jobs were loaded is as what has gone.
+    # What could not be told while jobs were loaded is as what has gone. The store may be another one than before, at a lower revision.
     event_forget(&self.events, self.highest)
+    self.marked = self.events.tail
     return 0
 
 

@@ -77,9 +77,10 @@ static const event_t *event_next(const event_log *log, uint64_t *position) {
     return NULL;
 }
 
-/* Everything goes; nothing up to `floor` can be asked for. */
+/* Everything goes; nothing up to `floor` can be asked for. Who had read everything finds a gap, too. */
 static void event_forget(event_log *log, uint64_t floor) {
+    log->tail += EVENT_ALIGN;
     log->head = log->tail;
-    if (floor > log->floor) log->floor = floor;
+    log->floor = floor;
 }
 #endif
