@@ -23,6 +23,7 @@ from raftsched.testing.sim.loop import SimLoop
 from raftsched.types import Change
 
 MEMBERS: Final = 3
+AFTER_S = 1e-9
 TICK_S: Final = 0.05
 FIRST: Final = 2  # the revision of the first change; each later one is one more
 WRITES: Final[dict[str, tuple[int, Any]]] = {
@@ -347,7 +348,8 @@ class SimStream:
 
     def _push(self, message: Any) -> None:
         data = bytes(message.SerializeToString())
-        self._due_s = max(self._due_s, self._etcd.loop.time() + self._etcd.chance.uniform(0.0001, 0.002) + self.member.slow_s)
+        # Strictly later than the one before: timers of one moment have no order, and what a stream carries has.
+        self._due_s = max(self._due_s + AFTER_S, self._etcd.loop.time() + self._etcd.chance.uniform(0.0001, 0.002) + self.member.slow_s)
         self._etcd.loop.call_at(self._due_s, self._arrive, data, context=Context())
 
     def _arrive(self, data: bytes) -> None:
