@@ -32,7 +32,7 @@ class Ladder:
     def wait_ms(self, partition: int, attempts: int) -> int:
         wait = self.initial_ms
         for _ in range(attempts - 1):
-            wait = min(self.cap_ms, wait * self.factor_percent // 100)
+            wait = min(self.cap_ms, -(-wait * self.factor_percent // 100))
         return wait - wait * self.jitter_percent // 100 * (mixed(partition + attempts * 0x9E3779B97F4A7C15) >> 48) // 65536
 
     def extra(self, *, dead: bool) -> bytes:
