@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from raftsched import proposals
 from raftsched.pb.etcd.rpc_pb2 import PutRequest, RangeRequest
-from raftsched.store import codec
 from raftsched.store._records import MemoryRecords
 from raftsched.store.lease import Lessor
 from raftsched.store.mvcc._store import MvccStore
@@ -38,7 +38,7 @@ class Repeat:
         assert not any(error for error, _, _ in results)
         self.left -= 1
         if self.left > 0:
-            self.node.propose_many(codec.PUT, self.messages, tokens, self)
+            self.node.propose_many(proposals.PUT, self.messages, tokens, self)
         elif not self.done.done():
             self.done.set_result(None)
 
@@ -65,7 +65,7 @@ def test_put(benchmark: BenchmarkFixture, tmp_path: Path, size: int) -> None:
         await node.start()
         repeat = Repeat(node, messages, rounds)
         cpu, wall = time.thread_time(), time.perf_counter()
-        node.propose_many(codec.PUT, messages, list(range(size)), repeat)
+        node.propose_many(proposals.PUT, messages, list(range(size)), repeat)
         await repeat.done
         spent = time.thread_time() - cpu, time.perf_counter() - wall
         await node.stop()
@@ -97,7 +97,7 @@ def test_linearizable_range(benchmark: BenchmarkFixture, tmp_path: Path, size: i
         node = Node(NodeOptions(data_dir=str(tmp_path)), log=Quiet(), on_fatal=pytest.fail)
         await node.start()
         repeat = Repeat(node, puts(100), 1)
-        node.propose_many(codec.PUT, puts(100), list(range(100)), repeat)
+        node.propose_many(proposals.PUT, puts(100), list(range(100)), repeat)
         await repeat.done
         ranges = [RangeRequest(key=b"key%05d" % number).SerializeToString() for number in range(size)]
         tokens, sink = list(range(size)), Ignore()

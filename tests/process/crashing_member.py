@@ -13,9 +13,9 @@ import sys
 import zlib
 from collections.abc import Sequence
 
-from raftsched import limits
+from raftsched import limits, proposals
 from raftsched.pb.etcd import rpc_pb2 as R
-from raftsched.store import alarm, codec
+from raftsched.store import alarm
 from raftsched.store.apply import Applier
 from raftsched.store.node import Node, NodeOptions
 from raftsched.types import Result
@@ -30,22 +30,22 @@ def operation(seed: int, number: int) -> tuple[int, bytes]:
     rng = random.Random(seed * 1_000_003 + number)
     what = rng.random()
     if what < 0.62:
-        return codec.PUT, _put(rng).SerializeToString()
+        return proposals.PUT, _put(rng).SerializeToString()
     if what < 0.72:
         end = rng.choice((b"", b"k3", b"k5\xff", b"\0"))
         if end == b"\0" and rng.random() < 0.9:
             end = b""
-        return codec.DELETE_RANGE, R.DeleteRangeRequest(key=_key(rng), range_end=end, prev_kv=rng.random() < 0.3).SerializeToString()
+        return proposals.DELETE_RANGE, R.DeleteRangeRequest(key=_key(rng), range_end=end, prev_kv=rng.random() < 0.3).SerializeToString()
     if what < 0.86:
-        return codec.TXN, _txn(rng).SerializeToString()
+        return proposals.TXN, _txn(rng).SerializeToString()
     if what < 0.90:
-        return codec.COMPACTION, R.CompactionRequest(revision=max(int(number * 0.42) - rng.randrange(40), 0)).SerializeToString()
+        return proposals.COMPACTION, R.CompactionRequest(revision=max(int(number * 0.42) - rng.randrange(40), 0)).SerializeToString()
     if what < 0.95:
-        return codec.LEASE_GRANT, R.LeaseGrantRequest(ID=1 + rng.randrange(LEASES), TTL=100_000).SerializeToString()
+        return proposals.LEASE_GRANT, R.LeaseGrantRequest(ID=1 + rng.randrange(LEASES), TTL=100_000).SerializeToString()
     if what < 0.985:
-        return codec.LEASE_REVOKE, R.LeaseRevokeRequest(ID=1 + rng.randrange(LEASES)).SerializeToString()
+        return proposals.LEASE_REVOKE, R.LeaseRevokeRequest(ID=1 + rng.randrange(LEASES)).SerializeToString()
     action = alarm.ACTIVATE if rng.random() < 0.15 else alarm.DEACTIVATE
-    return codec.ALARM, alarm.encode_request(action, 7, alarm.NOSPACE)
+    return proposals.ALARM, alarm.encode_request(action, 7, alarm.NOSPACE)
 
 
 def _key(rng: random.Random) -> bytes:

@@ -6,6 +6,7 @@ from auth_twin import ALL, covered, needs
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from raftsched import proposals
 from raftsched.pb.etcd import auth_pb2
 from raftsched.pb.etcd import rpc_pb2 as pb
 from raftsched.pb.etcd.raft_internal_pb2 import InternalRaftRequest
@@ -69,15 +70,15 @@ def test_an_open_range_needs_an_open_end(intervals: list[tuple[bytes, bytes]], k
 def test_what_a_request_needs_is_what_its_message_says(seed: int) -> None:
     traffic = Traffic(seed)
     for kind, name, request in (
-        (codec.PUT, "put", traffic.put_request()),
-        (codec.RANGE, "range", traffic.range_request()),
-        (codec.DELETE_RANGE, "delete_range", traffic.delete_request()),
-        (codec.TXN, "txn", traffic.txn_request(depth=3)),
+        (proposals.PUT, "put", traffic.put_request()),
+        (proposals.RANGE, "range", traffic.range_request()),
+        (proposals.DELETE_RANGE, "delete_range", traffic.delete_request()),
+        (proposals.TXN, "txn", traffic.txn_request(depth=3)),
     ):
         assert set(native_needs(kind, request.SerializeToString())) == needs(name, request)
 
 
-@given(st.binary(max_size=40), st.sampled_from([codec.PUT, codec.RANGE, codec.DELETE_RANGE, codec.TXN]))
+@given(st.binary(max_size=40), st.sampled_from([proposals.PUT, proposals.RANGE, proposals.DELETE_RANGE, proposals.TXN]))
 def test_any_bytes_are_needs_or_refused(data: bytes, kind: int) -> None:
     try:
         native_needs(kind, data)
@@ -91,13 +92,13 @@ def test_a_transaction_nested_too_deep_is_refused() -> None:
     for _ in range(48):
         inner = inner.success.add().request_txn
     inner.success.add().request_put.key = b"deep"
-    assert any(key == b"deep" for _, key, _ in native_needs(codec.TXN, request.SerializeToString()))
+    assert any(key == b"deep" for _, key, _ in native_needs(proposals.TXN, request.SerializeToString()))
     data = b""
     for _ in range(200):
         op = codec.bytes_field(4, data)
         data = codec.bytes_field(2, op)
     try:
-        native_needs(codec.TXN, data)
+        native_needs(proposals.TXN, data)
     except ValueError:
         return
     raise AssertionError("200 levels were walked")
@@ -136,7 +137,7 @@ def test_identities_come_back_in_runs(shape: list[tuple[str, int, int]]) -> None
     entries: list[bytes] = []
     owners: list[tuple[bytes, int]] = []
     for name, revision, count in shape:
-        entries += codec.wrap(codec.PUT, [message] * count, len(entries) + 1, wire_identity(Identity(name, revision)))
+        entries += codec.wrap(proposals.PUT, [message] * count, len(entries) + 1, wire_identity(Identity(name, revision)))
         owners += [(name.encode(), revision)] * count
     payloads, _, ids, runs = codec.unwrap(entries)
     assert payloads == [message] * len(owners)

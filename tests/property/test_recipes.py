@@ -11,13 +11,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
+from raftsched import proposals
 from raftsched.errors import GrpcCode, StatusError, status_of
 from raftsched.pb.etcd import rpc_pb2 as pb
 from raftsched.pb.etcd.v3election_pb2 import CampaignResponse, LeaderKey
 from raftsched.pb.etcd.v3lock_pb2 import LockResponse
 from raftsched.rpc.etcd import recipes
 from raftsched.rpc.etcd.recipes import DONE, Answer, Delete, Deletion, GoneError, Grant, Read, Recipe, Step, Txn, Undo
-from raftsched.store import codec
 from raftsched.testing.lone_node import LoneNode
 from raftsched.types import Result
 
@@ -67,14 +67,14 @@ class Store:
         if isinstance(step, Undo):
             step = step.step
         if isinstance(step, Txn):
-            return self.write(codec.TXN, step.request.SerializeToString())
+            return self.write(proposals.TXN, step.request.SerializeToString())
         if isinstance(step, Delete):
-            return self.write(codec.DELETE_RANGE, pb.DeleteRangeRequest(key=step.key).SerializeToString())
+            return self.write(proposals.DELETE_RANGE, pb.DeleteRangeRequest(key=step.key).SerializeToString())
         if isinstance(step, Read):
             return self.read(step.request)
         if isinstance(step, Grant):
             request = pb.LeaseGrantRequest(TTL=step.ttl_s, ID=self.node.next_lease_id())
-            return self.write(codec.LEASE_GRANT, request.SerializeToString())
+            return self.write(proposals.LEASE_GRANT, request.SerializeToString())
         assert isinstance(step, Deletion)
         return DONE if self.deleted(step.key, step.after) else None
 
@@ -143,7 +143,7 @@ class Line(RuleBasedStateMachine):
     @rule(target=callers, name=st.sampled_from(NAMES), leads=st.booleans())
     def call(self, name: bytes, leads: bool) -> Caller:
         self.leases += 1
-        self.store.write(codec.LEASE_GRANT, pb.LeaseGrantRequest(TTL=60, ID=self.leases).SerializeToString())
+        self.store.write(proposals.LEASE_GRANT, pb.LeaseGrantRequest(TTL=60, ID=self.leases).SerializeToString())
         caller = Caller(self.store, name, self.leases, leads=leads)
         self.open.append(caller)
         return caller
@@ -171,7 +171,7 @@ class Line(RuleBasedStateMachine):
     @rule(caller=callers)
     def revoke(self, caller: Caller) -> None:
         if self.store.node.lessor.exists(caller.lease):
-            self.store.write(codec.LEASE_REVOKE, pb.LeaseRevokeRequest(ID=caller.lease).SerializeToString())
+            self.store.write(proposals.LEASE_REVOKE, pb.LeaseRevokeRequest(ID=caller.lease).SerializeToString())
             self.holders = [one for one in self.holders if one is not caller]
 
     @precondition(lambda self: self.holders)
@@ -225,7 +225,7 @@ class Line(RuleBasedStateMachine):
                     if caller.step is before:
                         break
             for holder in self.holders:
-                self.store.write(codec.DELETE_RANGE, pb.DeleteRangeRequest(key=holder.key).SerializeToString())
+                self.store.write(proposals.DELETE_RANGE, pb.DeleteRangeRequest(key=holder.key).SerializeToString())
             self.holders.clear()
         assert not self.open, "somebody waits for nobody"
 

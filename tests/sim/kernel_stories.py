@@ -12,9 +12,9 @@ from typing import Any
 
 from stories import Story, play, serving, until
 
+from raftsched import proposals
 from raftsched.errors import StatusError
 from raftsched.pb.etcd import rpc_pb2 as pb
-from raftsched.store import codec
 from raftsched.store.membership import REMOVE_NODE
 from raftsched.store.node import opening
 from raftsched.store.raft._kernel import Message
@@ -61,7 +61,7 @@ def apart(world: World, *groups: list[Machine]) -> None:
 def put(world: World, machine: Machine, key: str) -> None:
     request = pb.PutRequest(key=key.encode(), value=b"v").SerializeToString()
     if machine.process is not None and machine.process.serving:
-        world.spawn(propose(machine.process, codec.PUT, request))
+        world.spawn(propose(machine.process, proposals.PUT, request))
 
 
 async def lost_vote(world: World) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from raftsched import proposals
 from raftsched.pb.etcd import rpc_pb2 as pb
 from raftsched.scheduler.jobs import _jobs
 from raftsched.scheduler.jobs.names import JOBS, TARGET_JOB, Owner, name_prefix
-from raftsched.store import codec
 from raftsched.testing.scheduling import metadata
 from raftsched.testing.sim.clients import propose
 from raftsched.testing.sim.machine import EPOCH_NS
@@ -69,7 +69,7 @@ class Writer:
 
     async def _put(self, process: Any, key: str, value: str) -> None:
         request = pb.PutRequest(key=key.encode(), value=value.encode())
-        answer = await propose(process, codec.PUT, request.SerializeToString())
+        answer = await propose(process, proposals.PUT, request.SerializeToString())
         if answer is not None and not answer[0]:
             self.acknowledged_ns.append(self._world.loop.now_ns)
             self.keys[f"{key}/{answer[1]}"] = value
@@ -112,7 +112,7 @@ async def plant(world: World, count: int, every_ms: int) -> None:
             None, None, None, metadata(OWNER), b"\x0a\x01x", _jobs.DEFAULT_POLICY,
         )  # fmt: skip
         name = f"{name_prefix(OWNER)}steady-{number}".encode()
-        answer = await propose(process, codec.PUT, pb.PutRequest(key=JOBS + name, value=job).SerializeToString())
+        answer = await propose(process, proposals.PUT, pb.PutRequest(key=JOBS + name, value=job).SerializeToString())
         assert answer is not None
         assert not answer[0]
 

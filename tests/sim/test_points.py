@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from raftsched import limits
+from raftsched import limits, proposals
 from raftsched.pb.etcd.rpc_pb2 import PutRequest
-from raftsched.store import codec, replica
+from raftsched.store import replica
 from raftsched.testing.sim.clients import propose
 from raftsched.testing.sim.machine import Machine
 from raftsched.testing.sim.options import Options, Report
@@ -95,7 +95,7 @@ async def leave_behind(world: PointedWorld) -> None:
     for number in range(4 * KEPT):
         process = others[number % 2].process
         assert process is not None
-        await propose(process, codec.PUT, PutRequest(key=b"ballast", value=bytes(1_000)).SerializeToString())
+        await propose(process, proposals.PUT, PutRequest(key=b"ballast", value=bytes(1_000)).SerializeToString())
     await until(world, "segments go", lambda: all(oldest_index(one) > last + 2 * KEPT for one in others))
     away.start()
 

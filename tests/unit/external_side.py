@@ -13,7 +13,6 @@ from raftsched.scheduler.jobs.requests import field
 from raftsched.testing.fake_etcd import FakeEtcd
 from raftsched.types import Change, Result
 
-PUT, TXN = 4, 6
 UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "connection reset by peer")
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from raftsched import limits
+from raftsched import limits, proposals
 from raftsched.errors import CorruptError, EtcdError
 from raftsched.pb.etcd import auth_pb2
 from raftsched.pb.etcd import raft_internal_pb2 as internal
@@ -54,21 +54,21 @@ class Machine:
         return Identity(name, self.auth.revision)
 
     def user(self, name: str, *roles: str) -> None:
-        assert self(codec.AUTH_USER_ADD, pb.AuthUserAddRequest(name=name, hashedPassword=HASH), INTERNAL) == OK
+        assert self(proposals.AUTH_USER_ADD, pb.AuthUserAddRequest(name=name, hashedPassword=HASH), INTERNAL) == OK
         for role in roles:
-            assert self(codec.AUTH_USER_GRANT_ROLE, pb.AuthUserGrantRoleRequest(user=name, role=role), INTERNAL) == OK
+            assert self(proposals.AUTH_USER_GRANT_ROLE, pb.AuthUserGrantRoleRequest(user=name, role=role), INTERNAL) == OK
 
     def role(self, name: str, *permissions: tuple[int, bytes, bytes]) -> None:
-        assert self(codec.AUTH_ROLE_ADD, pb.AuthRoleAddRequest(name=name), INTERNAL) == OK
+        assert self(proposals.AUTH_ROLE_ADD, pb.AuthRoleAddRequest(name=name), INTERNAL) == OK
         for permission in permissions:
             assert self.grant(name, *permission) == OK
 
     def grant(self, role: str, kind: int, key: bytes, end: bytes = b"") -> EtcdError:
         perm = auth_pb2.Permission(permType=auth_pb2.Permission.Type.ValueType(kind), key=key, range_end=end)
-        return self(codec.AUTH_ROLE_GRANT_PERMISSION, pb.AuthRoleGrantPermissionRequest(name=role, perm=perm), INTERNAL)
+        return self(proposals.AUTH_ROLE_GRANT_PERMISSION, pb.AuthRoleGrantPermissionRequest(name=role, perm=perm), INTERNAL)
 
     def enable(self) -> EtcdError:
-        return self(codec.AUTH_ENABLE, pb.AuthEnableRequest())
+        return self(proposals.AUTH_ENABLE, pb.AuthEnableRequest())
 
     def reloaded(self) -> AuthStore:
         """From what is in the buckets."""
@@ -108,12 +108,12 @@ def test_enable_needs_root_and_its_role(machine: Machine) -> None:
     assert machine.enable() == EtcdError.ROOT_USER_NOT_EXIST
     machine.user("root")
     assert machine.enable() == EtcdError.ROOT_ROLE_NOT_EXIST
-    assert machine(codec.AUTH_USER_GRANT_ROLE, pb.AuthUserGrantRoleRequest(user="root", role="root")) == OK, "the role need not exist"
+    assert machine(proposals.AUTH_USER_GRANT_ROLE, pb.AuthUserGrantRoleRequest(user="root", role="root")) == OK, "the role need not exist"
     revision = machine.auth.revision
     assert machine.enable() == OK
     assert machine.auth.enabled
     assert machine.auth.revision == revision, "enable is no change"
-    assert machine(codec.AUTH_ENABLE, pb.AuthEnableRequest(), machine.who("root")) == OK
+    assert machine(proposals.AUTH_ENABLE, pb.AuthEnableRequest(), machine.who("root")) == OK
 
 
 def test_the_revision_counts_changes_of_users_roles_permissions_and_disable(machine: Machine) -> None:
@@ -123,12 +123,12 @@ def test_the_revision_counts_changes_of_users_roles_permissions_and_disable(mach
     assert auth.revision == 3
     machine.role("r", (READ, b"k", b""))
     assert auth.revision == 5
-    assert machine(codec.AUTH_ROLE_ADD, pb.AuthRoleAddRequest(name="r")) == EtcdError.ROLE_EXISTS
+    assert machine(proposals.AUTH_ROLE_ADD, pb.AuthRoleAddRequest(name="r")) == EtcdError.ROLE_EXISTS
     assert auth.revision == 5, "what is refused is no change"
     machine.enable()
-    assert machine(codec.AUTH_DISABLE, pb.AuthDisableRequest(), machine.who("root")) == OK
+    assert machine(proposals.AUTH_DISABLE, pb.AuthDisableRequest(), machine.who("root")) == OK
     assert (auth.revision, auth.enabled) == (6, False)
-    assert machine(codec.AUTH_DISABLE, pb.AuthDisableRequest()) == OK
+    assert machine(proposals.AUTH_DISABLE, pb.AuthDisableRequest()) == OK
     assert auth.revision == 6
 
 
@@ -140,21 +140,23 @@ def test_while_it_is_on_only_root_manages(secured: Machine) -> None:
         assert secured(kind, message, secured.who("gone")) == EtcdError.USER_NOT_FOUND
         assert secured.auth.revision == before
     old = Identity("root", 1)
-    assert secured(codec.AUTH_ROLE_ADD, pb.AuthRoleAddRequest(name="late"), old) == OK, "an old revision does not matter to root's rights"
+    assert secured(proposals.AUTH_ROLE_ADD, pb.AuthRoleAddRequest(name="late"), old) == OK, (
+        "an old revision does not matter to root's rights"
+    )
 
 
 MANAGEMENT = [
-    (codec.AUTH_ENABLE, pb.AuthEnableRequest()),
-    (codec.AUTH_DISABLE, pb.AuthDisableRequest()),
-    (codec.AUTH_USER_ADD, pb.AuthUserAddRequest(name="x", hashedPassword=HASH)),
-    (codec.AUTH_USER_DELETE, pb.AuthUserDeleteRequest(name="reader")),
-    (codec.AUTH_USER_CHANGE_PASSWORD, pb.AuthUserChangePasswordRequest(name="reader", hashedPassword=HASH)),
-    (codec.AUTH_USER_GRANT_ROLE, pb.AuthUserGrantRoleRequest(user="reader", role="root")),
-    (codec.AUTH_USER_REVOKE_ROLE, pb.AuthUserRevokeRoleRequest(name="reader", role="reads")),
-    (codec.AUTH_ROLE_ADD, pb.AuthRoleAddRequest(name="x")),
-    (codec.AUTH_ROLE_DELETE, pb.AuthRoleDeleteRequest(role="reads")),
-    (codec.AUTH_ROLE_GRANT_PERMISSION, pb.AuthRoleGrantPermissionRequest(name="reads", perm=auth_pb2.Permission(key=b"k"))),
-    (codec.AUTH_ROLE_REVOKE_PERMISSION, pb.AuthRoleRevokePermissionRequest(role="reads", key=b"a", range_end=b"c")),
+    (proposals.AUTH_ENABLE, pb.AuthEnableRequest()),
+    (proposals.AUTH_DISABLE, pb.AuthDisableRequest()),
+    (proposals.AUTH_USER_ADD, pb.AuthUserAddRequest(name="x", hashedPassword=HASH)),
+    (proposals.AUTH_USER_DELETE, pb.AuthUserDeleteRequest(name="reader")),
+    (proposals.AUTH_USER_CHANGE_PASSWORD, pb.AuthUserChangePasswordRequest(name="reader", hashedPassword=HASH)),
+    (proposals.AUTH_USER_GRANT_ROLE, pb.AuthUserGrantRoleRequest(user="reader", role="root")),
+    (proposals.AUTH_USER_REVOKE_ROLE, pb.AuthUserRevokeRoleRequest(name="reader", role="reads")),
+    (proposals.AUTH_ROLE_ADD, pb.AuthRoleAddRequest(name="x")),
+    (proposals.AUTH_ROLE_DELETE, pb.AuthRoleDeleteRequest(role="reads")),
+    (proposals.AUTH_ROLE_GRANT_PERMISSION, pb.AuthRoleGrantPermissionRequest(name="reads", perm=auth_pb2.Permission(key=b"k"))),
+    (proposals.AUTH_ROLE_REVOKE_PERMISSION, pb.AuthRoleRevokePermissionRequest(role="reads", key=b"a", range_end=b"c")),
 ]
 
 
@@ -163,7 +165,7 @@ MANAGEMENT = [
 
 def test_users(machine: Machine) -> None:
     def add(**fields: Any) -> EtcdError:
-        return machine(codec.AUTH_USER_ADD, pb.AuthUserAddRequest(**fields))
+        return machine(proposals.AUTH_USER_ADD, pb.AuthUserAddRequest(**fields))
 
     assert add(name="") == EtcdError.USER_EMPTY
     assert add(name="u", hashedPassword=HASH) == OK
@@ -178,14 +180,14 @@ def test_users(machine: Machine) -> None:
     assert stored.HasField("options")
     none = auth_pb2.User.FromString(machine.buckets["authUsers"][b"n"])
     assert (none.password, none.options.no_password) == (b"", True)
-    assert machine(codec.AUTH_USER_DELETE, pb.AuthUserDeleteRequest(name="u")) == OK
-    assert machine(codec.AUTH_USER_DELETE, pb.AuthUserDeleteRequest(name="u")) == EtcdError.USER_NOT_FOUND
+    assert machine(proposals.AUTH_USER_DELETE, pb.AuthUserDeleteRequest(name="u")) == OK
+    assert machine(proposals.AUTH_USER_DELETE, pb.AuthUserDeleteRequest(name="u")) == EtcdError.USER_NOT_FOUND
     assert b"u" not in machine.buckets["authUsers"]
 
 
 def test_a_password_is_changed_with_what_the_user_has(machine: Machine) -> None:
     def change(name: str, hashed: str) -> EtcdError:
-        return machine(codec.AUTH_USER_CHANGE_PASSWORD, pb.AuthUserChangePasswordRequest(name=name, hashedPassword=hashed))
+        return machine(proposals.AUTH_USER_CHANGE_PASSWORD, pb.AuthUserChangePasswordRequest(name=name, hashedPassword=hashed))
 
     machine.user("u", "root")
     assert change("nobody", HASH) == EtcdError.USER_NOT_FOUND
@@ -194,17 +196,17 @@ def test_a_password_is_changed_with_what_the_user_has(machine: Machine) -> None:
     assert machine.auth.users["u"].password == b"ABC"
     assert machine.auth.users["u"].roles == ("root",)
     options = auth_pb2.UserAddOptions(no_password=True)
-    assert machine(codec.AUTH_USER_ADD, pb.AuthUserAddRequest(name="n", options=options)) == OK
+    assert machine(proposals.AUTH_USER_ADD, pb.AuthUserAddRequest(name="n", options=options)) == OK
     assert change("n", "???") == OK, "of who has none it is not looked at"
     assert machine.auth.users["n"].no_password
 
 
 def test_roles_of_a_user_are_sorted_and_granted_once(machine: Machine) -> None:
     def grant(user: str, role: str) -> EtcdError:
-        return machine(codec.AUTH_USER_GRANT_ROLE, pb.AuthUserGrantRoleRequest(user=user, role=role))
+        return machine(proposals.AUTH_USER_GRANT_ROLE, pb.AuthUserGrantRoleRequest(user=user, role=role))
 
     def revoke(user: str, role: str) -> EtcdError:
-        return machine(codec.AUTH_USER_REVOKE_ROLE, pb.AuthUserRevokeRoleRequest(name=user, role=role))
+        return machine(proposals.AUTH_USER_REVOKE_ROLE, pb.AuthUserRevokeRoleRequest(name=user, role=role))
 
     machine.user("u")
     for name in ("b", "a", "z"):
@@ -220,28 +222,28 @@ def test_roles_of_a_user_are_sorted_and_granted_once(machine: Machine) -> None:
     assert revoke("u", "a") == OK
     assert revoke("u", "a") == EtcdError.ROLE_NOT_GRANTED
     assert revoke("nobody", "a") == EtcdError.USER_NOT_FOUND
-    assert machine(codec.AUTH_ROLE_DELETE, pb.AuthRoleDeleteRequest(role="b")) == OK
+    assert machine(proposals.AUTH_ROLE_DELETE, pb.AuthRoleDeleteRequest(role="b")) == OK
     assert machine.auth.users["u"].roles == ("root", "z"), "a deleted role is nobody's"
 
 
 def test_root_cannot_be_taken_away_while_it_matters(secured: Machine) -> None:
     root = secured.who("root")
-    assert secured(codec.AUTH_USER_DELETE, pb.AuthUserDeleteRequest(name="root"), root) == EtcdError.INVALID_AUTH_MANAGEMENT
+    assert secured(proposals.AUTH_USER_DELETE, pb.AuthUserDeleteRequest(name="root"), root) == EtcdError.INVALID_AUTH_MANAGEMENT
     request = pb.AuthUserRevokeRoleRequest(name="root", role="root")
-    assert secured(codec.AUTH_USER_REVOKE_ROLE, request, root) == EtcdError.INVALID_AUTH_MANAGEMENT
-    assert secured(codec.AUTH_ROLE_DELETE, pb.AuthRoleDeleteRequest(role="root"), root) == EtcdError.INVALID_AUTH_MANAGEMENT
-    assert secured(codec.AUTH_DISABLE, pb.AuthDisableRequest(), root) == OK
-    assert secured(codec.AUTH_USER_DELETE, pb.AuthUserDeleteRequest(name="root")) == OK
+    assert secured(proposals.AUTH_USER_REVOKE_ROLE, request, root) == EtcdError.INVALID_AUTH_MANAGEMENT
+    assert secured(proposals.AUTH_ROLE_DELETE, pb.AuthRoleDeleteRequest(role="root"), root) == EtcdError.INVALID_AUTH_MANAGEMENT
+    assert secured(proposals.AUTH_DISABLE, pb.AuthDisableRequest(), root) == OK
+    assert secured(proposals.AUTH_USER_DELETE, pb.AuthUserDeleteRequest(name="root")) == OK
 
 
 # -- roles
 
 
 def test_permissions_of_a_role(machine: Machine) -> None:
-    assert machine(codec.AUTH_ROLE_ADD, pb.AuthRoleAddRequest()) == EtcdError.ROLE_EMPTY
+    assert machine(proposals.AUTH_ROLE_ADD, pb.AuthRoleAddRequest()) == EtcdError.ROLE_EMPTY
     machine.role("r")
     missing = pb.AuthRoleGrantPermissionRequest(name="r")
-    assert machine(codec.AUTH_ROLE_GRANT_PERMISSION, missing) == EtcdError.PERMISSION_NOT_GIVEN
+    assert machine(proposals.AUTH_ROLE_GRANT_PERMISSION, missing) == EtcdError.PERMISSION_NOT_GIVEN
     for key, end in ((b"", b""), (b"", b"b"), (b"b", b"b"), (b"b", b"a")):
         assert machine.grant("r", READ, key, end) == EtcdError.INVALID_AUTH_MANAGEMENT
     assert machine.grant("no", READ, b"a") == EtcdError.ROLE_NOT_FOUND
@@ -253,13 +255,13 @@ def test_permissions_of_a_role(machine: Machine) -> None:
     assert [(one.permType, one.key, one.range_end) for one in stored.keyPermission] == held
 
     def revoke(key: bytes, end: bytes = b"") -> EtcdError:
-        return machine(codec.AUTH_ROLE_REVOKE_PERMISSION, pb.AuthRoleRevokePermissionRequest(role="r", key=key, range_end=end))
+        return machine(proposals.AUTH_ROLE_REVOKE_PERMISSION, pb.AuthRoleRevokePermissionRequest(role="r", key=key, range_end=end))
 
     assert revoke(b"a") == EtcdError.PERMISSION_NOT_GRANTED, "the exact interval is needed"
     assert revoke(b"a", b"c") == OK
     absent = pb.AuthRoleRevokePermissionRequest(role="no", key=b"a")
-    assert machine(codec.AUTH_ROLE_REVOKE_PERMISSION, absent) == EtcdError.ROLE_NOT_FOUND
-    assert machine(codec.AUTH_ROLE_DELETE, pb.AuthRoleDeleteRequest(role="no")) == EtcdError.ROLE_NOT_FOUND
+    assert machine(proposals.AUTH_ROLE_REVOKE_PERMISSION, absent) == EtcdError.ROLE_NOT_FOUND
+    assert machine(proposals.AUTH_ROLE_DELETE, pb.AuthRoleDeleteRequest(role="no")) == EtcdError.ROLE_NOT_FOUND
 
 
 def test_nothing_grows_without_a_bound(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,8 +272,8 @@ def test_nothing_grows_without_a_bound(machine: Machine, monkeypatch: pytest.Mon
         machine.user(name)
         machine.role(name)
         assert machine.grant("a", READ, name.encode()) == OK
-    assert machine(codec.AUTH_USER_ADD, pb.AuthUserAddRequest(name="c", hashedPassword=HASH)) == EtcdError.NO_SPACE
-    assert machine(codec.AUTH_ROLE_ADD, pb.AuthRoleAddRequest(name="c")) == EtcdError.NO_SPACE
+    assert machine(proposals.AUTH_USER_ADD, pb.AuthUserAddRequest(name="c", hashedPassword=HASH)) == EtcdError.NO_SPACE
+    assert machine(proposals.AUTH_ROLE_ADD, pb.AuthRoleAddRequest(name="c")) == EtcdError.NO_SPACE
     assert machine.grant("a", READ, b"c") == EtcdError.NO_SPACE
     assert machine.grant("a", WRITE, b"b") == OK, "what is there may change"
     tokens = SimpleTokens(1_000)
@@ -284,15 +286,15 @@ def test_nothing_grows_without_a_bound(machine: Machine, monkeypatch: pytest.Mon
 
 
 def put(key: bytes, **fields: Any) -> tuple[int, Any]:
-    return codec.PUT, pb.PutRequest(key=key, **fields)
+    return proposals.PUT, pb.PutRequest(key=key, **fields)
 
 
 def delete(key: bytes, end: bytes = b"", **fields: Any) -> tuple[int, Any]:
-    return codec.DELETE_RANGE, pb.DeleteRangeRequest(key=key, range_end=end, **fields)
+    return proposals.DELETE_RANGE, pb.DeleteRangeRequest(key=key, range_end=end, **fields)
 
 
 def txn(*success: Any, failure: Any = (), compare: Any = ()) -> tuple[int, Any]:
-    return codec.TXN, pb.TxnRequest(compare=compare, success=success, failure=failure)
+    return proposals.TXN, pb.TxnRequest(compare=compare, success=success, failure=failure)
 
 
 GET_A = pb.RequestOp(request_range=pb.RangeRequest(key=b"a"))
@@ -353,42 +355,42 @@ def test_whose_and_of_when(secured: Machine, request_: tuple[int, Any]) -> None:
 
 
 def test_a_transaction_of_nothing_needs_nothing(secured: Machine) -> None:
-    assert secured(codec.TXN, pb.TxnRequest()) == OK
+    assert secured(proposals.TXN, pb.TxnRequest()) == OK
 
 
 def test_permissions_follow_every_change(secured: Machine) -> None:
     assert secured(*put(b"z"), secured.who("writer")) == EtcdError.PERMISSION_DENIED
     assert secured.grant("writes", WRITE, b"z") == OK
     assert secured(*put(b"z"), secured.who("writer")) == OK
-    assert secured(codec.AUTH_ROLE_DELETE, pb.AuthRoleDeleteRequest(role="writes"), INTERNAL) == OK
+    assert secured(proposals.AUTH_ROLE_DELETE, pb.AuthRoleDeleteRequest(role="writes"), INTERNAL) == OK
     assert secured(*put(b"z"), secured.who("writer")) == EtcdError.PERMISSION_DENIED
-    assert secured(codec.AUTH_USER_DELETE, pb.AuthUserDeleteRequest(name="both"), INTERNAL) == OK
+    assert secured(proposals.AUTH_USER_DELETE, pb.AuthUserDeleteRequest(name="both"), INTERNAL) == OK
     assert secured(*put(b"m"), secured.who("both")) == EtcdError.PERMISSION_DENIED
 
 
 def test_a_lease_is_its_keys(secured: Machine) -> None:
     root = secured.who("root")
-    assert secured(codec.LEASE_GRANT, pb.LeaseGrantRequest(ID=5, TTL=100), secured.who("nothing")) == OK, "is not looked at in apply"
+    assert secured(proposals.LEASE_GRANT, pb.LeaseGrantRequest(ID=5, TTL=100), secured.who("nothing")) == OK, "is not looked at in apply"
     assert secured(*put(b"a", lease=5), secured.who("writer")) == OK
     assert secured(*put(b"m", lease=5), secured.who("both")) == EtcdError.PERMISSION_DENIED, "key a hangs on it"
-    assert secured(codec.TXN, txn(pb.RequestOp(request_put=pb.PutRequest(key=b"m", lease=5)))[1], secured.who("both")) == (
+    assert secured(proposals.TXN, txn(pb.RequestOp(request_put=pb.PutRequest(key=b"m", lease=5)))[1], secured.who("both")) == (
         EtcdError.PERMISSION_DENIED
     )
     revoke = pb.LeaseRevokeRequest(ID=5)
-    assert secured(codec.LEASE_REVOKE, revoke, secured.who("both")) == EtcdError.PERMISSION_DENIED
-    assert secured(codec.LEASE_REVOKE, revoke) == EtcdError.USER_EMPTY
-    assert secured(codec.LEASE_REVOKE, revoke, Identity("writer", 1)) == EtcdError.AUTH_OLD_REVISION
+    assert secured(proposals.LEASE_REVOKE, revoke, secured.who("both")) == EtcdError.PERMISSION_DENIED
+    assert secured(proposals.LEASE_REVOKE, revoke) == EtcdError.USER_EMPTY
+    assert secured(proposals.LEASE_REVOKE, revoke, Identity("writer", 1)) == EtcdError.AUTH_OLD_REVISION
     assert secured(*put(b"q", lease=5), root) == OK
-    assert secured(codec.LEASE_REVOKE, revoke, secured.who("writer")) == EtcdError.PERMISSION_DENIED
-    assert secured(codec.LEASE_REVOKE, revoke, Identity("root", 1)) == OK, "root's rights over leases do not age"
-    assert secured(codec.LEASE_REVOKE, revoke, secured.who("both")) == EtcdError.LEASE_NOT_FOUND
-    assert secured(codec.LEASE_GRANT, pb.LeaseGrantRequest(ID=6, TTL=100)) == OK
-    assert secured(codec.LEASE_REVOKE, pb.LeaseRevokeRequest(ID=6)) == OK, "nothing hangs on it"
+    assert secured(proposals.LEASE_REVOKE, revoke, secured.who("writer")) == EtcdError.PERMISSION_DENIED
+    assert secured(proposals.LEASE_REVOKE, revoke, Identity("root", 1)) == OK, "root's rights over leases do not age"
+    assert secured(proposals.LEASE_REVOKE, revoke, secured.who("both")) == EtcdError.LEASE_NOT_FOUND
+    assert secured(proposals.LEASE_GRANT, pb.LeaseGrantRequest(ID=6, TTL=100)) == OK
+    assert secured(proposals.LEASE_REVOKE, pb.LeaseRevokeRequest(ID=6)) == OK, "nothing hangs on it"
 
 
 def test_alarms_come_before_permissions(secured: Machine) -> None:
     def raise_alarm(kind: int, action: int = alarm.ACTIVATE) -> None:
-        assert secured(codec.ALARM, pb.AlarmRequest.FromString(alarm.encode_request(action, 7, kind))) == OK
+        assert secured(proposals.ALARM, pb.AlarmRequest.FromString(alarm.encode_request(action, 7, kind))) == OK
 
     raise_alarm(alarm.NOSPACE)
     assert secured(*put(b"m"), secured.who("nothing")) == EtcdError.NO_SPACE
@@ -409,13 +411,13 @@ def test_a_run_of_entries_is_split_by_owner_and_by_enable(machine: Machine) -> N
     ann = wire_identity(machine.who("ann"))
     message = pb.PutRequest(key=b"a").SerializeToString()
     entries = [
-        *codec.wrap(codec.PUT, [message], 1),
-        *codec.wrap(codec.AUTH_ENABLE, [b""], 2),
-        *codec.wrap(codec.PUT, [message], 3),
-        *codec.wrap(codec.PUT, [message, pb.PutRequest(key=b"b").SerializeToString()], 4, ann),
-        *codec.wrap(codec.PUT, [message], 6, wire_identity(INTERNAL)),
-        *codec.wrap(codec.AUTH_DISABLE, [b""], 7, wire_identity(machine.who("root"))),
-        *codec.wrap(codec.PUT, [message], 8),
+        *codec.wrap(proposals.PUT, [message], 1),
+        *codec.wrap(proposals.AUTH_ENABLE, [b""], 2),
+        *codec.wrap(proposals.PUT, [message], 3),
+        *codec.wrap(proposals.PUT, [message, pb.PutRequest(key=b"b").SerializeToString()], 4, ann),
+        *codec.wrap(proposals.PUT, [message], 6, wire_identity(INTERNAL)),
+        *codec.wrap(proposals.AUTH_DISABLE, [b""], 7, wire_identity(machine.who("root"))),
+        *codec.wrap(proposals.PUT, [message], 8),
     ]
     _, results = machine.applier.apply(machine.applier.applied_index + 1, 1, 0, entries)
     denied = EtcdError.PERMISSION_DENIED
@@ -428,7 +430,7 @@ def test_a_run_of_entries_is_split_by_owner_and_by_enable(machine: Machine) -> N
 def test_a_simple_token_ends_with_its_index_and_lives_as_long_as_it_is_used(secured: Machine) -> None:
     def authenticate(name: str) -> tuple[EtcdError, str]:
         request = internal.InternalAuthenticateRequest(name=name, simple_token="abc")
-        error, _, body = secured.result(codec.AUTHENTICATE, request)
+        error, _, body = secured.result(proposals.AUTHENTICATE, request)
         return error, pb.AuthenticateResponse.FromString(body).token
 
     secured.applier.set_time(1_000)
@@ -441,22 +443,24 @@ def test_a_simple_token_ends_with_its_index_and_lives_as_long_as_it_is_used(secu
     assert tokens.find(token, 900_000) is None
     assert authenticate("nobody")[0] == EtcdError.AUTH_FAILED
     token = authenticate("reader")[1]
-    assert secured(codec.AUTH_USER_CHANGE_PASSWORD, pb.AuthUserChangePasswordRequest(name="reader", hashedPassword=HASH), INTERNAL) == OK
+    assert (
+        secured(proposals.AUTH_USER_CHANGE_PASSWORD, pb.AuthUserChangePasswordRequest(name="reader", hashedPassword=HASH), INTERNAL) == OK
+    )
     assert tokens.find(token, 1_000) is None, "a changed password ends its tokens"
     token = authenticate("both")[1]
-    assert secured(codec.AUTH_USER_DELETE, pb.AuthUserDeleteRequest(name="both"), INTERNAL) == OK
+    assert secured(proposals.AUTH_USER_DELETE, pb.AuthUserDeleteRequest(name="both"), INTERNAL) == OK
     assert tokens.find(token, 1_000) is None
     token = authenticate("root")[1]
-    assert secured(codec.AUTH_DISABLE, pb.AuthDisableRequest(), INTERNAL) == OK
+    assert secured(proposals.AUTH_DISABLE, pb.AuthDisableRequest(), INTERNAL) == OK
     assert len(tokens) == 0
     assert authenticate("root")[0] == EtcdError.AUTH_NOT_ENABLED
 
 
 def test_users_without_a_password_do_not_log_in(secured: Machine) -> None:
     options = auth_pb2.UserAddOptions(no_password=True)
-    assert secured(codec.AUTH_USER_ADD, pb.AuthUserAddRequest(name="cert", options=options), INTERNAL) == OK
+    assert secured(proposals.AUTH_USER_ADD, pb.AuthUserAddRequest(name="cert", options=options), INTERNAL) == OK
     request = internal.InternalAuthenticateRequest(name="cert", simple_token="abc")
-    assert secured(codec.AUTHENTICATE, request) == EtcdError.AUTH_FAILED
+    assert secured(proposals.AUTHENTICATE, request) == EtcdError.AUTH_FAILED
 
 
 @pytest.mark.parametrize(
@@ -474,7 +478,7 @@ def test_what_is_stored_is_loaded(secured: Machine) -> None:
     assert loaded.enabled
     assert (loaded.revision, loaded.users, loaded.roles) == (secured.auth.revision, secured.auth.users, secured.auth.roles)
     assert secured.buckets["auth"] == {b"authEnabled": b"\x01", b"authRevision": secured.auth.revision.to_bytes(8, "big")}
-    assert secured(codec.AUTH_DISABLE, pb.AuthDisableRequest(), INTERNAL) == OK
+    assert secured(proposals.AUTH_DISABLE, pb.AuthDisableRequest(), INTERNAL) == OK
     assert secured.buckets["auth"][b"authEnabled"] == b"\0"
     assert not secured.reloaded().enabled
 
@@ -491,7 +495,7 @@ def test_what_etcd_wrote_before_there_were_options(machine: Machine) -> None:
     old = auth_pb2.User(name=b"old", password=b"x", roles=["r"]).SerializeToString()
     machine.auth.load([(b"authRevision", (9).to_bytes(8, "big"))], [(b"old", old)], ())
     assert machine.auth.revision == 9
-    machine(codec.AUTH_USER_GRANT_ROLE, pb.AuthUserGrantRoleRequest(user="old", role="root"))
+    machine(proposals.AUTH_USER_GRANT_ROLE, pb.AuthUserGrantRoleRequest(user="old", role="root"))
     assert not auth_pb2.User.FromString(machine.buckets["authUsers"][b"old"]).HasField("options"), "none are added"
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.ports import KvClient
+from raftsched.proposals import PUT, TXN
 from raftsched.scheduler.bridge.embedded import EmbeddedKv
 from raftsched.scheduler.bridge.external.kv import ExternalKv, Target
 from raftsched.scheduler.jobs import _jobs
@@ -22,8 +23,6 @@ from raftsched.testing.lone_node import EtcdDoor
 from raftsched.testing.memory_etcd import MemoryKv
 from raftsched.testing.scheduling import Bench, Worker, result
 from raftsched.types import Change, Result
-
-PUT, TXN = 4, 6
 
 
 class Quiet:

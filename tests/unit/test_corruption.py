@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from test_node_cluster import One, Three, until
 
+from raftsched import proposals
 from raftsched.errors import EtcdError, FatalError, PeerCode, PeerError
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.store import alarm, codec
@@ -80,7 +81,7 @@ def hashes(one: One) -> int:
 
 
 async def put(one: One, key: bytes, value: bytes) -> int:
-    return (await one.write(codec.PUT, rpc_pb2.PutRequest(key=key, value=value).SerializeToString()))[0]
+    return (await one.write(proposals.PUT, rpc_pb2.PutRequest(key=key, value=value).SerializeToString()))[0]
 
 
 async def with_one_damaged(cluster: Three, directory: Path) -> One:
@@ -109,12 +110,14 @@ def test_the_leader_raises_the_alarm_for_the_member_that_differs(tmp_path: Path)
             assert [corrupt(one) for one in cluster.all] == [[victim.node.member_id]] * 3
             for one in cluster.all:
                 assert await put(one, b"x", b"y") == EtcdError.CORRUPT
-                assert (await one.write(codec.LEASE_GRANT, codec.varint_field(1, 60) + codec.varint_field(2, 77)))[0] == EtcdError.CORRUPT
+                assert (await one.write(proposals.LEASE_GRANT, codec.varint_field(1, 60) + codec.varint_field(2, 77)))[
+                    0
+                ] == EtcdError.CORRUPT
                 await one.node.read_barrier()
                 read = rpc_pb2.RangeRequest(key=b"k1").SerializeToString()
                 assert rpc_pb2.RangeResponse.FromString(one.node.read_local(read)[2]).kvs[0].value == b"v"
             disarm = alarm.encode_request(alarm.DEACTIVATE, victim.node.member_id, alarm.CORRUPT)
-            assert not (await cluster.leader.write(codec.ALARM, disarm))[0]
+            assert not (await cluster.leader.write(proposals.ALARM, disarm))[0]
             await until(lambda: all(map(corrupt, cluster.all)))  # the data are no better than before
         finally:
             await cluster.stop()
@@ -130,7 +133,7 @@ def test_a_compaction_shows_who_differs(tmp_path: Path) -> None:
             await asyncio.sleep(0.6)
             assert not any(map(corrupt, cluster.all)), "nothing was compacted yet"
             revision = cluster.leader.node.revision
-            assert not (await cluster.leader.write(codec.COMPACTION, codec.varint_field(1, revision)))[0]
+            assert not (await cluster.leader.write(proposals.COMPACTION, codec.varint_field(1, revision)))[0]
             await until(lambda: all(map(corrupt, cluster.all)))
             assert corrupt(victim) == [victim.node.member_id]
         finally:
@@ -169,7 +172,7 @@ def test_equal_members_raise_nothing_and_start(tmp_path: Path) -> None:
                     assert not await put(writers[number % len(writers)], b"k%d" % (number % 50), b"v%d" % number)
                     if number % 40 == 0:
                         compacted = codec.varint_field(1, cluster.leader.node.revision - 5)
-                        assert not (await cluster.leader.write(codec.COMPACTION, compacted))[0]
+                        assert not (await cluster.leader.write(proposals.COMPACTION, compacted))[0]
 
             writing = asyncio.create_task(write())
             before = hashes(cluster.leader)

@@ -14,12 +14,11 @@ import grpc
 import pytest
 from test_node_hash import Sink
 
-from raftsched import limits
+from raftsched import limits, proposals
 from raftsched.errors import EtcdError, GrpcCode, StatusError, status_of
 from raftsched.pb.etcd import rpc_pb2, rpc_pb2_grpc
 from raftsched.rpc.etcd import snapshot as stream
 from raftsched.rpc.etcd.snapshot import encode_blob
-from raftsched.store import codec
 from raftsched.store._records import Generation
 from raftsched.store.backend._lmdb import BUCKETS, Backend
 from raftsched.store.bolt._bolt import BoltFile
@@ -33,7 +32,7 @@ from raftsched.testing.lone_node import EtcdDoor
 
 async def put(node: Node, key: bytes, value: bytes) -> int:
     sink = Sink()
-    node.propose_many(codec.PUT, [rpc_pb2.PutRequest(key=key, value=value).SerializeToString()], [0], sink)
+    node.propose_many(proposals.PUT, [rpc_pb2.PutRequest(key=key, value=value).SerializeToString()], [0], sink)
     error, revision, _ = await sink.future
     assert error == 0
     return revision

@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
-from external_side import PUT, TXN, UNAVAILABLE, Lines, commit, fake, kv, lines, live, packed, until
+from external_side import UNAVAILABLE, Lines, commit, fake, kv, lines, live, packed, until
 
 from raftsched.errors import EtcdError, StatusError, status_of
+from raftsched.proposals import PUT, TXN
 from raftsched.scheduler.bridge.external import writing
 from raftsched.scheduler.bridge.external.kv import ExternalKv, Target
 from raftsched.scheduler.jobs import _jobs

@@ -5,9 +5,10 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from external_side import PUT, UNAVAILABLE, Lines, Sink, fake, kv, lines, live, second, until
+from external_side import UNAVAILABLE, Lines, Sink, fake, kv, lines, live, second, until
 
 from raftsched.errors import EtcdError, StatusError
+from raftsched.proposals import PUT
 from raftsched.scheduler.bridge.external import condition, endpoints, leases
 from raftsched.scheduler.bridge.external.kv import ExternalKv, Target
 from raftsched.scheduler.jobs.names import JOBS

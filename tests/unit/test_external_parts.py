@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from raftsched.errors import ETCD_STATUS, EtcdError, GrpcCode
 from raftsched.pb.etcd import rpc_pb2
+from raftsched.proposals import DELETE_RANGE, PUT, TXN
 from raftsched.scheduler.bridge.external import records
 from raftsched.scheduler.bridge.external.pace import Pace
-from raftsched.scheduler.bridge.external.packing import DELETE, PUT, TXN, branches, changed, joined, parted, pieces, split_header
+from raftsched.scheduler.bridge.external.packing import branches, changed, joined, parted, pieces, split_header
 from raftsched.scheduler.bridge.external.records import Records
 from raftsched.scheduler.bridge.external.refusals import call_error
 from raftsched.scheduler.jobs.requests import create_request, field, put_request
@@ -102,7 +103,7 @@ def test_what_is_no_packed_transaction_is_refused() -> None:
 def test_a_pack_says_what_its_parts_say() -> None:
     delete = field(1, b"c")
     message = rpc_pb2.TxnRequest.FromString(
-        joined([(PUT, put_request(b"a", b"1", 5)), (TXN, create_request(b"b", b"2")), (DELETE, delete)])
+        joined([(PUT, put_request(b"a", b"1", 5)), (TXN, create_request(b"b", b"2")), (DELETE_RANGE, delete)])
     )
     assert not message.compare
     assert not message.failure

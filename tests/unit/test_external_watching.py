@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
-from external_side import PUT, TXN, Lines, Sink, commit, fake, kv, lines, live, packed, second, until
+from external_side import Lines, Sink, commit, fake, kv, lines, live, packed, second, until
 
 from raftsched.errors import EtcdError
 from raftsched.pb.etcd import rpc_pb2
+from raftsched.proposals import PUT, TXN
 from raftsched.scheduler.bridge.external import condition, leases, pace, watching
 from raftsched.scheduler.bridge.external.kv import ExternalKv, Target
 from raftsched.scheduler.jobs.names import COUNTERS, JOBS

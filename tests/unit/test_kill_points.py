@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from test_node_cluster import One, Three, until
 
-from raftsched import limits
+from raftsched import limits, proposals
 from raftsched.errors import IncarnationOverError, PeerCode, PeerError
 from raftsched.pb.etcd import rpc_pb2
-from raftsched.store import codec, replica
+from raftsched.store import replica
 from raftsched.store.apply import Applier
 from raftsched.store.backend.directory import DataDirectory
 from raftsched.store.host import ReplicationHost
@@ -265,7 +265,7 @@ class Writes:
 
     async def put(self, one: One, key: bytes) -> None:
         message = rpc_pb2.PutRequest(key=key, value=bytes(2_000)).SerializeToString()
-        error = (await one.write(codec.PUT, message))[0]
+        error = (await one.write(proposals.PUT, message))[0]
         if not error and (self.kill is None or one not in self.kill.ghosts):
             self.acknowledged.add(key)
 

@@ -8,6 +8,7 @@ from test_node_cluster import One as Member
 from test_node_cluster import free_ports, until
 from test_replica_cluster import PROPOSE, Group, One, put
 
+from raftsched import proposals
 from raftsched.errors import ETCD_STATUS, EtcdError, FatalError, GrpcCode
 from raftsched.pb.etcd.raft_internal_pb2 import InternalRaftRequest
 from raftsched.store import codec, membership
@@ -34,7 +35,7 @@ def test_a_kind_is_open_from_its_version_on(version: str, allowed: bool) -> None
     opened = Gate({**SINCE, NEWER: "3.8.0"}).open(version)
     assert (NEWER in opened) == allowed
     assert opened >= {kind for kind, since in SINCE.items() if since == FIRST}
-    assert (codec.DOWNGRADE_INFO_SET in opened) == (version not in ("", FIRST))
+    assert (proposals.DOWNGRADE_INFO_SET in opened) == (version not in ("", FIRST))
     assert 0 not in opened
     assert codec.UNREADABLE not in opened
 
@@ -65,7 +66,7 @@ class Mixed(Group):
         one.replica.applier._handlers[NEWER] = apply
 
     def rise(self, version: str) -> None:
-        self.leader.step(Propose(codec.CLUSTER_VERSION_SET, [membership.encode_version(version, 5)], [0], self.leader))
+        self.leader.step(Propose(proposals.CLUSTER_VERSION_SET, [membership.encode_version(version, 5)], [0], self.leader))
         self.tick(2)
         for one in self.members.values():
             one.got.clear()
@@ -118,7 +119,7 @@ def test_a_leader_refuses_what_a_member_forwards_without_asking_its_own_gate() -
     assert follower.answers() == [(2, 0)], "later ones are taken"
 
 
-@pytest.mark.parametrize("entry", [b"\xff\xff\xff", b"", codec.wrap(codec.PUT, [put(b"k")], 5)[0] + codec.varint_field(999, 1)])
+@pytest.mark.parametrize("entry", [b"\xff\xff\xff", b"", codec.wrap(proposals.PUT, [put(b"k")], 5)[0] + codec.varint_field(999, 1)])
 def test_a_leader_takes_nothing_that_is_no_request(entry: bytes) -> None:
     group = Mixed()
     follower = group.others(group.leader)[0]
@@ -132,7 +133,7 @@ def test_a_leader_takes_nothing_that_is_no_request(entry: bytes) -> None:
 def test_a_refusal_of_one_who_does_not_lead_or_of_something_else_is_none() -> None:
     group = Mixed()
     follower, other = group.others(group.leader)
-    follower.kernel.forward(codec.wrap(codec.PUT, [put(b"k")], 5), 1)
+    follower.kernel.forward(codec.wrap(proposals.PUT, [put(b"k")], 5), 1)
     follower.step()
     (forwarded,) = [message for message in group.in_flight if message.type == PROPOSE]
     other.kernel.refuse(forwarded, BEYOND)
@@ -149,7 +150,7 @@ def test_who_is_older_stops_before_what_the_others_have_applied() -> None:
     group = Mixed(3)
     old = group.members[3]
     if group.leader is old:  # the rule of the gate alone would hold it then
-        group.leader.step(Propose(codec.PUT, [put(b"k")], [0], old))
+        group.leader.step(Propose(proposals.PUT, [put(b"k")], [0], old))
         group.lost = lambda message: 3 in (message.to, message.sender)
         group.leader = group.elect(but=3)
         group.lost = lambda _message: False

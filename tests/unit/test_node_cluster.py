@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from raftsched import limits
+from raftsched import limits, proposals
 from raftsched.errors import EtcdError, FatalError, IncarnationOverError, StatusError
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.store import codec
@@ -104,11 +104,11 @@ class One:
         return await answer
 
     async def put(self, key: bytes) -> Result:
-        return await self.write(codec.PUT, rpc_pb2.PutRequest(key=key, value=b"v").SerializeToString())
+        return await self.write(proposals.PUT, rpc_pb2.PutRequest(key=key, value=b"v").SerializeToString())
 
     async def grant(self, ttl_s: int = TTL_S) -> int:
         lease = self.node.next_lease_id()
-        assert not (await self.write(codec.LEASE_GRANT, codec.varint_field(1, ttl_s) + codec.varint_field(2, lease)))[0]
+        assert not (await self.write(proposals.LEASE_GRANT, codec.varint_field(1, ttl_s) + codec.varint_field(2, lease)))[0]
         return lease
 
 
@@ -172,7 +172,7 @@ def test_after_the_end_of_an_incarnation_everybody_is_answered_and_nothing_is_wr
             async with asyncio.timeout(1):
                 with pytest.raises(StatusError, match="server stopped"):
                     await node.read_barrier()
-                assert await node.propose_and_wait(codec.PUT, b"") == EtcdError.STOPPED
+                assert await node.propose_and_wait(proposals.PUT, b"") == EtcdError.STOPPED
                 assert await node._clustering.propose_change(b"", node._replica.ids.take()) == EtcdError.STOPPED
             looks.clear()
             await asyncio.sleep(0.7)
@@ -257,7 +257,7 @@ def test_leases_are_renewed_and_looked_at_through_every_member(tmp_path: Path) -
             key = bytes(1_000_000)  # more than an answer between members may hold
             for number in range(2):
                 request = rpc_pb2.PutRequest(key=b"%d" % number + key, value=b"v", lease=lease).SerializeToString()
-                assert not (await follower.write(codec.PUT, request))[0]
+                assert not (await follower.write(proposals.PUT, request))[0]
             for one in three.all:
                 async with asyncio.timeout(2):
                     assert await one.node.lease_renew(lease) == TTL_S

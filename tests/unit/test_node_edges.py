@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from test_store_node import Clock, Rig, Waiter, until
 
+from raftsched import proposals
 from raftsched.errors import EtcdError, FatalError, StatusError
 from raftsched.pb.etcd import rpc_pb2
-from raftsched.store import codec
 from raftsched.store.backend import directory as data_directory
 from raftsched.store.lease import Lessor
 from raftsched.store.replica import Read
@@ -52,7 +52,7 @@ async def test_a_failed_node_answers_what_it_still_takes_and_what_is_queued(tmp_
 
     monkeypatch.setattr(rig.node._member, "log", BrokenLog())
     waiter, served = Waiter(), []
-    rig.node.propose_many(codec.PUT, [PUT], [1], waiter)
+    rig.node.propose_many(proposals.PUT, [PUT], [1], waiter)
     await until(lambda: rig.fatal)
     rig.node._host.submit(Read(served.append))
     await rig.node.stop()
@@ -66,8 +66,8 @@ async def test_stop_answers_what_no_turn_has_taken(tmp_path: Path, monkeypatch: 
     await rig.node.start()
     monkeypatch.setattr(rig.node, "_drain", lambda: None)
     waiter = Waiter()
-    rig.node.propose_many(codec.PUT, [PUT], [1], waiter)
-    rig.node.propose_many(codec.PUT, [PUT, PUT], [2, 3], waiter)
+    rig.node.propose_many(proposals.PUT, [PUT], [1], waiter)
+    rig.node.propose_many(proposals.PUT, [PUT, PUT], [2, 3], waiter)
     await rig.node.stop()
     assert {token: result[0] for token, result in waiter.got.items()} == dict.fromkeys((1, 2, 3), EtcdError.STOPPED)
 
@@ -76,9 +76,9 @@ async def test_a_surprise_while_applying_ends_the_node(tmp_path: Path, monkeypat
     """Half a batch may be applied: going on would apply the rest to a state that no log describes."""
     rig = Rig(tmp_path)
     await rig.node.start()
-    monkeypatch.setitem(rig.node._member.applier._handlers, codec.PUT, lambda payload: payload.nothing)
+    monkeypatch.setitem(rig.node._member.applier._handlers, proposals.PUT, lambda payload: payload.nothing)
     waiter = Waiter()
-    rig.node.propose_many(codec.PUT, [PUT], [1], waiter)
+    rig.node.propose_many(proposals.PUT, [PUT], [1], waiter)
     await until(lambda: rig.fatal)
     await rig.node.stop()
     assert waiter.got[1][0] == EtcdError.STOPPED
@@ -155,7 +155,7 @@ async def test_lease_ids_are_new_although_the_clock_was_set_back(tmp_path: Path)
     clock = Clock()
     async with Rig(tmp_path, clock) as rig:
         leases = [rig.node.next_lease_id() for _ in range(2_000)]
-        for error, _, _ in await rig.write(codec.LEASE_GRANT, *(rpc_pb2.LeaseGrantRequest(ID=one, TTL=1_000) for one in leases)):
+        for error, _, _ in await rig.write(proposals.LEASE_GRANT, *(rpc_pb2.LeaseGrantRequest(ID=one, TTL=1_000) for one in leases)):
             assert error == 0
         await rig.node.settle()
     async with Rig(tmp_path, clock) as again:  # the same wall time as at the first start
@@ -172,7 +172,7 @@ async def test_a_defragment_that_cannot_name_its_copy_ends_the_node(tmp_path: Pa
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(data_directory, "_sync", fail)
-    rig.node.propose_many(codec.PUT, [PUT], [1], Waiter())
+    rig.node.propose_many(proposals.PUT, [PUT], [1], Waiter())
     with pytest.raises(StatusError, match="Input/output error"):
         await rig.node.defragment()
     assert rig.fatal

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from test_store_node import Rig, until
 
+from raftsched import proposals
 from raftsched.errors import EtcdError, FatalError
 from raftsched.pb.etcd import rpc_pb2
-from raftsched.store import codec
 
 
 class Disk:
@@ -68,7 +68,7 @@ async def gathering(path: Path, monkeypatch: pytest.MonkeyPatch, **options) -> t
 
 
 def propose(rig: Rig, token: int, answers: Answers) -> None:
-    rig.node.propose_many(codec.PUT, [rpc_pb2.PutRequest(key=b"k%d" % token, value=b"v").SerializeToString()], [token], answers)
+    rig.node.propose_many(proposals.PUT, [rpc_pb2.PutRequest(key=b"k%d" % token, value=b"v").SerializeToString()], [token], answers)
 
 
 async def test_a_heartbeat_takes_them_when_no_event_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

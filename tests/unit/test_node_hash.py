@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from raftsched import proposals
 from raftsched.errors import EtcdError, StatusError, status_of
 from raftsched.pb.etcd import rpc_pb2
-from raftsched.store import codec
 from raftsched.store.node import Node, NodeOptions, flush
 from raftsched.testing.door_cluster import Quiet
 
@@ -53,11 +53,11 @@ async def test_hash_kv_is_the_stores_at_every_revision(tmp_path: Path, seed: int
             key = b"key/%02d" % chance.randrange(30)
             kind = chance.random()
             if kind < 0.7:
-                await write(node, codec.PUT, rpc_pb2.PutRequest(key=key, value=b"v" * chance.randrange(50)))
+                await write(node, proposals.PUT, rpc_pb2.PutRequest(key=key, value=b"v" * chance.randrange(50)))
             elif kind < 0.9:
-                await write(node, codec.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=key, range_end=b"key/%02d" % chance.randrange(30)))
+                await write(node, proposals.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=key, range_end=b"key/%02d" % chance.randrange(30)))
             else:
-                await write(node, codec.COMPACTION, rpc_pb2.CompactionRequest(revision=node.revision - chance.randrange(3)))
+                await write(node, proposals.COMPACTION, rpc_pb2.CompactionRequest(revision=node.revision - chance.randrange(3)))
         for revision in range(node.mvcc.compact_revision, node.revision + 1):
             if revision > 0:
                 assert (0, *await node.hash_kv(revision)) == node.mvcc.hash_kv(revision)
@@ -69,8 +69,8 @@ async def test_hash_kv_is_the_stores_at_every_revision(tmp_path: Path, seed: int
 async def test_a_revision_that_is_not_there_is_refused(tmp_path: Path) -> None:
     async with member(tmp_path) as node:
         for _ in range(5):
-            await write(node, codec.PUT, rpc_pb2.PutRequest(key=b"a"))
-        await write(node, codec.COMPACTION, rpc_pb2.CompactionRequest(revision=4))
+            await write(node, proposals.PUT, rpc_pb2.PutRequest(key=b"a"))
+        await write(node, proposals.COMPACTION, rpc_pb2.CompactionRequest(revision=4))
         for revision, error in ((3, EtcdError.COMPACTED), (node.revision + 1, EtcdError.FUTURE_REVISION)):
             with pytest.raises(StatusError) as refused:
                 await node.hash_kv(revision)
@@ -83,19 +83,19 @@ async def test_writes_and_a_compaction_during_the_hash_do_not_change_it(tmp_path
     async with member(tmp_path) as node:
         keys = [b"key/%04d" % number for number in range(10_000)]
         for _ in range(3):
-            await write(node, codec.TXN, puts(keys))
-        await write(node, codec.COMPACTION, rpc_pb2.CompactionRequest(revision=3))
+            await write(node, proposals.TXN, puts(keys))
+        await write(node, proposals.COMPACTION, rpc_pb2.CompactionRequest(revision=3))
         await node.scrubbed()
-        await write(node, codec.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=keys[10], range_end=keys[20]))
+        await write(node, proposals.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=keys[10], range_end=keys[20]))
         at = node.revision
         expected = node.mvcc.hash_kv(at)
         hashed = asyncio.ensure_future(node.hash_kv(at))
         while not node._flusher._hashing:
             await asyncio.sleep(0)
-        await write(node, codec.TXN, puts([b"key/%04da" % number for number in range(200)]))
-        await write(node, codec.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"key/1", range_end=b"key/2"))
-        await write(node, codec.PUT, rpc_pb2.PutRequest(key=b"last"))  # a tombstone at the compacted revision itself would stay
-        await write(node, codec.COMPACTION, rpc_pb2.CompactionRequest(revision=node.revision))
+        await write(node, proposals.TXN, puts([b"key/%04da" % number for number in range(200)]))
+        await write(node, proposals.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"key/1", range_end=b"key/2"))
+        await write(node, proposals.PUT, rpc_pb2.PutRequest(key=b"last"))  # a tombstone at the compacted revision itself would stay
+        await write(node, proposals.COMPACTION, rpc_pb2.CompactionRequest(revision=node.revision))
         assert not hashed.done()
         assert (0, *await hashed) == expected
         await asyncio.wait_for(node.scrubbed(), 10)
@@ -106,7 +106,7 @@ async def test_writes_and_a_compaction_during_the_hash_do_not_change_it(tmp_path
 
 async def test_more_hashes_than_can_wait_are_refused(tmp_path: Path) -> None:
     async with member(tmp_path) as node:
-        await write(node, codec.PUT, rpc_pb2.PutRequest(key=b"a"))
+        await write(node, proposals.PUT, rpc_pb2.PutRequest(key=b"a"))
         asked = [node.hash_kv(0) for _ in range(flush.LONG_JOBS_MAX + 3)]
         answers = await asyncio.gather(*asked, return_exceptions=True)
         refused = [answer for answer in answers if isinstance(answer, StatusError)]
@@ -117,7 +117,7 @@ async def test_more_hashes_than_can_wait_are_refused(tmp_path: Path) -> None:
 
 async def test_a_hash_and_defragment_take_turns(tmp_path: Path) -> None:
     async with member(tmp_path) as node:
-        await write(node, codec.TXN, puts([b"%d" % number for number in range(100)]))
+        await write(node, proposals.TXN, puts([b"%d" % number for number in range(100)]))
         jobs = [node.defragment(), node.hash_kv(0), node.defragment(), node.hash()]
         _, hashed, _, _ = await asyncio.gather(*jobs)
         assert (0, *hashed) == node.mvcc.hash_kv(0)
@@ -129,7 +129,7 @@ async def test_a_hash_and_defragment_take_turns(tmp_path: Path) -> None:
 
 async def test_a_hash_that_is_given_up_does_no_harm(tmp_path: Path) -> None:
     async with member(tmp_path) as node:
-        await write(node, codec.TXN, puts([b"%d" % number for number in range(1_000)], 1_000))
+        await write(node, proposals.TXN, puts([b"%d" % number for number in range(1_000)], 1_000))
         for _ in range(5):
             task = asyncio.ensure_future(node.hash_kv(0))
             while not node._flusher._jobs:
@@ -142,8 +142,10 @@ async def test_a_hash_that_is_given_up_does_no_harm(tmp_path: Path) -> None:
 async def test_the_loop_has_turns_while_many_records_are_hashed(tmp_path: Path) -> None:
     async with member(tmp_path, request_bytes_max=64 << 20, max_wals=1) as node:
         for first in range(0, 100_000, 20_000):
-            await write(node, codec.TXN, puts([b"dapr/jobs/app||ns||app||%08d" % number for number in range(first, first + 20_000)], 100))
-        await write(node, codec.COMPACTION, rpc_pb2.CompactionRequest(revision=node.revision))
+            await write(
+                node, proposals.TXN, puts([b"dapr/jobs/app||ns||app||%08d" % number for number in range(first, first + 20_000)], 100)
+            )
+        await write(node, proposals.COMPACTION, rpc_pb2.CompactionRequest(revision=node.revision))
         await node.settle()
         turns = 0
         hashed = asyncio.ensure_future(node.hash_kv(0))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from raftsched import proposals
 from raftsched.errors import GrpcCode, StatusError
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.store.node import Node, NodeOptions
@@ -106,7 +107,6 @@ async def test_a_real_store_shrinks(tmp_path: Path) -> None:
 
 
 async def ask(node: Node, what: str, request: Any) -> None:
-    from raftsched.store import codec
 
     done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -114,6 +114,6 @@ async def ask(node: Node, what: str, request: Any) -> None:
         def on_results(self, tokens: object, results: Any) -> None:
             done.set_result(results[0][0])
 
-    kind = {"put": codec.PUT, "compact": codec.COMPACTION}[what]
+    kind = {"put": proposals.PUT, "compact": proposals.COMPACTION}[what]
     node.propose_many(kind, [request.SerializeToString()], [1], Sink())
     assert await done == 0

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from raftsched import proposals
 from raftsched.errors import EtcdError
 from raftsched.limits import FENCE_WINDOW_MS
 from raftsched.pb.etcd import rpc_pb2
@@ -86,7 +87,7 @@ class One:
             self.step(More())
 
     def put(self, token: int, key: bytes) -> None:
-        self.step(Propose(codec.PUT, [put(key)], [token], self))
+        self.step(Propose(proposals.PUT, [put(key)], [token], self))
 
     def answers(self) -> list[tuple[int, int]]:
         return [(token, result[0]) for token, result in self.got]
@@ -298,7 +299,7 @@ def test_applied_entries_in_memory_are_bounded_on_every_member(group: Group, mon
 
     for number in range(300):
         one = leader if number % 2 else group.others(leader)[0]
-        one.step(Propose(codec.PUT, [put(b"k", bytes(10_000))], [number], one))
+        one.step(Propose(proposals.PUT, [put(b"k", bytes(10_000))], [number], one))
         group.run()
         group.tick()
         assert max(held(10_000)) <= (1 << 20) + 10_000
@@ -326,7 +327,7 @@ def test_who_waited_for_a_leader_goes_first_and_keeps_its_deadline(group: Group)
     group.tick(20, but=follower.id)  # a second
     term = follower.kernel.term + 1
     other = next(one.id for one in group.members.values() if one.id != follower.id)
-    follower.step(heard(group, 8, follower.id, other, term), Propose(codec.PUT, [put(b"late")], [2], follower))
+    follower.step(heard(group, 8, follower.id, other, term), Propose(proposals.PUT, [put(b"late")], [2], follower))
     assert follower.kernel.leader == other
     while not follower.got:
         group.now_ms += 50
@@ -360,7 +361,7 @@ def test_a_leader_that_is_gone_and_back_within_one_step_gets_what_waited(group: 
     term = follower.kernel.term + 1
     follower.step(
         heard(group, 9, follower.id, other.id, term),  # a newer term, without a leader
-        Propose(codec.PUT, [put(b"k")], [1], follower),
+        Propose(proposals.PUT, [put(b"k")], [1], follower),
         heard(group, 8, follower.id, leader.id, term),
     )
     assert follower.kernel.leader == leader.id
@@ -472,14 +473,16 @@ def test_much_that_is_forwarded_goes_in_several_messages(group: Group, monkeypat
     leader = group.elect()
     follower = group.others(leader)[0]
     sizes = [10, 400, 400, 400, 2_000, 10, 10, 10, 10, 10, 10]
-    follower.step(Propose(codec.PUT, [put(b"k%02d" % at, bytes(size)) for at, size in enumerate(sizes)], list(range(len(sizes))), follower))
+    follower.step(
+        Propose(proposals.PUT, [put(b"k%02d" % at, bytes(size)) for at, size in enumerate(sizes)], list(range(len(sizes))), follower)
+    )
     group.run()
     assert [len(message.runs[0][3]) for message in sent_proposals(follower)] == [3, 1, 1, 4, 2]
     group.tick()
     assert sorted(follower.answers()) == [(token, 0) for token in range(len(sizes))]
     follower.outputs.clear()
     follower.put(99, b"k")
-    follower.step(Propose(codec.PUT, [put(b"k", bytes(2_000))], [100], follower))
+    follower.step(Propose(proposals.PUT, [put(b"k", bytes(2_000))], [100], follower))
     assert [len(message.runs[0][3]) for message in sent_proposals(follower)] == [1, 1]
 
 
@@ -487,7 +490,7 @@ def test_what_waits_for_a_leader_is_bounded_in_bytes(group: Group, monkeypatch: 
     monkeypatch.setattr(replica_module.limits, "LEADERLESS_BYTES_MAX", 1_000)
     member = group.members[1]
     for number in range(3):
-        member.step(Propose(codec.PUT, [put(b"k", bytes(900))], [number], member))
+        member.step(Propose(proposals.PUT, [put(b"k", bytes(900))], [number], member))
     assert member.answers() == [(1, EtcdError.TOO_MANY_REQUESTS), (2, EtcdError.TOO_MANY_REQUESTS)]
     group.elect()
     assert (0, 0) in member.answers()
@@ -516,13 +519,14 @@ def test_what_a_leader_proposes_as_such_is_not_passed_on_to_the_next(group: Grou
     term = leader.kernel.term
     revoke = codec.varint_field(1, 77)
     leader.step(
-        heard(group, HEARTBEAT, leader.id, group.others(leader)[0].id, term + 1), Propose(codec.LEASE_REVOKE, [revoke], [5], leader, term)
+        heard(group, HEARTBEAT, leader.id, group.others(leader)[0].id, term + 1),
+        Propose(proposals.LEASE_REVOKE, [revoke], [5], leader, term),
     )
     assert leader.answers()[-1] == (5, EtcdError.NOT_LEADER)
     again = group.elect()
-    again.step(Propose(codec.LEASE_REVOKE, [revoke], [6], again, again.kernel.term - 1))
+    again.step(Propose(proposals.LEASE_REVOKE, [revoke], [6], again, again.kernel.term - 1))
     assert again.answers()[-1] == (6, EtcdError.NOT_LEADER)
-    again.step(Propose(codec.LEASE_REVOKE, [revoke], [7], again, again.kernel.term))
+    again.step(Propose(proposals.LEASE_REVOKE, [revoke], [7], again, again.kernel.term))
     group.tick(2)
     assert again.answers()[-1] == (7, EtcdError.LEASE_NOT_FOUND)
 
@@ -679,8 +683,8 @@ def test_what_is_sent_again_is_bounded(group: Group, monkeypatch: pytest.MonkeyP
     pair = Broken(group)
     pair.lose(PROPOSE)
     for token in range(4):
-        pair.follower.step(Propose(codec.PUT, [put(b"k", bytes(900))], [token], pair.follower))
-    pair.follower.step(Propose(codec.PUT, [put(b"k", bytes(9_000))], [4], pair.follower))
+        pair.follower.step(Propose(proposals.PUT, [put(b"k", bytes(900))], [token], pair.follower))
+    pair.follower.step(Propose(proposals.PUT, [put(b"k", bytes(9_000))], [4], pair.follower))
     group.run()
     pair.back()
     assert pair.follower.answers() == [(0, 0), (1, 0)]
@@ -691,7 +695,7 @@ def test_what_is_sent_again_is_bounded(group: Group, monkeypatch: pytest.MonkeyP
     assert all(error in (0, *unknown) for _, error in pair.follower.answers())
     assert len(pair.follower.got) == 5
     pair.lose(PROPOSE)
-    pair.follower.step(Propose(codec.PUT, [put(b"k", bytes(9_000))], [5], pair.follower))
+    pair.follower.step(Propose(proposals.PUT, [put(b"k", bytes(9_000))], [5], pair.follower))
     group.run()
     pair.back()
     assert pair.follower.answers()[-1] == (5, 0), "one is always sent"
@@ -706,11 +710,11 @@ def test_whose_it_is_goes_with_it_however_often_it_is_sent(group: Group) -> None
     """Else the leader would permit it to nobody, and every member refuse what its user may do."""
     pair = Broken(group)
     pair.lose(PROPOSE)
-    pair.follower.step(Propose(codec.PUT, [put(b"k1")], [1], pair.follower, identity=codec.identity_fields(b"ann", 3)))
+    pair.follower.step(Propose(proposals.PUT, [put(b"k1")], [1], pair.follower, identity=codec.identity_fields(b"ann", 3)))
     group.run()
     pair.number = 2
     group.tick()  # the same again, on another connection
-    pair.follower.step(Propose(codec.PUT, [put(b"k2")], [2], pair.follower, identity=codec.identity_fields(b"bob", 4)))
+    pair.follower.step(Propose(proposals.PUT, [put(b"k2")], [2], pair.follower, identity=codec.identity_fields(b"bob", 4)))
     pair.follower.step(Unsent(sent_proposals(pair.follower)[-1].context, full=False))  # anew
     group.run()
     pair.back()
@@ -730,7 +734,7 @@ def test_a_leader_without_room_takes_of_others_only_what_frees_space(group: Grou
     group.tick(3)
     assert follower.answers() == [(1, EtcdError.NO_SPACE)], "at once, and for certain"
     assert leader.kernel.last_index == before
-    follower.step(Propose(codec.DELETE_RANGE, [rpc_pb2.DeleteRangeRequest(key=b"k").SerializeToString()], [2], follower))
+    follower.step(Propose(proposals.DELETE_RANGE, [rpc_pb2.DeleteRangeRequest(key=b"k").SerializeToString()], [2], follower))
     group.run()
     group.tick()
     leader.replica.no_room = False

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from raftsched import limits
+from raftsched import limits, proposals
 from raftsched.config.sources import load
 from raftsched.pb.etcd import rpc_pb2
 from raftsched.server import node_options, store_plan
 from raftsched.standalone import __file__ as standalone_file
-from raftsched.store import codec
 from raftsched.store.node import Node, NodeOptions
 
 FLAG = "--etcd-experimental-bootstrap-defrag-threshold-megabytes"
@@ -106,7 +105,7 @@ async def put(node: Node, key: bytes, value: bytes) -> None:
         def on_results(self, tokens: object, results: Any) -> None:
             done.set_result(results[0][0])
 
-    node.propose_many(codec.PUT, [rpc_pb2.PutRequest(key=key, value=value).SerializeToString()], [1], Sink())
+    node.propose_many(proposals.PUT, [rpc_pb2.PutRequest(key=key, value=value).SerializeToString()], [1], Sink())
     assert await done == 0
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from raftsched import proposals
 from raftsched.errors import EtcdError, FatalError, StatusError
 from raftsched.pb.etcd import rpc_pb2
-from raftsched.store import alarm, codec, membership
+from raftsched.store import alarm, membership
 from raftsched.store.backend.directory import DirectoryInUseError
 from raftsched.store.node import Node, NodeOptions
 from raftsched.store.wal import segments
@@ -80,7 +81,7 @@ class Rig:
         return [waiter.got[token] for token in range(len(data))]
 
     async def put(self, *pairs, lease: int = 0) -> list[tuple]:
-        return await self.write(codec.PUT, *(rpc_pb2.PutRequest(key=key, value=value, lease=lease) for key, value in pairs))
+        return await self.write(proposals.PUT, *(rpc_pb2.PutRequest(key=key, value=value, lease=lease) for key, value in pairs))
 
     async def get(self, key: bytes) -> bytes | None:
         waiter = Waiter()
@@ -151,13 +152,13 @@ async def test_put_read_restart(tmp_path: Path) -> None:
 async def test_restart_without_stop_at_many_points(tmp_path: Path) -> None:
     """A copy of the files at any moment holds everything that was answered, and replays to the same state."""
     async with Rig(tmp_path / "live", batch_interval_ms=5, snapshot_count=50) as rig:
-        await rig.write(codec.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=9, TTL=1000))
+        await rig.write(proposals.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=9, TTL=1000))
         for point in range(12):
             for number in range(20):
                 await rig.put((b"k%02d" % (number % 7), b"%d-%d" % (point, number)), lease=9 if number % 3 else 0)
-            await rig.write(codec.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"k%02d" % (point % 7)))
+            await rig.write(proposals.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"k%02d" % (point % 7)))
             if point % 4 == 3:
-                await rig.write(codec.COMPACTION, rpc_pb2.CompactionRequest(revision=rig.node.revision - 5))
+                await rig.write(proposals.COMPACTION, rpc_pb2.CompactionRequest(revision=rig.node.revision - 5))
                 await rig.node.scrubbed()
             before = rig.state()
             copy = crash_copy(tmp_path / "live", tmp_path / f"copy{point}")
@@ -172,11 +173,11 @@ async def test_restart_without_stop_at_many_points(tmp_path: Path) -> None:
 
 async def test_lmdb_may_lag_by_everything(tmp_path: Path) -> None:
     async with Rig(tmp_path / "live", batch_interval_ms=3_600_000) as rig:
-        await rig.write(codec.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=9, TTL=1000))
+        await rig.write(proposals.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=9, TTL=1000))
         for number in range(50):
             await rig.put((b"k%d" % (number % 5), bytes(100)), lease=9)
-        await rig.write(codec.ALARM, alarm.encode_request(alarm.ACTIVATE, 1, alarm.NOSPACE))
-        await rig.write(codec.COMPACTION, rpc_pb2.CompactionRequest(revision=20))
+        await rig.write(proposals.ALARM, alarm.encode_request(alarm.ACTIVATE, 1, alarm.NOSPACE))
+        await rig.write(proposals.COMPACTION, rpc_pb2.CompactionRequest(revision=20))
         before = rig.state()
         assert rig.node._member.backend.applied_index == 0
         copy = crash_copy(tmp_path / "live", tmp_path / "copy")
@@ -190,7 +191,7 @@ async def test_an_unfinished_scrub_goes_on_after_a_restart(tmp_path: Path) -> No
             await rig.put((b"k", b"%d" % number))
         await rig.node.settle()
         rig.node._flusher._schedule_scrub = lambda: None  # the process dies before the scrub
-        await rig.write(codec.COMPACTION, rpc_pb2.CompactionRequest(revision=90))
+        await rig.write(proposals.COMPACTION, rpc_pb2.CompactionRequest(revision=90))
         await rig.node.settle()
         assert rig.node._member.backend.record_count() == 100
         copy = crash_copy(tmp_path / "live", tmp_path / "copy")
@@ -227,7 +228,7 @@ async def test_changes_come_before_the_answer_and_in_order(tmp_path: Path) -> No
         end = rig.node.add_change_sink(Changes())
         broken = rig.node.add_change_sink(Broken())
         puts = [rpc_pb2.PutRequest(key=b"%d" % number).SerializeToString() for number in range(3)]
-        rig.node.propose_many(codec.PUT, puts, [1, 2, 3], Answers())
+        rig.node.propose_many(proposals.PUT, puts, [1, 2, 3], Answers())
         await until(lambda: len(order) == 6)
         assert order == [2, 3, 4, ("answer", 2), ("answer", 3), ("answer", 4)]
         assert rig.node.counters()["raftsched_store_callback_failures_total"] == 1
@@ -241,7 +242,7 @@ async def test_changes_come_before_the_answer_and_in_order(tmp_path: Path) -> No
 async def test_a_lease_ends_by_the_clock_and_takes_its_keys(tmp_path: Path) -> None:
     async with Rig(tmp_path) as rig:
         node, clock = rig.node, rig.clock
-        ((error, _, body),) = await rig.write(codec.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=node.next_lease_id(), TTL=10))
+        ((error, _, body),) = await rig.write(proposals.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=node.next_lease_id(), TTL=10))
         assert error == 0
         lease = rpc_pb2.LeaseGrantResponse.FromString(body).ID
         await rig.put((b"a", b""), (b"b", b""), lease=lease)
@@ -267,7 +268,7 @@ async def test_a_lease_ends_by_the_clock_and_takes_its_keys(tmp_path: Path) -> N
 async def test_leases_survive_and_start_anew(tmp_path: Path) -> None:
     clock = Clock()
     async with Rig(tmp_path, clock) as rig:
-        await rig.write(codec.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=-7, TTL=100))
+        await rig.write(proposals.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=-7, TTL=100))
         await rig.put((b"a", b""), lease=-7)
         clock.advance_ms(90_000)
     clock.advance_ms(50_000)
@@ -280,13 +281,13 @@ async def test_compaction_and_its_errors(tmp_path: Path) -> None:
     async with Rig(tmp_path) as rig:
         for number in range(20):
             await rig.put((b"k", b"%d" % number))
-        ((error, _, _),) = await rig.write(codec.COMPACTION, rpc_pb2.CompactionRequest(revision=15))
+        ((error, _, _),) = await rig.write(proposals.COMPACTION, rpc_pb2.CompactionRequest(revision=15))
         assert error == 0
         await rig.node.scrubbed()
         rig.node._member.backend.renew()
         assert rig.node._member.backend.record_count() == 21 - 15 + 1
-        assert (await rig.write(codec.COMPACTION, rpc_pb2.CompactionRequest(revision=15)))[0][0] == EtcdError.COMPACTED
-        assert (await rig.write(codec.COMPACTION, rpc_pb2.CompactionRequest(revision=99)))[0][0] == EtcdError.FUTURE_REVISION
+        assert (await rig.write(proposals.COMPACTION, rpc_pb2.CompactionRequest(revision=15)))[0][0] == EtcdError.COMPACTED
+        assert (await rig.write(proposals.COMPACTION, rpc_pb2.CompactionRequest(revision=99)))[0][0] == EtcdError.FUTURE_REVISION
 
 
 async def test_a_compaction_works_in_slices_of_so_many_records(tmp_path: Path) -> None:
@@ -295,7 +296,7 @@ async def test_a_compaction_works_in_slices_of_so_many_records(tmp_path: Path) -
         async with Rig(tmp_path / str(slices), **options) as rig:
             await rig.put(*((b"k%d" % (number % 50), b"") for number in range(100)))
             began = time.monotonic()
-            await rig.write(codec.COMPACTION, rpc_pb2.CompactionRequest(revision=rig.node.revision))
+            await rig.write(proposals.COMPACTION, rpc_pb2.CompactionRequest(revision=rig.node.revision))
             await rig.node.scrubbed()
             assert time.monotonic() - began >= seconds
             pauses = rig.node.histograms()["etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds"]
@@ -355,11 +356,11 @@ async def test_the_quota_raises_an_alarm_that_must_be_cleared(tmp_path: Path) ->
         assert error == EtcdError.NO_SPACE
         assert rig.node.alarms() == [(rig.node.member_id, alarm.NOSPACE)], "it stands before anybody is refused"
         assert (await rig.put((b"x", b"")))[0][0] == EtcdError.NO_SPACE
-        assert (await rig.write(codec.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"\0", range_end=b"\0")))[0][0] == 0
-        await rig.write(codec.COMPACTION, rpc_pb2.CompactionRequest(revision=rig.node.revision))
+        assert (await rig.write(proposals.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"\0", range_end=b"\0")))[0][0] == 0
+        await rig.write(proposals.COMPACTION, rpc_pb2.CompactionRequest(revision=rig.node.revision))
         await rig.node.scrubbed()
         await rig.node.defragment()
-        await rig.write(codec.ALARM, alarm.encode_request(alarm.DEACTIVATE, rig.node.member_id, alarm.NOSPACE))
+        await rig.write(proposals.ALARM, alarm.encode_request(alarm.DEACTIVATE, rig.node.member_id, alarm.NOSPACE))
         assert (await rig.put((b"x", b"")))[0][0] == 0
         assert rig.node.status().quota == 400_000
 
@@ -381,7 +382,7 @@ async def test_a_log_without_room_refuses_writes_and_keeps_reading(tmp_path: Pat
         answers = await rig.put((b"b", b"2"), (b"c", b"3"))
         assert [error for error, _, _ in answers] == [EtcdError.NO_SPACE] * 2
         assert await rig.get(b"a") == b"1"
-        assert (await rig.write(codec.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"a")))[0][0] == 0
+        assert (await rig.write(proposals.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"a")))[0][0] == 0
         assert rig.node.alarms() == [], "the disk's state is local"
         room["ordinary"] = True
         assert (await rig.put((b"b", b"2")))[0][0] == 0
@@ -396,7 +397,7 @@ async def test_a_full_map_of_lmdb_refuses_writes_keeps_reading_and_loses_nothing
         assert written > 20
         assert (await rig.put((b"x", b"")))[0][0] == EtcdError.NO_SPACE
         assert await rig.get(b"k%d" % (written - 1)) == bytes(20_000)
-        assert (await rig.write(codec.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"k0")))[0][0] == 0
+        assert (await rig.write(proposals.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"k0")))[0][0] == 0
         before = rig.state()
     async with Rig(tmp_path) as rig:  # a larger map: everything that was answered is there
         assert rig.state() == before
@@ -409,11 +410,11 @@ async def test_a_quota_beyond_the_map_is_met_before_the_map_is_full(tmp_path: Pa
         while not (await rig.put((b"k", bytes(20_000))))[0][0]:
             pass
         await until(rig.node.alarms)
-        await rig.write(codec.COMPACTION, rpc_pb2.CompactionRequest(revision=rig.node.revision))
+        await rig.write(proposals.COMPACTION, rpc_pb2.CompactionRequest(revision=rig.node.revision))
         await rig.node.scrubbed()
         rig.node._member.backend.measure_now()
         assert rig.node._flusher.stalled == ""
-        await rig.write(codec.ALARM, alarm.encode_request(alarm.DEACTIVATE, rig.node.member_id, alarm.NOSPACE))
+        await rig.write(proposals.ALARM, alarm.encode_request(alarm.DEACTIVATE, rig.node.member_id, alarm.NOSPACE))
         assert (await rig.put((b"k", bytes(20_000))))[0][0] == 0
 
 
@@ -421,7 +422,7 @@ async def test_defragment_and_hash_while_writes_go_on(tmp_path: Path) -> None:
     async with Rig(tmp_path) as rig:
         for number in range(200):
             await rig.put((b"k%d" % (number % 10), bytes(2_000)))
-        await rig.write(codec.COMPACTION, rpc_pb2.CompactionRequest(revision=rig.node.revision))
+        await rig.write(proposals.COMPACTION, rpc_pb2.CompactionRequest(revision=rig.node.revision))
         await rig.node.scrubbed()
         rig.node._member.backend.measure_now()
         size = rig.node.status().db_size
@@ -472,10 +473,10 @@ async def test_stop_answers_what_is_under_way_and_refuses_the_rest(tmp_path: Pat
     rig = Rig(tmp_path)
     await rig.node.start()
     waiter = Waiter()
-    rig.node.propose_many(codec.PUT, [rpc_pb2.PutRequest(key=b"a").SerializeToString()], [1], waiter)
+    rig.node.propose_many(proposals.PUT, [rpc_pb2.PutRequest(key=b"a").SerializeToString()], [1], waiter)
     await rig.node.stop()
     assert waiter.got[1][0] == 0
-    rig.node.propose_many(codec.PUT, [b""], [2], waiter)
+    rig.node.propose_many(proposals.PUT, [b""], [2], waiter)
     rig.node.read_many([b""], [3], waiter)
     assert waiter.got[2][0] == waiter.got[3][0] == EtcdError.STOPPED
     with pytest.raises(StatusError, match="server stopped"):
@@ -501,7 +502,7 @@ async def test_a_failed_log_ends_the_node_with_one_line(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(rig.node._member, "log", BrokenLog())
     waiter = Waiter()
-    rig.node.propose_many(codec.PUT, [rpc_pb2.PutRequest(key=b"a").SerializeToString()], [1], waiter)
+    rig.node.propose_many(proposals.PUT, [rpc_pb2.PutRequest(key=b"a").SerializeToString()], [1], waiter)
     await until(lambda: rig.fatal)
     await asyncio.sleep(0.05)
     assert rig.fatal == ["cannot sync wal/0.wal: Input/output error"]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from raftsched import proposals
 from raftsched.errors import CorruptError, EtcdError, FatalError
 from raftsched.limits import MEMBERS_MAX, PROPOSALS_PENDING_MAX
 from raftsched.pb.etcd import membership_pb2, raft_internal_pb2, rpc_pb2
@@ -56,16 +57,16 @@ def test_alarms_go_through_the_log_and_into_the_bucket() -> None:
     log = Log()
     request = alarm.encode_request(alarm.ACTIVATE, 7, alarm.NOSPACE)
     assert rpc_pb2.AlarmRequest.FromString(request) == rpc_pb2.AlarmRequest(action=1, memberID=7, alarm=1)
-    body = log(codec.ALARM, request)[2]
+    body = log(proposals.ALARM, request)[2]
     assert rpc_pb2.AlarmResponse.FromString(body).alarms[0].memberID == 7
     assert log.side.take() == [("alarm", alarm.encode_member(7, 1), b"")]
     loaded = AlarmStore(lambda _: None)
     loaded.load([(alarm.encode_member(7, 1), b"")])
     assert loaded.raised() == [(7, 1)]
-    assert log(codec.ALARM, alarm.encode_request(alarm.GET, 0, alarm.CORRUPT))[2] == b""
-    log(codec.ALARM, alarm.encode_request(alarm.DEACTIVATE, 7, alarm.NOSPACE))
+    assert log(proposals.ALARM, alarm.encode_request(alarm.GET, 0, alarm.CORRUPT))[2] == b""
+    log(proposals.ALARM, alarm.encode_request(alarm.DEACTIVATE, 7, alarm.NOSPACE))
     assert log.applier.alarms.raised() == []
-    assert log(codec.ALARM, alarm.encode_request(alarm.ACTIVATE, 7, alarm.NONE))[2] == b""
+    assert log(proposals.ALARM, alarm.encode_request(alarm.ACTIVATE, 7, alarm.NONE))[2] == b""
     with pytest.raises(CorruptError):
         loaded.load([(b"\xff", b"")])
 
@@ -79,35 +80,35 @@ def txn(*operations: bytes) -> bytes:
 
 def test_no_space_stops_what_grows_and_nothing_else() -> None:
     log = Log()
-    log(codec.PUT, put(b"a"))
-    log(codec.ALARM, alarm.encode_request(alarm.ACTIVATE, 7, alarm.NOSPACE))
-    assert log(codec.PUT, put(b"b"))[0] == EtcdError.NO_SPACE
-    assert log(codec.TXN, txn(put(b"b")))[0] == EtcdError.NO_SPACE
-    assert log(codec.TXN, rpc_pb2.TxnRequest().SerializeToString())[0] == EtcdError.OK
-    assert log(codec.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=5, TTL=5).SerializeToString())[0] == EtcdError.NO_SPACE
-    assert log(codec.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"a").SerializeToString())[0] == EtcdError.OK
-    log(codec.ALARM, alarm.encode_request(alarm.ACTIVATE, 7, alarm.CORRUPT))
-    assert log(codec.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"a").SerializeToString())[0] == EtcdError.CORRUPT
-    assert log(codec.LEASE_REVOKE, b"")[0] == EtcdError.CORRUPT
+    log(proposals.PUT, put(b"a"))
+    log(proposals.ALARM, alarm.encode_request(alarm.ACTIVATE, 7, alarm.NOSPACE))
+    assert log(proposals.PUT, put(b"b"))[0] == EtcdError.NO_SPACE
+    assert log(proposals.TXN, txn(put(b"b")))[0] == EtcdError.NO_SPACE
+    assert log(proposals.TXN, rpc_pb2.TxnRequest().SerializeToString())[0] == EtcdError.OK
+    assert log(proposals.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=5, TTL=5).SerializeToString())[0] == EtcdError.NO_SPACE
+    assert log(proposals.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"a").SerializeToString())[0] == EtcdError.OK
+    log(proposals.ALARM, alarm.encode_request(alarm.ACTIVATE, 7, alarm.CORRUPT))
+    assert log(proposals.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"a").SerializeToString())[0] == EtcdError.CORRUPT
+    assert log(proposals.LEASE_REVOKE, b"")[0] == EtcdError.CORRUPT
     for kind in (alarm.NOSPACE, alarm.CORRUPT):
-        log(codec.ALARM, alarm.encode_request(alarm.DEACTIVATE, 7, kind))
-    assert log(codec.PUT, put(b"b"))[0] == EtcdError.OK
+        log(proposals.ALARM, alarm.encode_request(alarm.DEACTIVATE, 7, kind))
+    assert log(proposals.PUT, put(b"b"))[0] == EtcdError.OK
 
 
 def test_a_revoked_lease_takes_its_keys_in_one_revision() -> None:
     log = Log()
-    error, _, body = log(codec.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=5, TTL=1).SerializeToString())
+    error, _, body = log(proposals.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=5, TTL=1).SerializeToString())
     assert (error, rpc_pb2.LeaseGrantResponse.FromString(body).TTL) == (0, 2)
     for key in (b"b", b"a"):
-        assert log(codec.PUT, put(key, lease=5))[0] == EtcdError.OK
-    assert log(codec.PUT, put(b"c", lease=6))[0] == EtcdError.LEASE_NOT_FOUND
+        assert log(proposals.PUT, put(key, lease=5))[0] == EtcdError.OK
+    assert log(proposals.PUT, put(b"c", lease=6))[0] == EtcdError.LEASE_NOT_FOUND
     revision = log.applier.store.revision
-    assert log(codec.LEASE_REVOKE, rpc_pb2.LeaseRevokeRequest(ID=5).SerializeToString()) == (0, revision + 1, b"")
+    assert log(proposals.LEASE_REVOKE, rpc_pb2.LeaseRevokeRequest(ID=5).SerializeToString()) == (0, revision + 1, b"")
     assert log.applier.store.key_count == 0
-    assert log(codec.LEASE_REVOKE, rpc_pb2.LeaseRevokeRequest(ID=5).SerializeToString())[0] == EtcdError.LEASE_NOT_FOUND
+    assert log(proposals.LEASE_REVOKE, rpc_pb2.LeaseRevokeRequest(ID=5).SerializeToString())[0] == EtcdError.LEASE_NOT_FOUND
 
 
-@pytest.mark.parametrize("kind", [codec.COMPACTION, codec.LEASE_GRANT, codec.LEASE_REVOKE, codec.ALARM, 1300, 1301])
+@pytest.mark.parametrize("kind", [proposals.COMPACTION, proposals.LEASE_GRANT, proposals.LEASE_REVOKE, proposals.ALARM, 1300, 1301])
 def test_bytes_that_are_no_request_are_a_result(kind: int) -> None:
     assert Log()(kind, b"\xff\xff")[0] == EtcdError.MALFORMED
 
@@ -126,9 +127,9 @@ def test_an_empty_entry_changes_nothing() -> None:
     [
         (codec.wrap(999, [b"x"], 5)[0], "of kind 999, which this member does not know"),
         (codec.wrap(1 << 20, [b"x"], 5)[0], "of kind 1048576, which this member does not know"),
-        (codec.wrap(codec.PUT, [put(b"b")], 5)[0] + codec.bytes_field(999, b""), "none that this member can read"),
-        (codec.wrap(codec.PUT, [put(b"b")], 5)[0] + codec.varint_field(999, 1), "none that this member can read"),
-        (codec.wrap(codec.PUT, [put(b"b")], 5)[0][:8], "none that this member can read"),
+        (codec.wrap(proposals.PUT, [put(b"b")], 5)[0] + codec.bytes_field(999, b""), "none that this member can read"),
+        (codec.wrap(proposals.PUT, [put(b"b")], 5)[0] + codec.varint_field(999, 1), "none that this member can read"),
+        (codec.wrap(proposals.PUT, [put(b"b")], 5)[0][:8], "none that this member can read"),
         (b"\xff\xff\xff", "none that this member can read"),
     ],
 )
@@ -136,10 +137,10 @@ def test_who_does_not_know_what_is_committed_stops_before_it(entry: bytes, what:
     """Never over it: the others have applied it. And nothing of the run that it is in, so that applied index and data agree."""
     applier, side = machine()
     applier.version = "3.7.0"
-    applier.apply(1, 1, 0, codec.wrap(codec.CLUSTER_VERSION_SET, [membership.encode_version("3.8.0", 1)], 1))
+    applier.apply(1, 1, 0, codec.wrap(proposals.CLUSTER_VERSION_SET, [membership.encode_version("3.8.0", 1)], 1))
     side.take()
     with pytest.raises(FatalError) as caught:
-        applier.apply(2, 1, 0, [*codec.wrap(codec.PUT, [put(b"a")], 2), entry])
+        applier.apply(2, 1, 0, [*codec.wrap(proposals.PUT, [put(b"a")], 2), entry])
     assert f"entry 3 of the log holds a request {what}. It is of version 3.7.0, its cluster of 3.8.0." in str(caught.value)
     assert "\n" not in str(caught.value)
     assert (applier.applied_index, applier.store.revision, len(side)) == (1, 1, 0)
@@ -152,15 +153,15 @@ def test_the_quota_refuses_at_its_bound_and_not_before() -> None:
     store = machine()[0].store
     quota = Quota(10_000)
     small = put(b"k", b"v" * 100)
-    cost = store.cost(codec.PUT, small)
+    cost = store.cost(proposals.PUT, small)
     assert cost == 256 + 1 + 100
-    assert not quota.refused(codec.PUT, [small], len(small), 10_000 - cost - 1, store.cost)
-    assert quota.refused(codec.PUT, [small], len(small), 10_000 - cost, store.cost)
-    assert not quota.refused(codec.DELETE_RANGE, [small], len(small), 20_000, store.cost)
-    assert not quota.refused(codec.TXN, [b""], 0, 20_000, store.cost)
+    assert not quota.refused(proposals.PUT, [small], len(small), 10_000 - cost - 1, store.cost)
+    assert quota.refused(proposals.PUT, [small], len(small), 10_000 - cost, store.cost)
+    assert not quota.refused(proposals.DELETE_RANGE, [small], len(small), 20_000, store.cost)
+    assert not quota.refused(proposals.TXN, [b""], 0, 20_000, store.cost)
     many = txn(*[put(b"%d" % number, b"") for number in range(100)])
-    assert quota.refused(codec.TXN, [many], len(many), 0, store.cost)
-    assert not Quota(0).refused(codec.PUT, [small], len(small), 1 << 60, store.cost)
+    assert quota.refused(proposals.TXN, [many], len(many), 0, store.cost)
+    assert not Quota(0).refused(proposals.PUT, [small], len(small), 1 << 60, store.cost)
 
 
 # -- membership
@@ -429,7 +430,7 @@ class ReplicaRig:
         return self.step(Persisted(self.batch))
 
     def put(self, *tokens: int):
-        return self.step(Propose(codec.PUT, [put(b"k%d" % one) for one in tokens], list(tokens), self.sink))
+        return self.step(Propose(proposals.PUT, [put(b"k%d" % one) for one in tokens], list(tokens), self.sink))
 
     def answers(self) -> list[tuple[int, int]]:
         return [(token, result[0]) for token, result in self.sink.got]
@@ -517,7 +518,7 @@ def test_too_large_ones_are_refused_and_the_others_written() -> None:
     rig = ReplicaRig(request_bytes_max=100)
     rig.step(Tick())
     rig.sync()
-    rig.step(Propose(codec.PUT, [put(b"a"), put(b"b", bytes(100)), put(b"c")], [1, 2, 3], rig.sink))
+    rig.step(Propose(proposals.PUT, [put(b"a"), put(b"b", bytes(100)), put(b"c")], [1, 2, 3], rig.sink))
     rig.sync()
     assert rig.answers() == [(2, EtcdError.REQUEST_TOO_LARGE), (1, 0), (3, 0)]
 
@@ -579,15 +580,15 @@ def test_the_log_in_memory_is_bounded() -> None:
 
 def test_internal_requests_are_those_of_the_generated_messages() -> None:
     names = {
-        "put": codec.PUT,
-        "delete_range": codec.DELETE_RANGE,
-        "txn": codec.TXN,
-        "compaction": codec.COMPACTION,
-        "lease_grant": codec.LEASE_GRANT,
-        "lease_revoke": codec.LEASE_REVOKE,
-        "alarm": codec.ALARM,
-        "cluster_version_set": codec.CLUSTER_VERSION_SET,
-        "cluster_member_attr_set": codec.MEMBER_ATTRIBUTES_SET,
+        "put": proposals.PUT,
+        "delete_range": proposals.DELETE_RANGE,
+        "txn": proposals.TXN,
+        "compaction": proposals.COMPACTION,
+        "lease_grant": proposals.LEASE_GRANT,
+        "lease_revoke": proposals.LEASE_REVOKE,
+        "alarm": proposals.ALARM,
+        "cluster_version_set": proposals.CLUSTER_VERSION_SET,
+        "cluster_member_attr_set": proposals.MEMBER_ATTRIBUTES_SET,
     }
     numbers = raft_internal_pb2.InternalRaftRequest.DESCRIPTOR.fields_by_name
     assert {name: numbers[name].number for name in names} == names

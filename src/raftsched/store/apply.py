@@ -14,6 +14,7 @@ Must not know: clocks, the log, who waits for a result.
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from raftsched import proposals
 from raftsched.errors import EtcdError, FatalError
 from raftsched.store import alarm, codec
 from raftsched.store.alarm import AlarmStore
@@ -93,27 +94,40 @@ class Applier:
         store = self.store
         handlers: dict[int, Handler] = {
             NOTHING: self._nothing,
-            codec.PUT: store.put,
-            codec.DELETE_RANGE: store.delete_range,
-            codec.TXN: store.txn,
-            codec.COMPACTION: self._compact,
-            codec.LEASE_GRANT: self._grant,
-            codec.LEASE_REVOKE: self._revoke,
-            codec.ALARM: self._alarm,
-            codec.CLUSTER_VERSION_SET: self._wire(self.membership.apply_version),
-            codec.MEMBER_ATTRIBUTES_SET: self._wire(self.membership.apply_attributes),
-            codec.DOWNGRADE_INFO_SET: self._wire(self.membership.apply_downgrade),
+            proposals.PUT: store.put,
+            proposals.DELETE_RANGE: store.delete_range,
+            proposals.TXN: store.txn,
+            proposals.COMPACTION: self._compact,
+            proposals.LEASE_GRANT: self._grant,
+            proposals.LEASE_REVOKE: self._revoke,
+            proposals.ALARM: self._alarm,
+            proposals.CLUSTER_VERSION_SET: self._wire(self.membership.apply_version),
+            proposals.MEMBER_ATTRIBUTES_SET: self._wire(self.membership.apply_attributes),
+            proposals.DOWNGRADE_INFO_SET: self._wire(self.membership.apply_downgrade),
         }
         handlers |= {kind: partial(self._auth_request, kind) for kind in requests.KINDS}
         if self.auth.enabled:
-            handlers |= {kind: partial(self._permitted, kind, handlers[kind]) for kind in (codec.PUT, codec.DELETE_RANGE, codec.TXN)}
-            handlers[codec.LEASE_REVOKE] = self._permitted_revoke
+            handlers |= {
+                kind: partial(self._permitted, kind, handlers[kind]) for kind in (proposals.PUT, proposals.DELETE_RANGE, proposals.TXN)
+            }
+            handlers[proposals.LEASE_REVOKE] = self._permitted_revoke
         if self.alarms.has(alarm.NOSPACE):
             full = self._refuse(EtcdError.NO_SPACE)
-            handlers |= {codec.PUT: full, codec.TXN: partial(self._capped_txn, handlers[codec.TXN]), codec.LEASE_GRANT: full}
+            handlers |= {
+                proposals.PUT: full,
+                proposals.TXN: partial(self._capped_txn, handlers[proposals.TXN]),
+                proposals.LEASE_GRANT: full,
+            }
         if self.alarms.has(alarm.CORRUPT):
             corrupt = self._refuse(EtcdError.CORRUPT)
-            refused = (codec.PUT, codec.DELETE_RANGE, codec.TXN, codec.COMPACTION, codec.LEASE_GRANT, codec.LEASE_REVOKE)
+            refused = (
+                proposals.PUT,
+                proposals.DELETE_RANGE,
+                proposals.TXN,
+                proposals.COMPACTION,
+                proposals.LEASE_GRANT,
+                proposals.LEASE_REVOKE,
+            )
             handlers |= dict.fromkeys(refused, corrupt)
         self._handlers = handlers
 
@@ -211,7 +225,7 @@ class Applier:
         return change_id, (error, self.store.revision, b"")
 
     def _capped_txn(self, then: Handler, payload: bytes) -> Result:
-        if self.store.cost(codec.TXN, payload) > 0:
+        if self.store.cost(proposals.TXN, payload) > 0:
             return EtcdError.NO_SPACE, self.store.revision, b""
         return then(payload)
 

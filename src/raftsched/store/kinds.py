@@ -11,34 +11,34 @@ Must not know: how versions are agreed on.
 from collections.abc import Mapping
 from typing import Final
 
-from raftsched.store import codec
+from raftsched import proposals
 
 FIRST: Final = "3.0.0"
 """Of a cluster whose members' versions are not all known yet, as in etcd."""
 
 SINCE: Final[Mapping[int, str]] = {
-    codec.PUT: FIRST,
-    codec.DELETE_RANGE: FIRST,
-    codec.TXN: FIRST,
-    codec.COMPACTION: FIRST,
-    codec.LEASE_GRANT: FIRST,
-    codec.LEASE_REVOKE: FIRST,
-    codec.ALARM: FIRST,
-    codec.AUTH_ENABLE: FIRST,  # as in etcd: its capability "auth" comes with 3.0
-    codec.AUTH_DISABLE: FIRST,
-    codec.AUTHENTICATE: FIRST,
-    codec.AUTH_USER_ADD: FIRST,
-    codec.AUTH_USER_DELETE: FIRST,
-    codec.AUTH_USER_CHANGE_PASSWORD: FIRST,
-    codec.AUTH_USER_GRANT_ROLE: FIRST,
-    codec.AUTH_USER_REVOKE_ROLE: FIRST,
-    codec.AUTH_ROLE_ADD: FIRST,
-    codec.AUTH_ROLE_DELETE: FIRST,
-    codec.AUTH_ROLE_GRANT_PERMISSION: FIRST,
-    codec.AUTH_ROLE_REVOKE_PERMISSION: FIRST,
-    codec.CLUSTER_VERSION_SET: FIRST,
-    codec.MEMBER_ATTRIBUTES_SET: FIRST,
-    codec.DOWNGRADE_INFO_SET: "3.5.0",  # as in etcd
+    proposals.PUT: FIRST,
+    proposals.DELETE_RANGE: FIRST,
+    proposals.TXN: FIRST,
+    proposals.COMPACTION: FIRST,
+    proposals.LEASE_GRANT: FIRST,
+    proposals.LEASE_REVOKE: FIRST,
+    proposals.ALARM: FIRST,
+    proposals.AUTH_ENABLE: FIRST,  # as in etcd: its capability "auth" comes with 3.0
+    proposals.AUTH_DISABLE: FIRST,
+    proposals.AUTHENTICATE: FIRST,
+    proposals.AUTH_USER_ADD: FIRST,
+    proposals.AUTH_USER_DELETE: FIRST,
+    proposals.AUTH_USER_CHANGE_PASSWORD: FIRST,
+    proposals.AUTH_USER_GRANT_ROLE: FIRST,
+    proposals.AUTH_USER_REVOKE_ROLE: FIRST,
+    proposals.AUTH_ROLE_ADD: FIRST,
+    proposals.AUTH_ROLE_DELETE: FIRST,
+    proposals.AUTH_ROLE_GRANT_PERMISSION: FIRST,
+    proposals.AUTH_ROLE_REVOKE_PERMISSION: FIRST,
+    proposals.CLUSTER_VERSION_SET: FIRST,
+    proposals.MEMBER_ATTRIBUTES_SET: FIRST,
+    proposals.DOWNGRADE_INFO_SET: "3.5.0",  # as in etcd
 }
 """The lowest version of a cluster in which a kind may be written. FIRST: every member that ever was knows it."""
 

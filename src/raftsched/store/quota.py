@@ -7,7 +7,7 @@ Must not know: where sizes come from.
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from raftsched.store.codec import LEASE_GRANT, PUT, TXN
+from raftsched.proposals import LEASE_GRANT, PUT, TXN
 
 QUOTA_DEFAULT_BYTES: Final = 2 << 30  # etcd's, where the option is 0
 CHARGED: Final = frozenset({PUT, TXN, LEASE_GRANT})

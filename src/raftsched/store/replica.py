@@ -14,7 +14,7 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import Final, NamedTuple
 
-from raftsched import limits
+from raftsched import limits, proposals
 from raftsched.errors import EtcdError
 from raftsched.store import codec
 from raftsched.store.apply import Applier
@@ -43,7 +43,7 @@ PROPOSE_ERRORS: Final[dict[int, EtcdError]] = {
     BEYOND: EtcdError.NOT_CAPABLE,
     NO_ROOM: EtcdError.NO_SPACE,
 }
-PRIVILEGED: Final = frozenset({codec.DELETE_RANGE, codec.COMPACTION, codec.LEASE_REVOKE, codec.ALARM})
+PRIVILEGED: Final = frozenset({proposals.DELETE_RANGE, proposals.COMPACTION, proposals.LEASE_REVOKE, proposals.ALARM})
 """May use the reserve of a full disk: they free space, or say that there is none."""
 
 # -- events

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from raftsched import limits
 from raftsched.errors import EtcdError, GrpcCode, StatusError, status_of
 from raftsched.ports import ChangeSink, Labelled, Permit, SnapshotFile, StoreStatus, TokenSigner
+from raftsched.proposals import COMPACTION
 from raftsched.rpc.etcd.services import EtcdServices
 from raftsched.rpc.gateway.front import Front
 from raftsched.rpc.gateway.gateway import Gateway
@@ -25,7 +26,7 @@ from raftsched.store._wire import sole_number, two_numbers
 from raftsched.store.alarm import AlarmStore
 from raftsched.store.apply import Applier, SideWrites
 from raftsched.store.auth.identity import wire_identity
-from raftsched.store.codec import COMPACTION, Headers, RequestIds, wrap
+from raftsched.store.codec import Headers, RequestIds, wrap
 from raftsched.store.lease import Lessor
 from raftsched.store.membership import Membership
 from raftsched.store.mvcc._store import MvccStore

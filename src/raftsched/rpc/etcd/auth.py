@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import Message
 
+from raftsched import proposals
 from raftsched.errors import EtcdError, status_of
 from raftsched.pb.etcd import rpc_pb2 as pb
 from raftsched.pb.etcd.auth_pb2 import Permission
 from raftsched.rpc.etcd.access import permit
 from raftsched.rpc.etcd.calls import Door, parse
-from raftsched.store import codec
 from raftsched.store.auth.records import ROOT, ROOT_PERMISSION
 
 if TYPE_CHECKING:
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 SERVICE: Final = "/etcdserverpb.Auth/"
 PLAIN: Final[dict[str, tuple[int, type[Message]]]] = {
-    "AuthEnable": (codec.AUTH_ENABLE, pb.AuthEnableRequest),
-    "AuthDisable": (codec.AUTH_DISABLE, pb.AuthDisableRequest),
-    "UserDelete": (codec.AUTH_USER_DELETE, pb.AuthUserDeleteRequest),
-    "UserGrantRole": (codec.AUTH_USER_GRANT_ROLE, pb.AuthUserGrantRoleRequest),
-    "UserRevokeRole": (codec.AUTH_USER_REVOKE_ROLE, pb.AuthUserRevokeRoleRequest),
-    "RoleAdd": (codec.AUTH_ROLE_ADD, pb.AuthRoleAddRequest),
-    "RoleDelete": (codec.AUTH_ROLE_DELETE, pb.AuthRoleDeleteRequest),
-    "RoleGrantPermission": (codec.AUTH_ROLE_GRANT_PERMISSION, pb.AuthRoleGrantPermissionRequest),
-    "RoleRevokePermission": (codec.AUTH_ROLE_REVOKE_PERMISSION, pb.AuthRoleRevokePermissionRequest),
+    "AuthEnable": (proposals.AUTH_ENABLE, pb.AuthEnableRequest),
+    "AuthDisable": (proposals.AUTH_DISABLE, pb.AuthDisableRequest),
+    "UserDelete": (proposals.AUTH_USER_DELETE, pb.AuthUserDeleteRequest),
+    "UserGrantRole": (proposals.AUTH_USER_GRANT_ROLE, pb.AuthUserGrantRoleRequest),
+    "UserRevokeRole": (proposals.AUTH_USER_REVOKE_ROLE, pb.AuthUserRevokeRoleRequest),
+    "RoleAdd": (proposals.AUTH_ROLE_ADD, pb.AuthRoleAddRequest),
+    "RoleDelete": (proposals.AUTH_ROLE_DELETE, pb.AuthRoleDeleteRequest),
+    "RoleGrantPermission": (proposals.AUTH_ROLE_GRANT_PERMISSION, pb.AuthRoleGrantPermissionRequest),
+    "RoleRevokePermission": (proposals.AUTH_ROLE_REVOKE_PERMISSION, pb.AuthRoleRevokePermissionRequest),
 }
 """Methods whose requests go into the log as they are: (kind, message)."""
 READING: Final = frozenset({"AuthStatus", "UserGet", "UserList", "RoleGet", "RoleList"})
@@ -97,14 +97,14 @@ class AuthService:
         if not request.options.no_password:
             request.hashedPassword = await self._hashed(call, request.password)
             request.password = ""
-        return await self._propose(call, codec.AUTH_USER_ADD, request)
+        return await self._propose(call, proposals.AUTH_USER_ADD, request)
 
     async def _change_password(self, call: "Call", message: bytes) -> bytes:
         request = parse(pb.AuthUserChangePasswordRequest, message)
         if request.password:
             request.hashedPassword = await self._hashed(call, request.password)
             request.password = ""
-        return await self._propose(call, codec.AUTH_USER_CHANGE_PASSWORD, request)
+        return await self._propose(call, proposals.AUTH_USER_CHANGE_PASSWORD, request)
 
     async def _hashed(self, call: "Call", password: str) -> str:
         """etcd hashes before it asks who calls; here nobody but root makes a member work for it. What is said first stays the same."""

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from raftsched.errors import ETCD_STATUS, NO_MESSAGE, NO_TEXT, EtcdError, GrpcCode, StatusError, status_of
 from raftsched.ports import StoreNode, Stream
+from raftsched.proposals import RANGE
 from raftsched.rpc.counted import counted
 from raftsched.rpc.durations import NOT_DONE, TYPES, RequestDurations
 from raftsched.rpc.etcd.access import Access
@@ -32,16 +33,6 @@ STATUS: Final[dict[int, tuple[int, str]]] = {int(error): (int(code), text) for e
 FIELD_0_MAX: Final = 7
 """The largest tag of a field 0, which no message has."""
 BROKEN: Final = b"\xff"
-
-# kinds of proposals: field numbers of InternalRaftRequest
-RANGE: Final = 3
-PUT: Final = 4
-DELETE_RANGE: Final = 5
-TXN: Final = 6
-COMPACTION: Final = 7
-LEASE_GRANT: Final = 8
-LEASE_REVOKE: Final = 9
-ALARM: Final = 10
 
 
 def parse(kind: type[Parsed], message: bytes, refusal: tuple[int, str] = STATUS[EtcdError.MALFORMED]) -> Parsed:

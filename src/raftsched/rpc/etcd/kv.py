@@ -11,9 +11,10 @@ from raftsched.errors import STREAM_MALFORMED, EtcdError, GrpcCode, StatusError
 from raftsched.limits import RANGE_STREAM_CHUNK_KEYS, READ_ANSWERS_BYTES, REQUEST_BYTES_MAX
 from raftsched.pb.etcd.rpc_pb2 import CompactionRequest, RangeRequest, RangeResponse, RangeStreamResponse
 from raftsched.ports import Stream
+from raftsched.proposals import COMPACTION, DELETE_RANGE, PUT, RANGE, TXN
 from raftsched.rpc.durations import NOT_DONE, READ_ONLY_TXN, TYPES
 from raftsched.rpc.etcd.access import permit
-from raftsched.rpc.etcd.calls import COMPACTION, DELETE_RANGE, PUT, RANGE, STATUS, TXN, AnswerSink, Door, parse
+from raftsched.rpc.etcd.calls import STATUS, AnswerSink, Door, parse
 from raftsched.rpc.etcd.streams import StreamCall
 from raftsched.types import NOBODY, Identity, Result, ResultSink
 

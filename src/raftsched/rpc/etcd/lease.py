@@ -21,8 +21,9 @@ from raftsched.pb.etcd.rpc_pb2 import (
     LeaseTimeToLiveResponse,
 )
 from raftsched.ports import Stream, StreamHandler
+from raftsched.proposals import LEASE_GRANT, LEASE_REVOKE
 from raftsched.rpc.etcd.access import permit
-from raftsched.rpc.etcd.calls import LEASE_GRANT, LEASE_REVOKE, Door, parse
+from raftsched.rpc.etcd.calls import Door, parse
 from raftsched.rpc.etcd.streams import StreamCall
 
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ from raftsched.pb.etcd.rpc_pb2 import (
     StatusResponse,
 )
 from raftsched.ports import MemberNode
+from raftsched.proposals import ALARM
 from raftsched.rpc.durations import TYPES
-from raftsched.rpc.etcd.calls import ALARM, Door, parse
+from raftsched.rpc.etcd.calls import Door, parse
 from raftsched.rpc.etcd.snapshot import SnapshotStream
 from raftsched.rpc.etcd.version import SERVER_VERSION, storage_version
 

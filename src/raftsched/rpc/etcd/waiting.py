@@ -12,8 +12,9 @@ from raftsched.errors import EtcdError, GrpcCode, StatusError, status_of
 from raftsched.limits import RECIPES_RUNNING_MAX
 from raftsched.pb.etcd.kv_pb2 import Event
 from raftsched.pb.etcd.rpc_pb2 import DeleteRangeRequest, LeaseGrantRequest, WatchResponse
+from raftsched.proposals import DELETE_RANGE, LEASE_GRANT, TXN
 from raftsched.rpc.etcd.access import Caller
-from raftsched.rpc.etcd.calls import DELETE_RANGE, LEASE_GRANT, TXN, Door
+from raftsched.rpc.etcd.calls import Door
 from raftsched.rpc.etcd.recipes import (
     DONE,
     Answer,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from raftsched.errors import TRANSIENT, EtcdError, GrpcCode, StatusError, status_of
+from raftsched.proposals import PUT, TXN
 from raftsched.rpc.metrics import MethodStats
 from raftsched.rpc.scheduler.access import Access, checked_name, unreadable
 from raftsched.rpc.scheduler.stats import SchedulerStats
@@ -31,8 +32,6 @@ from raftsched.types import Result
 if TYPE_CHECKING:
     from raftsched.rpc.http2._h2 import Engine
 
-PUT: Final = 4
-TXN: Final = 6
 NS: Final = 1_000_000_000
 RETRY_S: Final = 0.3  # as often as Dapr asks again
 Owners = dict[tuple[bytes, int], tuple[Owner, str, object]]

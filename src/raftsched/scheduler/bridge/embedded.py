@@ -12,12 +12,12 @@ from typing import Final
 from raftsched.errors import TRANSIENT, TRANSIENT_TEXTS, EtcdError, StatusError, status_of
 from raftsched.limits import SCAN_PAGE_KEYS, STORE_RETRY_MS_MAX, STORE_RETRY_MS_MIN, STUCK_MS
 from raftsched.ports import ChangeSink, StoreNode
+from raftsched.proposals import TXN
 from raftsched.scheduler.jobs._jobs import txn_outcomes
 from raftsched.scheduler.jobs.names import prefix_end
 from raftsched.scheduler.jobs.requests import number_field
 from raftsched.types import INTERNAL, Change, Result, ResultSink
 
-TXN: Final = 6
 LEASE_GRANT: Final = 8
 LEASE_REVOKE: Final = 9
 RENEWALS_PER_TTL: Final = 3

@@ -7,8 +7,8 @@ Must not know: the log, revisions of keys.
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from raftsched import proposals
 from raftsched.errors import EtcdError
-from raftsched.store import codec
 from raftsched.store.auth.checks import Checks
 from raftsched.store.auth.records import decode_permission
 from raftsched.store.auth.store import AuthStore
@@ -20,18 +20,18 @@ Answer = tuple[EtcdError, bytes]
 
 KINDS: Final = frozenset(
     {
-        codec.AUTH_ENABLE,
-        codec.AUTH_DISABLE,
-        codec.AUTHENTICATE,
-        codec.AUTH_USER_ADD,
-        codec.AUTH_USER_DELETE,
-        codec.AUTH_USER_CHANGE_PASSWORD,
-        codec.AUTH_USER_GRANT_ROLE,
-        codec.AUTH_USER_REVOKE_ROLE,
-        codec.AUTH_ROLE_ADD,
-        codec.AUTH_ROLE_DELETE,
-        codec.AUTH_ROLE_GRANT_PERMISSION,
-        codec.AUTH_ROLE_REVOKE_PERMISSION,
+        proposals.AUTH_ENABLE,
+        proposals.AUTH_DISABLE,
+        proposals.AUTHENTICATE,
+        proposals.AUTH_USER_ADD,
+        proposals.AUTH_USER_DELETE,
+        proposals.AUTH_USER_CHANGE_PASSWORD,
+        proposals.AUTH_USER_GRANT_ROLE,
+        proposals.AUTH_USER_REVOKE_ROLE,
+        proposals.AUTH_ROLE_ADD,
+        proposals.AUTH_ROLE_DELETE,
+        proposals.AUTH_ROLE_GRANT_PERMISSION,
+        proposals.AUTH_ROLE_REVOKE_PERMISSION,
     }
 )
 
@@ -65,24 +65,24 @@ class AuthRequests:
         self._store = store
         self._checks = checks
         self._changes: Mapping[int, Callable[[_Message], EtcdError]] = {
-            codec.AUTH_ENABLE: lambda _: store.enable(),
-            codec.AUTH_DISABLE: lambda _: store.disable(),
-            codec.AUTH_USER_ADD: lambda one: store.add_user(one.text(1), one.text(2), one.text(4), one.data(3)),
-            codec.AUTH_USER_DELETE: lambda one: store.delete_user(one.text(1)),
-            codec.AUTH_USER_CHANGE_PASSWORD: lambda one: store.change_password(one.text(1), one.text(2), one.text(3)),
-            codec.AUTH_USER_GRANT_ROLE: lambda one: store.grant_role(one.text(1), one.text(2)),
-            codec.AUTH_USER_REVOKE_ROLE: lambda one: store.revoke_role(one.text(1), one.text(2)),
-            codec.AUTH_ROLE_ADD: lambda one: store.add_role(one.text(1)),
-            codec.AUTH_ROLE_DELETE: lambda one: store.delete_role(one.text(1)),
-            codec.AUTH_ROLE_GRANT_PERMISSION: self._grant_permission,
-            codec.AUTH_ROLE_REVOKE_PERMISSION: lambda one: store.revoke_permission(one.text(1), one.data(2), one.data(3)),
+            proposals.AUTH_ENABLE: lambda _: store.enable(),
+            proposals.AUTH_DISABLE: lambda _: store.disable(),
+            proposals.AUTH_USER_ADD: lambda one: store.add_user(one.text(1), one.text(2), one.text(4), one.data(3)),
+            proposals.AUTH_USER_DELETE: lambda one: store.delete_user(one.text(1)),
+            proposals.AUTH_USER_CHANGE_PASSWORD: lambda one: store.change_password(one.text(1), one.text(2), one.text(3)),
+            proposals.AUTH_USER_GRANT_ROLE: lambda one: store.grant_role(one.text(1), one.text(2)),
+            proposals.AUTH_USER_REVOKE_ROLE: lambda one: store.revoke_role(one.text(1), one.text(2)),
+            proposals.AUTH_ROLE_ADD: lambda one: store.add_role(one.text(1)),
+            proposals.AUTH_ROLE_DELETE: lambda one: store.delete_role(one.text(1)),
+            proposals.AUTH_ROLE_GRANT_PERMISSION: self._grant_permission,
+            proposals.AUTH_ROLE_REVOKE_PERMISSION: lambda one: store.revoke_permission(one.text(1), one.data(2), one.data(3)),
         }
 
     def apply(self, who: Identity, kind: int, payload: bytes, index: int) -> Answer:
         """`index`: of the entry; a simple token ends with it."""
         try:
             message = _Message(payload)
-            if kind == codec.AUTHENTICATE:
+            if kind == proposals.AUTHENTICATE:
                 return self._authenticate(message, index)
             return self._checks.admin(who) or self._changes[kind](message), b""
         except WireError:

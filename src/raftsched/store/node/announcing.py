@@ -8,9 +8,10 @@ import hashlib
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
+from raftsched import proposals
 from raftsched.errors import EtcdError, StatusError
 from raftsched.ports import Log as LogPort
-from raftsched.store import codec, membership
+from raftsched.store import membership
 from raftsched.store.node.opening import Member
 from raftsched.store.node.options import NodeOptions
 from raftsched.store.node.peering import Peering
@@ -59,11 +60,11 @@ class Announcing:
             told.append(self._move(options.peer_urls))
         if me is None or (me.name, me.client_urls) != (options.name, options.client_urls):
             attributes = membership.encode_attributes(own_id, options.name, options.client_urls)
-            told.append(self._node.propose_and_wait(codec.MEMBER_ATTRIBUTES_SET, attributes))
+            told.append(self._node.propose_and_wait(proposals.MEMBER_ATTRIBUTES_SET, attributes))
         if not members.cluster_version:
             lowest = options.cluster_version if self._peering is None else self._peering.lowest_version(options.cluster_version)
             version = membership.encode_version(lowest or FIRST, self._draw_incarnation())
-            told.append(self._node.propose_and_wait(codec.CLUSTER_VERSION_SET, version))
+            told.append(self._node.propose_and_wait(proposals.CLUSTER_VERSION_SET, version))
         errors = [await one for one in told]
         return next(filter(None, errors), 0)
 

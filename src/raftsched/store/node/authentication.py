@@ -13,9 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from raftsched import limits
+from raftsched import limits, proposals
 from raftsched.errors import EtcdError, status_of
-from raftsched.store import codec
 from raftsched.store.apply import Applier
 from raftsched.store.auth.tokens import index_of
 from raftsched.store.codec import text_field
@@ -162,7 +161,7 @@ class Authentication:
             checked = await self._check_password(name, password)
             prefix = "".join(secrets.choice(TOKEN_LETTERS) for _ in range(TOKEN_LENGTH)) if simple else ""
             waiter = _Waiter()
-            self._propose(codec.AUTHENTICATE, [text_field(1, name) + text_field(3, prefix)], [0], waiter)
+            self._propose(proposals.AUTHENTICATE, [text_field(1, name) + text_field(3, prefix)], [0], waiter)
             error, revision, body = await waiter.future
             if error:
                 raise status_of(error)

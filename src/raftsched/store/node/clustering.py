@@ -8,11 +8,12 @@ import asyncio
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Protocol
 
+from raftsched import proposals
 from raftsched.errors import FatalError, IncarnationOverError, NoSpaceError, PeerCode, PeerError
 from raftsched.limits import FENCE_SILENT_MS
 from raftsched.ports import Labelled
 from raftsched.ports import Log as LogPort
-from raftsched.store import codec, membership
+from raftsched.store import membership
 from raftsched.store.membership import Membership
 from raftsched.store.node.catch_up import CatchUp
 from raftsched.store.node.flush import Flusher
@@ -258,7 +259,7 @@ class Clustering:
     def publish(self, member_id: int, name: str, client_urls: Sequence[str], term: int) -> Awaitable[int]:
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         attributes = membership.encode_attributes(member_id, name, client_urls)
-        self._node.take_event(Propose(codec.MEMBER_ATTRIBUTES_SET, [attributes], [0], Waiter(future), term))
+        self._node.take_event(Propose(proposals.MEMBER_ATTRIBUTES_SET, [attributes], [0], Waiter(future), term))
         return future
 
     async def request(self, member_id: int, kind: int, payload: bytes, timeout_ms: int) -> bytes:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
-from raftsched import limits
+from raftsched import limits, proposals
 from raftsched.errors import FatalError, PeerError, StatusError
 from raftsched.ports import Log as LogPort
 from raftsched.store import alarm, codec
@@ -158,7 +158,7 @@ class CorruptionChecks:
                 continue
             who = "nobody knows whose" if member == EVERYBODY else f"{member:x}"
             self._log.error("data differ between members, raising the alarm CORRUPT", member=who, revision=own.hash_revision, hash=own.hash)
-            self._node.propose_own(codec.ALARM, alarm.encode_request(alarm.ACTIVATE, member, alarm.CORRUPT))
+            self._node.propose_own(proposals.ALARM, alarm.encode_request(alarm.ACTIVATE, member, alarm.CORRUPT))
 
     async def close(self) -> None:
         if self._task is not None:

@@ -6,8 +6,8 @@ Must not know: what a downgrade changes (`upkeep` at the leader, store/downgrade
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from raftsched import proposals
 from raftsched.errors import EtcdError, status_of
-from raftsched.store import codec
 from raftsched.store.downgrade import check_target, parse_target
 from raftsched.store.membership import Membership, encode_downgrade
 
@@ -49,6 +49,6 @@ class Downgrading:
     async def _set(self, target: str) -> str:
         """The job is written; the cluster's version when it was asked for."""
         version = self._cluster_version()
-        if error := await self._propose(codec.DOWNGRADE_INFO_SET, encode_downgrade(target)):
+        if error := await self._propose(proposals.DOWNGRADE_INFO_SET, encode_downgrade(target)):
             raise status_of(error)
         return version

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from raftsched import proposals
 from raftsched.errors import CorruptError, FatalError
 from raftsched.store import codec
 from raftsched.store.apply import Applier
@@ -20,7 +21,7 @@ from raftsched.store.wal.disk import RealDisk
 from raftsched.store.wal.segments import Segment, arrange
 
 NORMAL: Final = 0
-PASSED_OVER: Final = frozenset({2, 11, codec.CLUSTER_VERSION_SET, codec.MEMBER_ATTRIBUTES_SET, 1302, 9900})
+PASSED_OVER: Final = frozenset({2, 11, proposals.CLUSTER_VERSION_SET, proposals.MEMBER_ATTRIBUTES_SET, 1302, 9900})
 """Fields of InternalRaftRequest: v2, lease_checkpoint, cluster version, member attributes, downgrade_info_set, downgrade_version_test."""
 V2_METHODS: Final = (b"PUT", b"POST", b"DELETE", b"QGET", b"SYNC")
 SECTOR_BYTES: Final = 512

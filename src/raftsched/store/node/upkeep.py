@@ -7,10 +7,10 @@ Must not know: the pump; connections.
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from raftsched import limits
+from raftsched import limits, proposals
 from raftsched.errors import EtcdError
 from raftsched.ports import Log as LogPort
-from raftsched.store import alarm, codec
+from raftsched.store import alarm
 from raftsched.store.codec import text_field, varint_field
 from raftsched.store.membership import encode_downgrade
 from raftsched.store.node.compaction import AutoCompactor, history_full
@@ -96,7 +96,7 @@ class Upkeep:
             return False
         self._no_space_asked_ms, self._alarm_asked = now_ms, True
         self._log.warning("the space quota is used up, raising the alarm", used=self._flusher.used_bytes, quota=self._quota.limit_bytes)
-        self._node.propose_own(codec.ALARM, alarm.encode_request(alarm.ACTIVATE, own_id, alarm.NOSPACE), AnswerTo(self._on_alarm))
+        self._node.propose_own(proposals.ALARM, alarm.encode_request(alarm.ACTIVATE, own_id, alarm.NOSPACE), AnswerTo(self._on_alarm))
         return True
 
     def after_alarm(self, refuse: Callable[[], None]) -> None:
@@ -123,7 +123,7 @@ class Upkeep:
             messages = [varint_field(1, lease) for lease in over]
             # the next leader gives every lease its full time again: what is over here is not over there
             term = self._member.replica.kernel.term
-            self._node.propose_many(codec.LEASE_REVOKE, messages, over, Revocations(lessor.retry), identity=INTERNAL, term=term)
+            self._node.propose_many(proposals.LEASE_REVOKE, messages, over, Revocations(lessor.retry), identity=INTERNAL, term=term)
 
     def _compact(self, now_ms: int) -> None:
         """The documented retention, and the bound on history beyond it."""
@@ -136,7 +136,7 @@ class Upkeep:
         if target > max(store.compact_revision, 0) and not self._compaction_asked:
             self._compaction_asked = target
             self._node.propose_many(
-                codec.COMPACTION, [varint_field(1, target)], [target], CompactionEnd(self._compaction_done), identity=INTERNAL
+                proposals.COMPACTION, [varint_field(1, target)], [target], CompactionEnd(self._compaction_done), identity=INTERNAL
             )
 
     def _history_target(self) -> int:
@@ -167,13 +167,13 @@ class Upkeep:
         if not present or self._version_asked:
             return
         if target and target == own and (self._peering is None or self._peering.all_run(target)):
-            self._propose("the downgrade is complete", codec.DOWNGRADE_INFO_SET, encode_downgrade(""), version=target)
+            self._propose("the downgrade is complete", proposals.DOWNGRADE_INFO_SET, encode_downgrade(""), version=target)
             return
         wanted = target or (own if self._peering is None else self._peering.lowest_version(own))
         if wanted is not None and version_key(wanted) > version_key(present):
-            self._propose("raising the cluster version", codec.CLUSTER_VERSION_SET, text_field(1, wanted), old=present, new=wanted)
+            self._propose("raising the cluster version", proposals.CLUSTER_VERSION_SET, text_field(1, wanted), old=present, new=wanted)
         elif target and target != present:
-            self._propose("lowering the cluster version", codec.CLUSTER_VERSION_SET, text_field(1, target), old=present, new=target)
+            self._propose("lowering the cluster version", proposals.CLUSTER_VERSION_SET, text_field(1, target), old=present, new=target)
 
     def _propose(self, line: str, kind: int, message: bytes, **fields: str) -> None:
         self._version_asked = True

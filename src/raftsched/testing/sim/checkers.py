@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from raftsched import proposals
 from raftsched.pb.etcd import kv_pb2
 from raftsched.store import codec
 from raftsched.store.apply import Applier
@@ -250,7 +251,7 @@ class Leases:
             return
         payloads, kinds, _, _ = codec.unwrap(list(entries))
         for number, start, stop in kinds:
-            if number == codec.LEASE_REVOKE:
+            if number == proposals.LEASE_REVOKE:
                 for payload in payloads[start:stop]:
                     self._ends(who, now_ns, codec.numbers(payload).get(1, 0))
 

@@ -9,9 +9,9 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from raftsched import proposals
 from raftsched.errors import EtcdError, StatusError
 from raftsched.pb.etcd import rpc_pb2 as pb
-from raftsched.store import codec
 from raftsched.testing.linearizability import Operation
 from raftsched.testing.store_operations import Compare, Delete, Get, Grant, Pair, Put, Renew, Result, Revoke, Txn
 from raftsched.types import Result as Answer
@@ -120,7 +120,7 @@ class Client:
         def told(answer: Answer) -> Result:
             return Result((), answer[1], succeeded=not answer[0])
 
-        await self._call(process, Put(key, value, lease), codec.PUT, request, told)
+        await self._call(process, Put(key, value, lease), proposals.PUT, request, told)
 
     async def _delete(self, process: "Process") -> None:
         key = self._key()
@@ -128,7 +128,7 @@ class Client:
         def told(answer: Answer) -> Result:
             return Result((pb.DeleteRangeResponse.FromString(answer[2]).deleted,), answer[1])
 
-        await self._call(process, Delete(key), codec.DELETE_RANGE, pb.DeleteRangeRequest(key=key.encode()), told)
+        await self._call(process, Delete(key), proposals.DELETE_RANGE, pb.DeleteRangeRequest(key=key.encode()), told)
 
     async def _get(self, process: "Process") -> None:
         key = self._key()
@@ -165,7 +165,7 @@ class Client:
             self._seen[key] = _pair(response.responses[0].response_range)
             return Result((self._seen[key],), answer[1], succeeded=False)
 
-        await self._call(process, Txn((compare,), (put,), (Get(key),)), codec.TXN, request, told)
+        await self._call(process, Txn((compare,), (put,), (Get(key),)), proposals.TXN, request, told)
 
     # -- leases
 
@@ -174,7 +174,7 @@ class Client:
         called = self._world.loop.now_ns
         told = Result
         answer = await self._call(
-            process, Grant(lease, ttl_s), codec.LEASE_GRANT, pb.LeaseGrantRequest(TTL=ttl_s, ID=lease), lambda got: told((), got[1])
+            process, Grant(lease, ttl_s), proposals.LEASE_GRANT, pb.LeaseGrantRequest(TTL=ttl_s, ID=lease), lambda got: told((), got[1])
         )
         if answer is not None:
             self._world.leases.lives(lease, called, ttl_s)
@@ -208,7 +208,7 @@ class Client:
         await self._call(
             process,
             Revoke(lease),
-            codec.LEASE_REVOKE,
+            proposals.LEASE_REVOKE,
             pb.LeaseRevokeRequest(ID=lease),
             lambda got: Result((), got[1], succeeded=not got[0]),
         )

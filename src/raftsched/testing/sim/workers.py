@@ -8,13 +8,13 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from raftsched import proposals
 from raftsched.pb.dapr import scheduler_pb2
 from raftsched.pb.etcd import rpc_pb2 as pb
 from raftsched.scheduler.delivery._delivery import StreamState
 from raftsched.scheduler.jobs import _jobs
 from raftsched.scheduler.jobs.names import JOBS, TARGET_ACTOR, TARGET_JOB, Owner, actor_route, app_route, name_prefix
 from raftsched.scheduler.jobs.requests import delete_job_request
-from raftsched.store import codec
 from raftsched.testing.scheduling import metadata, policy, result
 from raftsched.testing.sim.clients import propose
 
@@ -75,16 +75,16 @@ class Planner:
 
     async def _put(self, process: "Process", name: bytes, owner: Owner) -> None:
         request = pb.PutRequest(key=JOBS + name, value=self._job(owner, process.service.now_ns()))
-        answer = await propose(process, codec.PUT, request.SerializeToString())
+        answer = await propose(process, proposals.PUT, request.SerializeToString())
         self._world.note(self._name, f"job {name.decode()} {answer and answer[:2]}")
 
     async def _remove(self, process: "Process") -> None:
         name, _ = self._mine.pop(self._chance.randrange(len(self._mine)))
         self._world.ticks.removing.add(name)
         if self._keys.random() < 0.3:  # as a tool does that knows nothing of counters
-            await propose(process, codec.DELETE_RANGE, pb.DeleteRangeRequest(key=JOBS + name).SerializeToString())
+            await propose(process, proposals.DELETE_RANGE, pb.DeleteRangeRequest(key=JOBS + name).SerializeToString())
             return
-        answer = await propose(process, codec.TXN, delete_job_request(name))
+        answer = await propose(process, proposals.TXN, delete_job_request(name))
         self._world.note(self._name, f"no job {name.decode()} {answer and answer[:2]}")
 
     def _job(self, owner: Owner, now_ns: int) -> bytes:

@@ -10,15 +10,13 @@ from typing import Final
 
 from raftsched.errors import EtcdError
 from raftsched.pb.etcd import rpc_pb2
+from raftsched.proposals import DELETE_RANGE, PUT, TXN
 from raftsched.scheduler.jobs.requests import field
 from raftsched.types import Result
 
-PUT: Final = 4
-DELETE: Final = 5
-TXN: Final = 6
 HEADER_TAG: Final = 0x0A
 BRANCH_TAG: Final = 0x12
-_OP_FIELD: Final = {PUT: 2, DELETE: 3, TXN: 4}
+_OP_FIELD: Final = {PUT: 2, DELETE_RANGE: 3, TXN: 4}
 """Of RequestOp, by the kind of a write."""
 
 
@@ -82,7 +80,7 @@ def parted(writes: Sequence[tuple[int, bytes]], body: bytes) -> list[Result]:
     revision = message.header.revision
     results = []
     for (kind, _), response in zip(writes, message.responses, strict=True):
-        answer = {PUT: response.response_put, DELETE: response.response_delete_range, TXN: response.response_txn}[kind]
+        answer = {PUT: response.response_put, DELETE_RANGE: response.response_delete_range, TXN: response.response_txn}[kind]
         answer.ClearField("header")
         results.append((0, revision, answer.SerializeToString()))
     return results

@@ -14,15 +14,16 @@ from google.protobuf.message import DecodeError
 
 from raftsched.errors import EtcdError
 from raftsched.limits import EXTERNAL_CALLS_MAX, EXTERNAL_OPERATIONS, EXTERNAL_PACK_BYTES, EXTERNAL_PACK_BYTES_MIN, EXTERNAL_SETTLE_MS
+from raftsched.proposals import DELETE_RANGE, PUT, TXN
 from raftsched.scheduler.bridge.external.caller import KV_DELETE, KV_PUT, KV_TXN, Caller, stopping
 from raftsched.scheduler.bridge.external.order import BESIDE, ROOTS
-from raftsched.scheduler.bridge.external.packing import DELETE, PUT, TXN, changed, joined, parted, pieces, refused, split_header
+from raftsched.scheduler.bridge.external.packing import changed, joined, parted, pieces, refused, split_header
 from raftsched.scheduler.bridge.external.refusals import ALONE, CallError
 from raftsched.scheduler.bridge.external.watching import Watch
 from raftsched.scheduler.jobs._jobs import txn_outcomes
 from raftsched.types import Result, ResultSink
 
-PATHS: Final = {PUT: KV_PUT, DELETE: KV_DELETE, TXN: KV_TXN}
+PATHS: Final = {PUT: KV_PUT, DELETE_RANGE: KV_DELETE, TXN: KV_TXN}
 
 
 class Write(NamedTuple):
