@@ -7,9 +7,9 @@ import typer
 from google.protobuf import json_format
 
 from raftsched.cli import render
-from raftsched.cli.finding import AsJson, instant, jobs
-from raftsched.cli.holding import By, Reason, who
-from raftsched.cli.job import ADDRESS, NAMESPACE, TIMEOUT_S, Address, As, Namespace, Output, Timeout
+from raftsched.cli.finding import instant, jobs
+from raftsched.cli.holding import who
+from raftsched.cli.options import ADDRESS, NAMESPACE, TIMEOUT_S, Address, As, AsJson, By, Namespace, Output, Reason, Timeout
 from raftsched.pb.v1 import jobs_pb2
 
 app = typer.Typer(help="Days on which jobs do not fire.", no_args_is_help=True)

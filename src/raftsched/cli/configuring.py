@@ -6,9 +6,28 @@ from typing import Annotated
 import typer
 from google.protobuf.duration_pb2 import Duration
 
-from raftsched.cli.finding import AsJson, Labels, jobs, labels_of
-from raftsched.cli.holding import Everything, Match, Names, OfKind, select, tell
-from raftsched.cli.job import ADDRESS, APP_ID, NAMESPACE, TIMEOUT_S, ActorId, ActorType, Address, AppId, As, Namespace, Output, Timeout
+from raftsched.cli.finding import jobs, labels_of
+from raftsched.cli.holding import select, tell
+from raftsched.cli.options import (
+    ADDRESS,
+    APP_ID,
+    NAMESPACE,
+    TIMEOUT_S,
+    ActorId,
+    ActorType,
+    Address,
+    AppId,
+    As,
+    AsJson,
+    Everything,
+    Labels,
+    Match,
+    Names,
+    Namespace,
+    OfKind,
+    Output,
+    Timeout,
+)
 from raftsched.cli.retrying import RETRY_HELP, retry_of
 from raftsched.limits import HISTORY_RUNS_MAX, MISFIRE_RUNS_MAX, MISFIRE_SKIP_S
 from raftsched.pb.v1 import jobs_pb2, state_pb2

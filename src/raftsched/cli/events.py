@@ -8,8 +8,8 @@ import typer
 from google.protobuf import json_format
 
 from raftsched.cli import render
-from raftsched.cli.finding import TYPES, AsJson, Kind, instant, job_filter, job_name, jobs
-from raftsched.cli.job import (
+from raftsched.cli.finding import TYPES, instant, job_filter, job_name, jobs
+from raftsched.cli.options import (
     ADDRESS,
     APP_ID,
     NAMESPACE,
@@ -19,6 +19,8 @@ from raftsched.cli.job import (
     Address,
     AppId,
     As,
+    AsJson,
+    Kind,
     Name,
     Namespace,
     Output,

@@ -8,8 +8,8 @@ from google.protobuf import json_format
 
 from raftsched.cli import render
 from raftsched.cli.configuring import HELP, misfire_of
-from raftsched.cli.finding import AsJson, instant, job_name, jobs
-from raftsched.cli.job import ADDRESS, APP_ID, NAMESPACE, TIMEOUT_S, Address, AppId, As, Namespace, Output, Timeout
+from raftsched.cli.finding import instant, job_name, jobs
+from raftsched.cli.options import ADDRESS, APP_ID, NAMESPACE, TIMEOUT_S, Address, AppId, As, AsJson, Namespace, Output, Repeats, Timeout
 from raftsched.limits import EXPLAINED_PASSED_MAX
 from raftsched.pb.v1 import jobs_pb2
 
@@ -23,7 +23,7 @@ def explain(
     schedule: Annotated[str | None, typer.Argument(help="Six cron fields, '@daily' …, or '@every <duration>'.", show_default=False)] = None,
     *,
     due_time: Annotated[str | None, typer.Option("--due-time", "-d", help="When it fires first.")] = None,
-    repeats: Annotated[int | None, typer.Option("--repeats", "-r", min=0, max=2**32 - 1, help="How often it fires.")] = None,
+    repeats: Repeats = None,
     ttl: Annotated[str | None, typer.Option("--ttl", help="When it ends.")] = None,
     misfire: Annotated[str | None, typer.Option("--misfire", help=HELP, metavar="POLICY")] = None,
     last_run: Annotated[

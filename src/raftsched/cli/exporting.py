@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from raftsched.cli.channel import Tls
-from raftsched.cli.job import Output
 from raftsched.cli.login import User
 from raftsched.cli.moving import sources, writing
+from raftsched.cli.options import Output
 from raftsched.cli.progress import shown
 from raftsched.cli.snapshot import Address, As, Json, print_found, told
 from raftsched.cli.tls import CaCert, Cert, Key, SkipVerify

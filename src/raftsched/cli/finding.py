@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from enum import StrEnum
 from itertools import islice
 from typing import Annotated, Any
 
@@ -12,7 +11,8 @@ from google.protobuf import any_pb2, json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from raftsched.cli import render
-from raftsched.cli.job import (
+from raftsched.cli.job import channel_to
+from raftsched.cli.options import (
     ADDRESS,
     APP_ID,
     NAMESPACE,
@@ -22,11 +22,13 @@ from raftsched.cli.job import (
     Address,
     AppId,
     As,
+    AsJson,
+    Kind,
+    Labels,
     Name,
     Namespace,
     Output,
     Timeout,
-    channel_to,
 )
 from raftsched.pb.v1 import jobs_pb2, jobs_pb2_grpc
 
@@ -34,21 +36,11 @@ HEAD = ("NAMESPACE", "APP", "TYPE", "NAME", "STATE", "NEXT RUN", "LAST RUN", "CO
 ROWS_AT_ONCE = 500  # of a table, whose columns are as wide as they need
 
 
-class Kind(StrEnum):
-    """What `--type` takes."""
-
-    JOB = "job"
-    ACTOR = "actor"
-    WORKFLOW = "workflow"
-
-
 TYPES = {
     Kind.JOB: jobs_pb2.JOB_TYPE_JOB,
     Kind.ACTOR: jobs_pb2.JOB_TYPE_ACTOR_REMINDER,
     Kind.WORKFLOW: jobs_pb2.JOB_TYPE_WORKFLOW_REMINDER,
 }
-Labels = Annotated[list[str] | None, typer.Option("--label", help="Only jobs that have this label, as name=value. May be repeated.")]
-AsJson = Annotated[bool, typer.Option("--json", help="The same as --output json.")]
 
 
 @contextmanager

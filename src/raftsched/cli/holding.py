@@ -2,48 +2,45 @@
 
 import getpass
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 from google.protobuf import json_format
 
 from raftsched.cli import render
-from raftsched.cli.finding import AsJson, Kind, Labels, instant, job_filter, job_name, jobs
-from raftsched.cli.job import ADDRESS, APP_ID, NAMESPACE, TIMEOUT_S, ActorId, ActorType, Address, AppId, As, Namespace, Output, Timeout
+from raftsched.cli.finding import instant, job_filter, job_name, jobs
+from raftsched.cli.options import (
+    ADDRESS,
+    APP_ID,
+    NAMESPACE,
+    TIMEOUT_S,
+    ActorId,
+    ActorType,
+    Address,
+    AppId,
+    As,
+    AsJson,
+    By,
+    Everything,
+    Kind,
+    Labels,
+    Match,
+    Missed,
+    MissedTicks,
+    Names,
+    Namespace,
+    OfKind,
+    Output,
+    Reason,
+    Timeout,
+)
 from raftsched.pb.v1 import jobs_pb2
-
-Names = Annotated[list[str] | None, typer.Argument(help="Names of jobs.", show_default=False)]
-Match = Annotated[str | None, typer.Option("--match", help="Every job whose name fits: '*' is any run of characters.")]
-Everything = Annotated[
-    bool, typer.Option("--all", help="Every job of the app; of all apps with --app-id='', of all namespaces with -n ''.")
-]
-OfKind = Annotated[Kind | None, typer.Option("--type", help="Of this kind only; with --match or --all.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; `job describe` shows it.")]
-By = Annotated[str | None, typer.Option("--by", help="Who; by default the user at this console.")]
-
-
-class Missed(StrEnum):
-    """What becomes of ticks that were missed."""
-
-    SKIP = "skip"
-    RUN = "run"
-    POLICY = "policy"
-
 
 MISSED = {
     Missed.SKIP: jobs_pb2.MISSED_TICKS_SKIP,
     Missed.RUN: jobs_pb2.MISSED_TICKS_RUN,
     Missed.POLICY: jobs_pb2.MISSED_TICKS_POLICY,
 }
-MissedTicks = Annotated[
-    Missed,
-    typer.Option(
-        "--missed",
-        help="Ticks of recurring jobs that were missed: skip them; run them all; or run what the job's misfire policy wants, and skip "
-        "those of jobs that have none.",
-    ),
-]
 
 
 def pause(

@@ -12,10 +12,10 @@ import typer
 
 from raftsched.cli import saving
 from raftsched.cli.channel import Tls, open_channel
-from raftsched.cli.job import Output
 from raftsched.cli.login import User, logged_in
 from raftsched.cli.moving import sources
 from raftsched.cli.moving.target import NAMES_TOLD_MAX, Report, Target
+from raftsched.cli.options import Output
 from raftsched.cli.progress import OnProgress, shown
 from raftsched.cli.render import plain
 from raftsched.cli.snapshot import As, Json, Layout, SkipHash, as_dict, plan_of, print_found, told

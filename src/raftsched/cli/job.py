@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,22 @@ import typer
 
 from raftsched.cli import render
 from raftsched.cli.channel import PLAIN, Tls, open_channel
+from raftsched.cli.options import (
+    ADDRESS,
+    APP_ID,
+    NAMESPACE,
+    TIMEOUT_S,
+    ActorId,
+    ActorType,
+    Address,
+    AppId,
+    As,
+    Name,
+    Namespace,
+    Output,
+    Repeats,
+    Timeout,
+)
 from raftsched.cli.render import plain
 from raftsched.cli.watching import Connect, Watcher
 from raftsched.errors import ConfigError
@@ -26,25 +41,6 @@ from raftsched.units import NS_PER_S, parse_duration
 __all__ = ["app", "plain"]
 
 app = typer.Typer(help="Schedule, show, delete and watch jobs.", no_args_is_help=True, rich_markup_mode="rich")
-
-
-class Output(StrEnum):
-    """How results are printed."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-Name = Annotated[str, typer.Argument(help="Name of the job, unique in its app.", show_default=False)]
-Address = Annotated[str, typer.Option("--address", "-a", envvar="RAFTSCHED_ADDRESS", help="host:port of the scheduler.")]
-Namespace = Annotated[str, typer.Option("--namespace", "-n", envvar="RAFTSCHED_NAMESPACE", help="Namespace of the app.")]
-AppId = Annotated[str, typer.Option("--app-id", envvar="RAFTSCHED_APP_ID", help="The app that owns the job and receives its triggers.")]
-ActorType = Annotated[str | None, typer.Option("--actor-type", help="For an actor reminder: the type of the actor.")]
-ActorId = Annotated[str | None, typer.Option("--actor-id", help="For an actor reminder: the id of the actor.")]
-As = Annotated[Output, typer.Option("--output", "-o", help="table for people, json for scripts.")]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to wait for an answer.")]
-
-ADDRESS, NAMESPACE, APP_ID, TIMEOUT_S = "localhost:50006", "default", "cli", 30.0
 
 
 _tls: ContextVar[Tls] = ContextVar("tls", default=PLAIN)
@@ -102,7 +98,7 @@ def schedule(
     due_time: Annotated[
         str | None, typer.Option("--due-time", "-d", help="When it fires first: RFC 3339, or from now as '10s' or 'PT10S'.")
     ] = None,
-    repeats: Annotated[int | None, typer.Option("--repeats", "-r", min=0, max=2**32 - 1, help="How often it fires.")] = None,
+    repeats: Repeats = None,
     ttl: Annotated[str | None, typer.Option("--ttl", help="When it ends, in the forms of --due-time.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="Payload: JSON, or any text; '-' reads standard input.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a job of this name.")] = False,

@@ -17,8 +17,8 @@ import typer
 
 from raftsched.cli import kube, render
 from raftsched.cli.channel import PLAIN, Tls, open_channel
-from raftsched.cli.job import Output
 from raftsched.cli.login import User, logged_in
+from raftsched.cli.options import Output
 from raftsched.cli.render import plain
 from raftsched.cli.tls import CaCert, Cert, Key, SkipVerify
 from raftsched.errors import ConfigError

@@ -7,7 +7,8 @@ import typer
 from google.protobuf import any_pb2, json_format
 
 from raftsched.cli import render
-from raftsched.cli.job import ADDRESS, APP_ID, NAMESPACE, Address, AppId, Namespace, channel_to
+from raftsched.cli.job import channel_to
+from raftsched.cli.options import ADDRESS, APP_ID, NAMESPACE, Address, AppId, Namespace
 from raftsched.pb.v1 import workers_pb2, workers_pb2_grpc
 
 Requests = SimpleQueue[workers_pb2.WatchTriggersRequest | None]

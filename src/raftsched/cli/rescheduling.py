@@ -5,9 +5,29 @@ from typing import Annotated
 import typer
 
 from raftsched.cli.explaining import DIALECT_HELP
-from raftsched.cli.finding import AsJson, Labels, jobs
-from raftsched.cli.holding import By, Everything, Match, Names, OfKind, select, tell, who
-from raftsched.cli.job import ADDRESS, APP_ID, NAMESPACE, TIMEOUT_S, ActorId, ActorType, Address, AppId, As, Namespace, Output, Timeout
+from raftsched.cli.finding import jobs
+from raftsched.cli.holding import select, tell, who
+from raftsched.cli.options import (
+    ADDRESS,
+    APP_ID,
+    NAMESPACE,
+    TIMEOUT_S,
+    ActorId,
+    ActorType,
+    Address,
+    AppId,
+    As,
+    AsJson,
+    By,
+    Everything,
+    Labels,
+    Match,
+    Names,
+    Namespace,
+    OfKind,
+    Output,
+    Timeout,
+)
 from raftsched.pb.v1 import jobs_pb2
 
 

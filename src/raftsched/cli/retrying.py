@@ -7,9 +7,29 @@ import typer
 from google.protobuf import any_pb2, json_format
 
 from raftsched.cli import render
-from raftsched.cli.finding import AsJson, Kind, instant, job_filter, jobs
-from raftsched.cli.holding import By, Everything, Match, OfKind, Reason, select, tell, who
-from raftsched.cli.job import ADDRESS, APP_ID, NAMESPACE, TIMEOUT_S, ActorId, ActorType, Address, AppId, As, Namespace, Output, Timeout
+from raftsched.cli.finding import instant, job_filter, jobs
+from raftsched.cli.holding import select, tell, who
+from raftsched.cli.options import (
+    ADDRESS,
+    APP_ID,
+    NAMESPACE,
+    TIMEOUT_S,
+    ActorId,
+    ActorType,
+    Address,
+    AppId,
+    As,
+    AsJson,
+    By,
+    Everything,
+    Kind,
+    Match,
+    Namespace,
+    OfKind,
+    Output,
+    Reason,
+    Timeout,
+)
 from raftsched.limits import JOB_PAGE_MAX
 from raftsched.pb.v1 import jobs_pb2, state_pb2
 from raftsched.units import parse_duration

@@ -15,8 +15,8 @@ import typer
 
 from raftsched.cli import render, saving
 from raftsched.cli.channel import Tls
-from raftsched.cli.job import Output
 from raftsched.cli.login import User
+from raftsched.cli.options import Output
 from raftsched.cli.progress import shown
 from raftsched.cli.render import plain
 from raftsched.cli.tls import CaCert, Cert, Key, SkipVerify
