@@ -21,7 +21,7 @@ def why_not() -> str:
 
 
 class SlowDisk:
-    """At most `writes_per_s` writes of process `pid` to the device under `path`, and of `bytes_per_s` together (0 = any), while it lasts."""
+    """At most `writes_per_s` writes of process `pid` to the device under `path`, and `bytes_per_s` together (0 = any), while it lasts."""
 
     def __init__(self, path: Path, pid: int, *, writes_per_s: int, bytes_per_s: int = 0) -> None:
         device = os.stat(path).st_dev
