@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 from google.protobuf.wrappers_pb2 import StringValue
 from test_jobs_api import JobsSite, get, name
 from test_jobs_holding import selector
@@ -12,10 +13,12 @@ from test_scheduler_api import refused, schedule
 
 from raftsched.errors import GrpcCode
 from raftsched.limits import DEAD_LETTER_RUNS_MAX, DEAD_LETTERS_MAX, RETRY_WAIT_S_MAX
+from raftsched.pb.dapr import scheduler_pb2
 from raftsched.pb.v1 import jobs_pb2, state_pb2, workers_pb2, workers_pb2_grpc
 from raftsched.rpc.jobs.workers import WorkersApi
 from raftsched.rpc.metrics import GrpcStats
 from raftsched.scheduler import dead_letters
+from raftsched.scheduler.jobs._jobs import decode_stored_job
 from raftsched.scheduler.jobs.dead_letters import dead_key
 from raftsched.scheduler.jobs.names import DEAD, JOBS, RUNS, STATES
 
@@ -302,3 +305,26 @@ async def test_a_namespace_has_a_bound_and_the_oldest_go(site: JobsSite, monkeyp
     assert sum(key.startswith(DEAD + KEY) for key in left) == 1
     assert DEAD + b"app||ns||app||b/99999" not in left
     assert JOBS + KEY not in site.kv.etcd.keys
+
+
+async def test_letters_that_nobody_here_has_written(site: JobsSite) -> None:
+    """Whoever may write to the store writes what he likes: it is listed as far as it can be shown, and nothing is refused for it."""
+    await site.stub.ScheduleJob(schedule(schedule="@every 1h"))
+    put, job = site.kv.etcd.put, site.kv.etcd.keys[JOBS + KEY].value
+    put(JOBS + KEY + b"/7", job)
+    metadata = scheduler_pb2.JobMetadata(app_id="app", namespace="ns")
+    metadata.target.job.SetInParent()
+    letter = state_pb2.StoredDeadLetter(metadata=metadata.SerializeToString(), payload=decode_stored_job(job)[9] or b"")
+    letter.given_up_at.seconds, letter.scheduled_at.nanos = 2**62, -5
+    for name_and_run in (b"/0-1", b"/7/0-1", b"/asked-1", b"/\xff", b"\xff/1"):  # those of one job do not lie together
+        put(DEAD + KEY + name_and_run, letter.SerializeToString())
+    put(DEAD + KEY + b"/9", b"\xff")
+    put(DEAD, b"")
+    found = await dead(site)
+    assert [(one.name.name, one.run) for one in found] == [("a", "0-1"), ("a/7", "0-1"), ("a", "asked-1")]
+    assert {one.HasField("given_up_at") or one.HasField("scheduled_at") for one in found} == {False}
+    for one in found:
+        json_format.MessageToJson(one)
+    everything = jobs_pb2.JobSelector(filter=jobs_pb2.JobFilter())
+    assert await redrive(site, everything) == (2, 1)
+    assert await delete(site, everything) == (3, 0)

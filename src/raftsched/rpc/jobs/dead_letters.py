@@ -24,6 +24,7 @@ from raftsched.scheduler.jobs.dead_letters import dead_key, split_dead_key
 from raftsched.scheduler.jobs.fields import Metadata
 from raftsched.scheduler.jobs.names import DEAD, JOBS, RUNS, STATES, Owner, name_prefix, prefix_end
 from raftsched.scheduler.jobs.requests import Branch, range_request
+from raftsched.scheduler.schedule.instants import INSTANT_NS_MAX, INSTANT_NS_MIN
 from raftsched.scheduler.service import SchedulerService
 
 NS_PER_S = 1_000_000_000
@@ -52,9 +53,10 @@ class Letter:
 def letter_at(key: bytes, value: bytes, revision: int) -> Letter | None:
     """None: it cannot be read, or says that it is another job's."""
     try:
+        key.decode()
         stored = state_pb2.StoredDeadLetter.FromString(value)
         metadata = parse_metadata(stored.metadata)
-    except (DecodeError, WireError):
+    except (DecodeError, WireError, UnicodeDecodeError):
         return None
     app_id, namespace, target, actor_id, actor_type, _ = metadata
     prefix = name_prefix(Owner(namespace, app_id, target, actor_type, actor_id)).encode() if target else b"?"
@@ -126,8 +128,9 @@ def _show(letter: Letter, shown: jobs_pb2.DeadLetter, *, with_data: bool) -> Non
     shown.name.CopyFrom(jobs_pb2.JobName(namespace=namespace, app_id=app_id, name=letter.name, actor_type=actor_type, actor_id=actor_id))
     shown.run, shown.run_id = letter.run.decode("utf-8", "replace"), stored.run_id
     shown.attempts, shown.error, shown.data_omitted = stored.attempts, stored.error, stored.payload_omitted
-    shown.given_up_at.CopyFrom(stored.given_up_at)
-    if stored.HasField("scheduled_at"):
+    if _is_instant(stored.given_up_at):
+        shown.given_up_at.CopyFrom(stored.given_up_at)
+    if stored.HasField("scheduled_at") and _is_instant(stored.scheduled_at):
         shown.scheduled_at.CopyFrom(stored.scheduled_at)
     if with_data and stored.payload:
         try:
@@ -135,6 +138,11 @@ def _show(letter: Letter, shown: jobs_pb2.DeadLetter, *, with_data: bool) -> Non
         except DecodeError:
             return  # what others have stored
         shown.data.type_url, shown.data.value = data.type_url, data.value
+
+
+def _is_instant(stamp: Timestamp) -> bool:
+    """What others have stored may be none, and JSON knows no other."""
+    return INSTANT_NS_MIN <= stamp.seconds * NS_PER_S <= INSTANT_NS_MAX and 0 <= stamp.nanos < NS_PER_S
 
 
 # -- change
@@ -150,6 +158,7 @@ class LetterChanger:
         self._service = service
         self._branches: list[Branch] = []
         self._bytes = 0
+        self.names: set[bytes] = set()  # of jobs in the transaction that is being filled: etcd refuses one that puts a key twice
         self.summary = jobs_pb2.ChangeSummary()
 
     async def add(self, branch: Branch | None) -> None:
@@ -163,7 +172,7 @@ class LetterChanger:
             await self.flush()
 
     async def flush(self) -> None:
-        branches, self._branches, self._bytes = self._branches, [], 0
+        branches, self._branches, self._bytes, self.names = self._branches, [], 0, set()
         if branches:
             done = await commit(self._service, branches)
             self.summary.changed += sum(done)
@@ -186,8 +195,11 @@ async def redrive_letters(service: SchedulerService, wanted: Wanted, hold: state
     async for _, letter in wanted.letters(service.kv):
         if letter is None:
             continue
-        branch = None if letter.composed == before else await _redrive(service, letter, hold)
-        before = letter.composed if branch is not None else before
+        chosen = letter.composed == before or letter.composed in changer.names
+        branch = None if chosen else await _redrive(service, letter, hold)
+        if branch is not None:
+            before = letter.composed
+            changer.names.add(before)
         await changer.add(branch)
     await changer.flush()
     return changer.summary
