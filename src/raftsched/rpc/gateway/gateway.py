@@ -94,8 +94,13 @@ class Gateway:
             request.on_gone = None
             if code:
                 request.respond(*refusal(code, text))
-            else:
-                request.respond(200, SERVED, route.response.encode(answer))
+                return
+            try:
+                shown = route.response.encode(answer)
+            except JsonError as error:  # who is not answered would wait for ever
+                request.respond(*refusal(int(GrpcCode.INTERNAL), str(error)))
+                return
+            request.respond(200, SERVED, shown)
 
         certificate = request.peer_certificate() if self._api.shows_certificate else None
         call = self._engine.local.call(

@@ -63,7 +63,10 @@ class MessageJson:
             raise JsonError(str(error)) from None
 
     def encode(self, wire: bytes, *, html: bool = False) -> bytes:
-        shown = json_format.MessageToDict(self._kind.FromString(wire), preserving_proto_field_name=True)
+        try:
+            shown = json_format.MessageToDict(self._kind.FromString(wire), preserving_proto_field_name=True)
+        except (json_format.SerializeToJsonError, ValueError) as error:  # an instant that is none, as others may have stored
+            raise JsonError(f"the answer cannot be told as JSON: {error}") from None
         text = json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
         return encoded(text.translate(HTML) if html else text)
 
