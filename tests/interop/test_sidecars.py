@@ -17,6 +17,7 @@ from sidecar_stack import ACTOR_TYPE, App, Daprd, Programs, Stack, until
 pytestmark = pytest.mark.skipif(os.environ.get("RAFTSCHED_SIDECARS") != "all", reason="starts real sidecars: `make interop`")
 STACKS = {"one": (1, False), "three": (3, False), "one-mtls": (1, True), "three-mtls": (3, True)}
 FAILED_CALLS_DEFAULT = 4  # the call and three retries, a second apart
+AWAY_S = 15  # a sidecar may take some seconds to go
 SETTLE_S = 3.0  # in which a call that must not come would have come
 
 
@@ -143,16 +144,20 @@ def test_a_trigger_waits_for_its_app(site: Site) -> None:
     with App().serving() as app:
         first = Daprd(site.stack, "late", app.port)
         try:
-            assert first.call("POST", "/v1.0/jobs/waits", {"dueTime": "4s"})[0] == 204
+            due = time.time() + AWAY_S
+            assert first.call("POST", "/v1.0/jobs/waits", {"dueTime": f"{AWAY_S}s"})[0] == 204
         finally:
             first.close()
-        time.sleep(5)
+        assert time.time() < due, "a sidecar that is still going away may be given the trigger, and fail it"
+        time.sleep(due + 1 - time.time())
         assert not app.of("/job/waits")
         second = Daprd(site.stack, "late", app.port)
         try:
-            until(lambda: len(app.of("/job/waits")) == 1, "the trigger is there")
+            until(lambda: bool(app.of("/job/waits")), "the trigger is there")
+            time.sleep(SETTLE_S)
         finally:
             second.close()
+        assert len(app.of("/job/waits")) == 1, [call.at - due for call in app.of("/job/waits")]
 
 
 def test_two_sidecars_of_an_app_share_its_triggers(site: Site) -> None:

@@ -23,7 +23,7 @@ from raftsched.pb.etcd import v3lock_pb2 as lock_pb
 from raftsched.pb.etcd import v3lock_pb2_grpc as lock_stubs
 
 CALL_TIMEOUT_S: Final = 20.0
-PATIENCE_S: Final = 10.0
+PATIENCE_S: Final = 30.0
 EARLY_S: Final = 0.1
 BEGUN_S: Final = 0.3  # until a stream that says nothing yet has surely begun: what comes then is seen as a change
 GIVEN_MAX: Final = 1 << 32  # tests give leases small ids; servers make up large ones
