@@ -25,7 +25,7 @@ WITHOUT_CLOCK = ("fuzz", "property", "sim")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(here).parts[0] in WITHOUT_CLOCK:
+        if item.path.relative_to(here).parts[0] in WITHOUT_CLOCK and not item.get_closest_marker("timed"):
             item.add_marker(pytest.mark.once)
 
 

@@ -43,7 +43,7 @@ def read_all(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "db"
         path.write_bytes(data)
-        began = time.monotonic()
+        began = time.process_time()
         try:
             bolt = BoltFile(str(path))
             bolt.digest()
@@ -55,7 +55,7 @@ def read_all(data: bytes) -> None:
         except (CorruptError, FatalError) as error:
             assert "\n" not in str(error)  # noqa: PT017  # either outcome is right
             assert str(path) in str(error)  # noqa: PT017
-        assert time.monotonic() - began < 10
+        assert time.process_time() - began < 10
 
 
 def fix_sums(data: bytearray) -> None:
