@@ -25,8 +25,11 @@ WITHOUT_CLOCK = ("fuzz", "property", "sim")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(here).parts[0] in WITHOUT_CLOCK and not item.get_closest_marker("timed"):
-            item.add_marker(pytest.mark.once)
+        if item.path.relative_to(here).parts[0] in WITHOUT_CLOCK:
+            if not item.get_closest_marker("timed"):
+                item.add_marker(pytest.mark.once)
+            # A socket that is collected while one of these runs is what a test that failed before it has left open.
+            item.add_marker(pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
@@ -484,8 +485,13 @@ async def test_three_members_and_one_that_restarts_under_load() -> None:
                     one.peers.send(other, append(one.id, other, beat, bytes(beat % 5000)))
             await asyncio.sleep(0.001)
 
+    def heard(one: Member) -> bool:
+        """Enough of each kind, of each other."""
+        seen = Counter((sender, message.type) for sender, message in one.handler.messages)
+        return all(seen[sender, kind] > 20 for sender in {1, 2, 3} - {one.id} for kind in (HEARTBEAT, APPEND))
+
     talking = [asyncio.create_task(talk(one)) for one in members]
-    await asyncio.sleep(0.2)
+    await until(lambda: all(map(heard, members)))
     port = members[2].peers.port
     talking.pop().cancel()
     await members[2].peers.close()
@@ -494,8 +500,7 @@ async def test_three_members_and_one_that_restarts_under_load() -> None:
     members.append(await Member(3, port=port).start())
     meet(members)
     talking.append(asyncio.create_task(talk(members[2])))
-    await until(lambda: {sender for sender, _ in members[2].handler.messages} == {1, 2} and members[0].peers.is_connected(3))
-    await asyncio.sleep(0.2)
+    await until(lambda: heard(members[2]) and members[0].peers.is_connected(3))
     stop = True
     await asyncio.gather(*talking)
     for member, handler in ((1, members[0].handler), (2, members[1].handler), (3, members[2].handler), (3, before)):

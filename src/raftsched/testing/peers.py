@@ -119,7 +119,7 @@ def meet(members: list[Member]) -> None:
         one.peers.update({member: url for member, url in urls.items() if member != one.id})
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
     """Polls; TimeoutError when it does not come true."""
     async with asyncio.timeout(timeout_s):
         while not condition():
