@@ -87,10 +87,10 @@ def list_(
     if as_json or output is Output.JSON:
         render.print_json([json_format.MessageToDict(one, preserving_proto_field_name=True) for one in found])
         return
-    rows = [("NAMESPACE", "NAME", "RULES", "JOBS", "SINCE", "BY", "REASON")]
+    rows = [["NAMESPACE", "NAME", "RULES", "JOBS", "SINCE", "BY", "REASON"]]
     for one in found:
         texts = (one.namespace, one.name, str(one.rules), str(one.jobs), instant(one.at), one.by, one.reason)
-        rows.append(tuple(map(render.plain, texts)))  # type: ignore[arg-type]
+        rows.append([render.plain(text) for text in texts])
     render.print_rows(rows, cut=True)
 
 

@@ -93,7 +93,7 @@ class Registry:
         finally:
             requests.put(None)
             if stream is not None:
-                stream.cancel()  # type: ignore[no-untyped-call]
+                stream.cancel()  # type: ignore[no-untyped-call]  # its stubs leave it out
         raise ServiceError("the watch has ended")
 
     def _request(self, method: Callable[[grpc.Channel], Any], request: Any) -> Any:

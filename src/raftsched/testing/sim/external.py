@@ -86,9 +86,9 @@ class ExternalWorld:
         for name in sorted(self.wanted):
             self.loop.call_later(self.chance.random() * 0.5, self.replicas[name].start, context=Context())
         for number in range(self.options.planners):
-            self.spawn(Planner(self, number).run())  # type: ignore[arg-type]
+            self.spawn(Planner(self, number).run())  # type: ignore[arg-type]  # it has what a World has for them
         for number in range(self.options.apps):
-            app = App(self, number)  # type: ignore[arg-type]
+            app = App(self, number)  # type: ignore[arg-type]  # as above
             for replica in self.replicas.values():
                 self.spawn(app.run(replica))
         for part in (Faults(self).run, self._rest):
